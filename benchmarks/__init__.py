@@ -1,0 +1,1 @@
+"""Measurements of `offload` against its peers and against the floor."""

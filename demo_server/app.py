@@ -1,0 +1,239 @@
+"""The application: one fast endpoint beside heavy ones, and what operators ask of a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import os
+import re
+from typing import TYPE_CHECKING, cast
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from demo_server import work
+from demo_server.settings import Settings
+from demo_server.uploads import read_upload
+from offload import Pool
+from offload.starlette import (
+    CancelOnDisconnect,
+    ProblemResponse,
+    exception_handlers,
+    lifespan,
+)
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+__all__ = ["create_app"]
+
+# What the index page lists: method, path, what it does, and the rest of a curl command to try it.
+ENDPOINTS = (
+    ("GET", "/fast", "a few bytes, at once", ""),
+    ("GET", "/heavy?n=100000", "count the primes below n, in a worker process", ""),
+    ("GET", "/heavy/inline?n=100000", "the same on the event loop: everything else waits", ""),
+    ("GET", "/heavy/thread?n=100000", "the same in a thread: everything else is slow", ""),
+    ("POST", "/thumbnail?size=200", "shrink an image", " -F file=@photo.jpg -o thumbnail.jpg"),
+    ("POST", "/csv", "summarise each column of a table", " -F file=@table.csv"),
+    ("GET", "/health", "is the process alive?", ""),
+    ("GET", "/ready", "will it take requests?", ""),
+    ("GET", "/stats", "what the pool is doing", ""),
+)
+
+
+class Demo:
+    """The endpoints.
+
+    Args:
+        settings: limits of what they take.
+        pool: where the heavy functions run.
+    """
+
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        self._settings = settings
+        self._pool = pool
+
+    def routes(self) -> list[Route]:
+        """Return a route for each endpoint."""
+        return [
+            Route("/", self.index),
+            Route("/fast", self.fast),
+            Route("/heavy", self.heavy),
+            Route("/heavy/inline", self.heavy_inline),
+            Route("/heavy/thread", self.heavy_thread),
+            Route("/thumbnail", self.thumbnail, methods=["POST"]),
+            Route("/csv", self.csv, methods=["POST"]),
+            Route("/health", self.health),
+            Route("/ready", self.ready),
+            Route("/stats", self.stats),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        """List the endpoints."""
+        base = str(request.base_url).rstrip("/")
+        items = "".join(
+            f"<dt>{_link(method, path)}<dd>{what}<pre>{html.escape(_curl(base, path, rest))}</pre>"
+            for method, path, what, rest in ENDPOINTS
+        )
+        return HTMLResponse(
+            "<!doctype html><html lang=en><meta charset=utf-8><title>offload demo</title>"
+            "<h1>offload demo</h1><p>Heavy requests run in worker processes; the others do not "
+            "wait for them. Work stops when its client leaves: end a <code>curl</code> of "
+            "<code>/heavy</code> with Ctrl+C, and <code>/stats</code> counts one more as "
+            f"cancelled.<dl>{items}</dl></html>\n"
+        )
+
+    async def fast(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
+        """Answer a few bytes."""
+        return PlainTextResponse("fast\n")
+
+    async def heavy(self, request: Request) -> Response:
+        """Count in a worker process: the event loop stays free."""
+        return _json(await work.count_primes(self._n(request)))
+
+    async def heavy_inline(self, request: Request) -> Response:
+        """Count on the event loop: no other request is served meanwhile."""
+        return _json(work.count_primes.__wrapped__(self._n(request)))
+
+    async def heavy_thread(self, request: Request) -> Response:
+        """Count in a thread: it takes the GIL from the event loop, again and again."""
+        n = self._n(request)
+        return _json(await anyio.to_thread.run_sync(work.count_primes.__wrapped__, n))
+
+    async def thumbnail(self, request: Request) -> Response:
+        """Shrink the posted image in a worker process."""
+        settings = self._settings
+        size = _whole_number(request, "size", default=200, least=1, greatest=settings.max_size)
+        upload = await read_upload(
+            request, max_bytes=settings.max_body_bytes, media_types=["image/*"]
+        )
+        result = await work.thumbnail(upload.data, size, settings.max_pixels)
+        return Response(result.data, media_type=result.media_type)
+
+    async def csv(self, request: Request) -> Response:
+        """Summarise the posted table in a worker process."""
+        upload = await read_upload(
+            request,
+            max_bytes=self._settings.max_body_bytes,
+            # The last one is what browsers on Windows make of ".csv" (RFC 4180 came later).
+            media_types=["text/*", "application/csv", "application/vnd.ms-excel"],
+        )
+        return JSONResponse(await work.summarise_csv(upload.data, upload.charset or "utf-8"))
+
+    async def health(self, request: Request) -> Response:  # noqa: ARG002 - as in fast
+        """Answer as long as the event loop turns: a busy pool is no reason for a restart."""
+        return PlainTextResponse("alive\n")
+
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002 - as in fast
+        """Answer 503 while the pool does not take calls, so that no requests are sent here."""
+        now = self._pool.statistics()
+        # At least one worker is kept, so none at all means that it cannot be started.
+        if now.state != "open" or not now.idle + now.busy:
+            return ProblemResponse(503, "There is no worker to run heavy requests.", pool=now.state)
+        return PlainTextResponse("ready\n")
+
+    async def stats(self, request: Request) -> Response:  # noqa: ARG002 - as in fast
+        """Show the pool's statistics."""
+        now = self._pool.statistics()
+        shown = dataclasses.asdict(now)
+        for name, histogram in (("wait", now.wait), ("run", now.run)):
+            # Instead of some hundred buckets, what a human asks for, in seconds.
+            quantiles = {f"p{percent}": histogram.quantile(percent / 100) for percent in (50, 99)}
+            shown[name] = {"count": histogram.count, "mean": histogram.mean, **quantiles}
+        return JSONResponse(shown)
+
+    def _n(self, request: Request) -> int:
+        settings = self._settings
+        return _whole_number(
+            request, "n", default=settings.default_n, least=0, greatest=settings.max_n
+        )
+
+
+def _link(method: str, path: str) -> str:
+    return f'<a href="{path}">{path}</a>' if method == "GET" else f"{method} {path}"
+
+
+def _curl(base: str, path: str, rest: str) -> str:
+    return f"curl{rest} '{base}{path}'"
+
+
+def _json(result: work.PrimeCount) -> Response:
+    return JSONResponse(dataclasses.asdict(result))
+
+
+def _whole_number(request: Request, name: str, *, default: int, least: int, greatest: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    # Not int() alone: it takes "1_000" and " 1 ", and a number of a million digits is work.
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise HTTPException(400, f"{name} must be a whole number from {least} to {greatest}.")
+    if not least <= int(text) <= greatest:
+        raise HTTPException(400, f"{name} must be from {least} to {greatest}.")
+    return int(text)
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    error = cast("HTTPException", error)
+    return ProblemResponse(error.status_code, error.detail, headers=error.headers)
+
+
+async def _work_problem(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    # The texts of these errors are written for the client, see `demo_server.work`.
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    text = str(error)
+    return ProblemResponse(status, f"{text[:1].upper()}{text[1:]}.")
+
+
+_STATUS: dict[type, int] = {
+    work.UnsupportedFormatError: 415,
+    work.UnreadableError: 422,
+    work.MissingDependencyError: 501,
+}
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """Make the application.
+
+    One at a time: its pool has a name, which only one can have in a process.
+
+    Args:
+        settings: how it is set up; from the environment if None.
+
+    Raises:
+        SettingsError: the environment has a setting that cannot be used.
+        ValueError: there is another one in this process.
+    """
+    settings = settings or Settings.from_environment(os.environ)
+    pool = Pool(
+        work.POOL,
+        min_workers=1,
+        max_workers=settings.workers,
+        max_queued=settings.max_queued,
+        queue_timeout=settings.queue_timeout,
+        timeout=settings.timeout,
+        preload=("demo_server.work",),
+    )
+    return Starlette(
+        routes=Demo(settings, pool).routes(),
+        lifespan=lifespan(pool, drain=settings.drain),
+        middleware=[Middleware(CancelOnDisconnect)],
+        exception_handlers={
+            **exception_handlers,
+            **dict.fromkeys(_STATUS, _work_problem),
+            HTTPException: _http_problem,
+        },
+    )
+
+
+def __getattr__(name: str) -> Starlette:
+    # `uvicorn demo_server.app:app` finds it here. Made on demand: whoever imports the module for
+    # `create_app` has settings of his own, and wants no second pool of the same name.
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    application = globals()["app"] = create_app()
+    return application

@@ -1,0 +1,109 @@
+"""Lets code that has no asyncio loop, trio above all, wait for coroutines that need one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from offload._workers.keeper import keeper
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from typing import Self
+
+__all__ = ["call_on_trio", "iterate_on_keeper", "run_on_keeper"]
+
+_END: Any = object()
+_logger = logging.getLogger("offload.pool")
+
+
+async def run_on_keeper(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run an asyncio coroutine on the keeper's loop and wait for it under trio.
+
+    Cancellation: the coroutine is cancelled too, and not waited for.
+    """
+    import trio
+
+    token = trio.lowlevel.current_trio_token()
+    done = trio.Event()
+    started: list[asyncio.Task[Any]] = []
+
+    # Not `asyncio.run_coroutine_threadsafe`: on the way through its future, a function's own
+    # `concurrent.futures.CancelledError` would become asyncio's, which means something else.
+    def start() -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        started.append(task)
+        task.add_done_callback(ended)
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # looked at, though perhaps nobody waits for it any more
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(done.set)
+
+    keeper.hold()
+    try:
+        loop = keeper.loop
+        loop.call_soon_threadsafe(start)
+        try:
+            await done.wait()
+        except BaseException:
+            loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - not yet there
+            raise
+        return started[0].result()
+    finally:
+        keeper.release()
+
+
+def call_on_trio(callback: Callable[[float, float | None], object]) -> Callable[..., None]:
+    """Return a function that, called on the keeper's thread, has `callback` called on trio's."""
+    import trio
+
+    token = trio.lowlevel.current_trio_token()
+
+    def call(done: float, total: float | None) -> None:
+        try:
+            callback(done, total)
+        except Exception:
+            # What a callback raises in run_sync_soon would end the whole run of trio.
+            _logger.exception("on_progress failed")
+
+    def post(done: float, total: float | None) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(call, done, total)
+
+    return post
+
+
+class iterate_on_keeper:  # noqa: N801 - reads as the function that it is to its callers
+    """Iterates an async generator of asyncio, on the keeper's loop, from trio.
+
+    Not an async generator itself: trio warns of one that is dropped before its end. Dropping this
+    drops the generator, which the keeper's loop then closes.
+    """
+
+    def __init__(self, items: AsyncGenerator[Any, None]) -> None:
+        self._items = items
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next item."""
+        item = await run_on_keeper(self._following())
+        if item is _END:
+            raise StopAsyncIteration
+        return item
+
+    async def _following(self) -> Any:
+        return await anext(self._items, _END)
+
+    async def aclose(self) -> None:
+        """Close the generator, also when cancelled."""
+        import anyio
+
+        with anyio.CancelScope(shield=True):
+            await run_on_keeper(self._items.aclose())

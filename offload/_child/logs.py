@@ -1,0 +1,98 @@
+"""Sends log records to the parent, whose handlers know what to do with them.
+
+Imported only where `logging` has been imported already, by the function's module or by whoever.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from offload._child import context
+from offload._child.lean import pickle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["install"]
+
+_MESSAGE_CHARACTERS = 16 * 1024
+# With all of its fields. The parent's event loop receives it, though it does not unpickle it.
+_RECORD_BYTES = 192 * 1024
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+class RelayHandler(logging.Handler):
+    """Hands each record, as plain data, to `send`."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._send = send
+        self._formatter = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record."""
+        try:
+            fields = dict(record.__dict__)
+            # What does not pickle is made text here, as logging.handlers.QueueHandler does.
+            fields["msg"] = _cut(record.getMessage())
+            fields["args"] = None
+            if record.exc_info:
+                fields["exc_text"] = _cut(
+                    record.exc_text or self._formatter.formatException(record.exc_info)
+                )
+            fields["exc_info"] = None
+            fields["stack_info"] = _cut(record.stack_info) if record.stack_info else None
+            task = context.current_task()
+            if task is not None:
+                fields["offload_function"] = task.function
+            self._send(_pickled(fields))
+        except Exception:
+            self.handleError(record)
+
+
+def _pickled(fields: dict[str, Any]) -> bytes:
+    try:
+        data = pickle.dumps(fields, 5)
+        if len(data) <= _RECORD_BYTES:
+            for value in fields.values():
+                if type(value) not in _PLAIN:
+                    # Much that pickles does not unpickle, and the parent could not ask for more.
+                    pickle.loads(data)
+                    break
+            return data
+    except Exception:
+        data = b""
+    # Some `extra` does not cross, or is huge: its text is better than no record at all.
+    return pickle.dumps({name: _plain(value) for name, value in fields.items()}, 5)
+
+
+def _plain(value: Any) -> Any:
+    if type(value) not in _PLAIN:
+        try:
+            value = repr(value)
+        except Exception as error:
+            value = f"<{type(value).__name__}, whose repr failed: {type(error).__name__}>"
+    return _cut(value) if isinstance(value, str) else value
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MESSAGE_CHARACTERS else text[:_MESSAGE_CHARACTERS] + " … (cut)"
+
+
+def install(send: Callable[[bytes], None], levels: dict[str, int]) -> None:
+    """Relay the records of this process.
+
+    Args:
+        send: sends one pickled record to the parent.
+        levels: the parent's level of each logger that has one of its own; "" is the root.
+    """
+    root = logging.getLogger()
+    # Handlers that a module of the user installs stay; one that the parent has as well would
+    # show a record twice, but only if it is installed at import, which libraries do not do.
+    root.addHandler(RelayHandler(send))
+    for name, level in levels.items():
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET or logger is root:
+            logger.setLevel(level)

@@ -1,0 +1,123 @@
+"""A request run by a worker of a `concurrent.futures` executor: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import os
+
+from offload._child import context
+from offload._child.lean import pickle
+from offload._child.task import Failure, Stopwatch, prepare, raised, summary, trace
+from offload._child.wire import Flag, Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _State:
+    """What `begin` made of this process."""
+
+    def __init__(self) -> None:
+        self.failure = ""
+        self.is_over_limit: Callable[[], bool] | None = None
+
+
+_state = _State()
+
+
+def begin(
+    os_priority: str, initializer: bytes | None, modules: list[str], max_memory_bytes: int | None
+) -> None:
+    """Prepare a process of a `ProcessPoolExecutor` that is ours alone."""
+    from offload._child.supervisor import lower_priority
+    from offload._child.worker import prepare_process, reset_signals, resident_bytes
+
+    try:
+        reset_signals()
+        _end_with_parent()
+        lower_priority(os_priority)
+        context.process.is_worker = True
+        if max_memory_bytes is not None:
+            _state.is_over_limit = lambda: resident_bytes() > max_memory_bytes
+        # multiprocessing has its own way with __main__.
+        prepare_process({"main": None, "initializer": initializer}, modules)
+    except BaseException as error:
+        # stdlib would only say that the process ended: `ready` says why.
+        _state.failure = trace(error)
+
+
+def _end_with_parent() -> None:
+    """End this process when its server ends, however it ends; stdlib's worker waits for ever."""
+    import multiprocessing
+    import threading
+
+    from offload._child import supervisor
+
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if os.getppid() != parent.pid:
+        # A child of the fork server, which ends with the server and has one thread: the kernel
+        # kills us after it, native code or not. (A child of the server itself would be killed
+        # when the *thread* that started it ends: see PR_SET_PDEATHSIG in prctl(2).)
+        supervisor.die_with_parent()
+        _let_fork_server_end()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="offload-parent", daemon=True).start()
+
+
+def _let_fork_server_end() -> None:
+    # stdlib's fork server lives until each process that it has started has ended too, by means of
+    # a pipe that they inherit: a worker that is stuck would keep it, and itself, alive.
+    from multiprocessing import forkserver
+
+    server = getattr(forkserver, "_forkserver", None)
+    inherited = getattr(server, "_forkserver_alive_fd", None)
+    if inherited is None:
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    # In its place: the number is passed on when this process uses multiprocessing itself.
+    os.dup2(nothing, inherited, inheritable=False)
+    os.close(nothing)
+
+
+def ready() -> tuple[int, str]:
+    """Return the process id and, if preparing this process has failed, the traceback of that."""
+    return os.getpid(), _state.failure
+
+
+def run(request: bytes) -> tuple[int, int, bytes]:
+    """Run one request.
+
+    Args:
+        request: the pickled (reference, arguments, keywords, meta).
+
+    Returns:
+        kind, flags and body of the reply, as a worker of our own would send it.
+    """
+    try:
+        scope, function, arguments, keywords, meta = prepare(pickle.loads, request)
+        try:
+            result = scope.run(function, *arguments, **keywords)
+        except BaseException as error:
+            raise raised(error) from None
+        watch = Stopwatch()
+        try:
+            if meta is not None and "by_value" in meta:
+                import cloudpickle
+
+                body = cloudpickle.dumps(result, 5)
+            else:
+                body = pickle.dumps(result, 5)
+        except BaseException as error:
+            raise Failure(Kind.BAD_RESULT, (summary(error), trace(error))) from None
+    except Failure as failure:
+        return failure.kind, 0, pickle.dumps(failure.detail, 5)
+    flags = Flag.SLOW if watch.is_slow() else 0
+    if _state.is_over_limit is not None and _state.is_over_limit():
+        flags |= Flag.RECYCLE
+    return Kind.RESULT, flags, body

@@ -1,0 +1,166 @@
+"""Runs one request and makes its reply; the same code in a worker of our own and of an executor."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from offload._child import context
+from offload._child.functions import NotFoundError, find, resolve
+from offload._child.lean import contextvars, pickle
+from offload._child.wire import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# How much of a repr goes into an error's text; enough to recognise a value, not to leak a table.
+_REPR_CHARACTERS = 200
+
+
+class Failure(Exception):  # noqa: N818 - carries a finished reply to the place that sends it
+    """The request ended in a reply of this kind."""
+
+    def __init__(self, kind: int, detail: tuple[Any, ...]) -> None:
+        super().__init__(kind, detail)
+        self.kind = kind
+        self.detail = detail
+
+
+def prepare(
+    load: Callable[[bytes], Any], body: bytes
+) -> tuple[
+    contextvars.Context,
+    Callable[..., Any],
+    tuple[Any, ...],
+    dict[str, Any],
+    dict[str, Any] | None,
+]:
+    """Unpickle a request and find its function.
+
+    Args:
+        load: makes (reference, arguments, keywords, meta) of the body.
+        body: of the request.
+
+    Returns:
+        The context to run it in, which nothing survives; the function, its arguments and keywords;
+        the request's meta data, if it has any.
+
+    Raises:
+        Failure: the arguments do not unpickle, or the function is not found.
+    """
+    try:
+        reference, arguments, keywords, meta = load(body)
+    except NotFoundError as error:
+        # The class of an argument is in a main module that cannot be run here.
+        raise Failure(Kind.NOT_FOUND, (str(error), trace(error))) from None
+    except BaseException as error:
+        # BaseException: an argument's __setstate__ may do anything, sys.exit() included.
+        raise Failure(Kind.BAD_ARGUMENT, (summary(error), trace(error))) from None
+    try:
+        function = resolve(reference)
+    except NotFoundError as error:
+        raise Failure(Kind.NOT_FOUND, (str(error), trace(error))) from None
+    if isinstance(arguments, bytes):
+        # Sent by value: unpickled only now, when the classes that came with the function exist.
+        try:
+            arguments, keywords = pickle.loads(arguments)
+        except BaseException as error:
+            raise Failure(Kind.BAD_ARGUMENT, (summary(error), trace(error))) from None
+    scope = contextvars.copy_context()
+    if meta is None:
+        scope.run(context.enter, context.TaskContext(reference, None))
+    else:
+        name = meta.get("name", reference)
+        task = context.TaskContext(name, meta["timeout"], meta.get("deadline"))
+        scope.run(context.enter, task)
+        for home, value in meta.get("context", {}).items():
+            try:
+                variable = find(home)
+            except NotFoundError as error:
+                raise Failure(Kind.NOT_FOUND, (str(error), trace(error))) from None
+            scope.run(variable.set, value)
+    return scope, function, arguments, keywords, meta
+
+
+def raised(error: BaseException, *, skip: int = 1) -> Failure:
+    """Return the reply for what the function raised.
+
+    Args:
+        error: as caught.
+        skip: how many frames of ours are on top of its traceback.
+    """
+    traceback = error.__traceback__
+    for _ in range(skip):
+        traceback = traceback.tb_next if traceback is not None else None
+    text = trace(error.with_traceback(traceback))
+    data: bytes | None = None
+    # Only what may be raised in the server crosses as itself: SystemExit would end it, and the end
+    # of an iteration would become a RuntimeError of the coroutine that passes it on (PEP 479).
+    if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
+        try:
+            data = _dump(error)
+            # Many classes pickle and then do not unpickle (cpython#79492): find out here, where
+            # it costs one call, and not in the server.
+            if type(pickle.loads(data)) is not type(error):
+                data = None
+        except BaseException:
+            data = None
+    return Failure(Kind.RAISED, (data, type_name(error), message_of(error), text))
+
+
+def _dump(error: Exception) -> bytes:
+    try:
+        return pickle.dumps(error, 5)
+    except Exception:
+        # A class that came by value, with its function, goes back in the same way.
+        cloudpickle = sys.modules.get("cloudpickle")
+        if cloudpickle is None:
+            raise
+        return cloudpickle.dumps(error, 5)  # type: ignore[no-any-return]
+
+
+def trace(error: BaseException) -> str:
+    """Return the formatted traceback, whatever the exception's own methods do."""
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as failure:
+        return f"{type_name(error)}: its traceback cannot be formatted ({failure!r})\n"
+
+
+def type_name(error: BaseException) -> str:
+    """Return `module.qualname` of the class, without the module for builtins."""
+    kind = type(error)
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return `str(error)`, cut, whatever `__str__` does."""
+    try:
+        return str(error)[:_REPR_CHARACTERS]
+    except Exception:
+        return ""
+
+
+def summary(error: BaseException) -> str:
+    """Return type and text in one line."""
+    message = message_of(error)
+    return f"{type_name(error)}: {message}" if message else type_name(error)
+
+
+class Stopwatch:
+    """Measures how long pickling a result took, which tells how long unpickling will take."""
+
+    __slots__ = ("_started",)
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def is_slow(self) -> bool:
+        """Whether the other side should not do this on its event loop."""
+        # Unpickling takes two to three times as long as pickling, and the loop's budget is 1 ms.
+        return time.perf_counter() - self._started > 0.0003  # noqa: PLR2004

@@ -1,0 +1,349 @@
+"""The worker process: receives a request, runs it, replies, one at a time; ends with its socket."""
+
+from __future__ import annotations
+
+import _thread
+import mmap
+import os
+import sys
+
+from offload._child import context
+from offload._child.functions import install_main
+from offload._child.lean import contextvars, pickle, signal, socket
+from offload._child.task import Failure, Stopwatch, prepare, raised, summary, trace
+from offload._child.wire import (
+    SOCKET_BUFFER_BYTES,
+    Assembler,
+    Flag,
+    Kind,
+    TooLarge,
+    decode_large,
+    encode,
+    encode_large,
+    frame,
+    pack_descriptor,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+# Room for the header and the pickle's own overhead below the size of a frame.
+_INLINE_BYTES = 60 * 1024
+_NONE = pickle.dumps(None, 5)
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+class _Gone(BaseException):
+    """The parent closed the socket: there is nobody left to work for."""
+
+
+class Connection:
+    """The worker's end of its socket."""
+
+    def __init__(self, endpoint: socket.socket) -> None:
+        endpoint.setblocking(True)
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        self._socket = endpoint
+        self._frames = Assembler()
+        # A function's own threads log while its result is sent.
+        self._lock = _thread.allocate_lock()
+        self._is_ours = True
+        os.register_at_fork(after_in_child=self.leave_to_parent)
+
+    def close(self) -> None:
+        """Close our end."""
+        self._frames.close()
+        self._socket.close()
+
+    def receive(self) -> tuple[int, int, bytes, int | None]:
+        """Wait for the next frame.
+
+        Raises:
+            _Gone: the stream ended.
+        """
+        while (found := self._frames.take()) is None:
+            try:
+                if not self._frames.receive(self._socket):
+                    raise _Gone
+            except ConnectionError:
+                raise _Gone from None
+        return found
+
+    def poll(self) -> tuple[int, int, bytes, int | None] | None:
+        """Return the next frame if one has arrived."""
+        if (found := self._frames.take()) is not None:
+            return found
+        self._socket.setblocking(False)
+        try:
+            if not self._frames.receive(self._socket):
+                raise _Gone
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            raise _Gone from None
+        finally:
+            self._socket.setblocking(True)
+        return self._frames.take()
+
+    def send(self, kind: int, body: bytes = b"", flags: int = 0, fd: int | None = None) -> None:
+        """Send one frame whole, with a descriptor beside it if there is one."""
+        data = frame(kind, body, flags)
+        try:
+            with self._lock:
+                if fd is None:
+                    self._socket.sendall(data)
+                else:
+                    sent = self._socket.sendmsg([data], pack_descriptor(fd))
+                    if sent < len(data):
+                        self._socket.sendall(data[sent:])
+        except ConnectionError:
+            raise _Gone from None
+
+    def send_news(self, kind: int, body: bytes) -> None:
+        """Send what is no reply; nothing in a process that the function has forked."""
+        if self._is_ours:
+            self.send(kind, body)
+
+    def leave_to_parent(self) -> None:
+        """Let go of the socket: this is a forked child of the worker, and speaks for nobody."""
+        self._is_ours = False
+        self._socket.close()
+
+
+class Serving:
+    """The loop of one worker."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        page: memoryview,
+        levels: dict[str, int],
+        memory_limit_bytes: int | None,
+    ) -> None:
+        self._connection = connection
+        self._levels = levels
+        self._is_relaying = False
+        context.process.report = self._report
+        self.relay_logs()
+        self._page = page
+        self._received = 0
+        self._memory_limit_bytes = memory_limit_bytes
+
+    def relay_logs(self) -> None:
+        """Relay what is logged in this process, once somebody has imported `logging`."""
+        if not self._is_relaying and "logging" in sys.modules:
+            from offload._child.logs import install
+
+            self._is_relaying = True
+            install(lambda record: self._connection.send_news(Kind.LOG, record), self._levels)
+
+    def _report(self, done: float, total: float | None) -> None:
+        self._connection.send_news(Kind.PROGRESS, pickle.dumps((done, total), 5))
+
+    def run(self) -> None:
+        """Serve until the parent closes the socket."""
+        while True:
+            kind, _, body, fd = self._connection.receive()
+            # CREDIT and CLOSE of a stream that has just ended by itself come late: no answer.
+            if kind in (Kind.CALL, Kind.STREAM):
+                self._serve(kind, body, fd)
+
+    def _serve(self, kind: int, body: bytes, fd: int | None) -> None:
+        page = self._page
+        self._received += 1
+        page[context.RECEIVED] = self._received
+        load = pickle.loads if fd is None else lambda body: decode_large(body, fd)
+        by_value = False
+        try:
+            scope, function, arguments, keywords, meta = prepare(load, body)
+            if not self._is_relaying:
+                self.relay_logs()
+            if meta is not None:
+                by_value = "by_value" in meta
+            page[context.STARTED] = self._received
+            try:
+                result = scope.run(function, *arguments, **keywords)
+            except BaseException as error:
+                raise raised(error) from None
+            finally:
+                # Not one reference more than needed: what the function got and made is freed
+                # before the next request, not with it.
+                del arguments, keywords
+            if kind == Kind.STREAM:
+                assert meta is not None
+                self._stream(scope, result, meta["window"], by_value=by_value)
+                return
+        except Failure as failure:
+            self._fail(failure)
+        else:
+            self._reply(Kind.RESULT, result, by_value=by_value)
+
+    def _stream(
+        self, scope: contextvars.Context, items: Iterator[Any], credit: int, *, by_value: bool
+    ) -> None:
+        try:
+            is_wanted = True
+            while is_wanted:
+                try:
+                    item = scope.run(next, items)
+                except StopIteration:
+                    break
+                except BaseException as error:
+                    raise raised(error) from None
+                if not self._reply(Kind.ITEM, item, by_value=by_value):
+                    return
+                del item
+                credit -= 1
+                while is_wanted and (found := self._news(wait=not credit)) is not None:
+                    kind, _, body, _ = found
+                    is_wanted = kind != Kind.CLOSE
+                    credit += int.from_bytes(body, "little")
+        finally:
+            close: Callable[[], None] | None = getattr(items, "close", None)
+            if close is not None:
+                try:
+                    scope.run(close)
+                except BaseException as error:
+                    raise raised(error) from None
+        self._send(Kind.END)
+
+    def _news(self, *, wait: bool) -> tuple[int, int, bytes, int | None] | None:
+        return self._connection.receive() if wait else self._connection.poll()
+
+    def _reply(self, kind: int, value: Any, *, by_value: bool) -> bool:
+        watch = Stopwatch()
+        fd: int | None = None
+        flags = 0
+        try:
+            if by_value:
+                import cloudpickle
+
+                body = cloudpickle.dumps(value, 5)
+                if len(body) > _INLINE_BYTES:
+                    body, fd, _ = encode_large(body)
+                    flags = Flag.LARGE
+            elif value is None:
+                body = _NONE
+            else:
+                try:
+                    body = encode(value)
+                except TooLarge:
+                    body, fd, _ = encode_large(value)
+                    flags = Flag.LARGE
+        except BaseException as error:
+            self._fail(Failure(Kind.BAD_RESULT, (summary(error), trace(error))))
+            return False
+        if not fd and watch.is_slow():
+            flags |= Flag.SLOW
+        try:
+            self._send(kind, body, flags, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        return True
+
+    def _fail(self, failure: Failure) -> None:
+        body = pickle.dumps(failure.detail, 5)
+        if len(body) <= _INLINE_BYTES:
+            self._send(failure.kind, body)
+            return
+        try:
+            body, fd, _ = encode_large(failure.detail)
+        except OSError:
+            # No room for all of it: its text, of which the end says most.
+            texts = [part if isinstance(part, str) else "" for part in failure.detail]
+            cut = tuple(text[-_INLINE_BYTES // 16 :] or None for text in texts)
+            self._send(failure.kind, pickle.dumps(cut, 5))
+            return
+        try:
+            self._send(failure.kind, body, Flag.LARGE, fd)
+        finally:
+            os.close(fd)
+
+    def _send(self, kind: int, body: bytes = b"", flags: int = 0, fd: int | None = None) -> None:
+        limit = self._memory_limit_bytes
+        if limit is not None and kind != Kind.ITEM and resident_bytes() > limit:
+            flags |= Flag.RECYCLE
+        self._connection.send(kind, body, flags, fd)
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process in bytes, 0 where it cannot be told."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_SIZE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def reset_signals() -> None:
+    """Make signals what a worker needs, whatever the parent made of them."""
+    # A wakeup descriptor that came with a fork would tell the *parent's* loop of our signals
+    # (bpo-43064: terminating a child shut the server down).
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name in ("SIGCHLD", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        number = getattr(signal, name, None)
+        if number is not None:
+            signal.signal(number, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
+    """Serve one parent over an inherited socket, then run exit hooks and return.
+
+    Args:
+        socket_fd: our end of the socketpair.
+        page_fd: a file of one page, shared with the parent.
+        settings: what the supervisor was given for its workers.
+    """
+    reset_signals()
+    connection = Connection(socket.socket(fileno=socket_fd))
+    page = memoryview(mmap.mmap(page_fd, context.PAGE_BYTES)).cast("Q")
+    os.close(page_fd)
+    context.process.is_worker = True
+    context.process.page = page
+    try:
+        try:
+            if settings["preload_error"]:
+                connection.send(Kind.START_FAILED, settings["preload_error"].encode())
+                return
+            _, _, body, _ = connection.receive()
+            modules, levels = pickle.loads(body)
+            serving = Serving(connection, page, levels, settings["max_memory_bytes"])
+            prepare_process(settings, modules, serving.relay_logs)
+        except _Gone:
+            raise
+        except BaseException as error:
+            connection.send(Kind.START_FAILED, trace(error).encode()[-32768:])
+            return
+        connection.send(Kind.READY, os.getpid().to_bytes(8, "little"))
+        serving.run()
+    except _Gone:
+        pass
+    finally:
+        connection.close()
+
+
+def prepare_process(
+    settings: dict[str, Any], modules: list[str], relay_logs: Callable[[], None] | None = None
+) -> None:
+    """Run the initializer and import what the pool's functions need."""
+    install_main(settings["main"])
+    if settings["initializer"] is not None:
+        initializer, arguments = pickle.loads(settings["initializer"])
+        if relay_logs is not None:  # its module has been imported by now, and `logging` with it
+            relay_logs()
+        initializer(*arguments)
+    import importlib
+
+    for module in modules:
+        # Warmth only: one that fails to import fails the calls that need it, with its reason.
+        try:
+            importlib.import_module(module)
+        except Exception:
+            sys.modules.pop(module, None)

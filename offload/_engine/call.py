@@ -1,0 +1,217 @@
+"""One call: where its caller waits, and what its worker is given."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import time
+from asyncio import events
+from typing import TYPE_CHECKING, Protocol
+
+from offload._child.wire import Flag, Kind
+from offload._core.dispatch import Task, TaskState
+from offload._engine.outcome import deadline_error, task_timeout_error
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections import deque
+    from collections.abc import Callable
+
+    from offload._core.dispatch import Lane, Worker
+    from offload._core.options import ResolvedOptions
+    from offload._engine.codec import Request
+    from offload._engine.target import Target
+    from offload._workers.base import Crew, Reply
+
+__all__ = ["Call", "Calls"]
+
+_logger = logging.getLogger("offload.pool")
+
+
+class Calls(Protocol):
+    """The engine, as a call sees it."""
+
+    crew: Crew
+    lanes: dict[str | bytes, Lane]
+
+    def new_lane(self, target: Target) -> Lane:
+        """Return the lane of a function that is called for the first time."""
+        ...
+
+    def finished(self, call: Call, *, recycle: bool = False) -> None:
+        """Take note that the worker has replied."""
+        ...
+
+    def unused(self, call: Call) -> None:
+        """Take note that nobody wants the call that was about to begin."""
+        ...
+
+    def not_received(self, worker: Worker, call: Call) -> None:
+        """Take note that the worker was dead before the call reached it."""
+        ...
+
+    def withdraw(self, call: Call) -> bool:
+        """Take a waiting call out of the queue; False if it does not wait."""
+        ...
+
+    def abandon(self, call: Call, reason: str) -> None:
+        """Stop a running call that nobody waits for any more."""
+        ...
+
+    def too_late_error(self, call: Call) -> Exception:
+        """Return the error of a call that waited too long."""
+        ...
+
+
+class Call(Task):
+    """One call: where its caller waits, and what its worker gets."""
+
+    __slots__ = (
+        "deadline",
+        "descriptor",
+        "engine",
+        "error",
+        "function",
+        "future",
+        "grace",
+        "items",
+        "loop",
+        "on_progress",
+        "queue_timeout",
+        "reply",
+        "request",
+        "started",
+        "timeout",
+        "timer",
+    )
+
+    def __init__(
+        self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
+    ) -> None:
+        # What Task.__init__ sets, without the call.
+        self.lane = engine.lanes.get(target.reference) or engine.new_lane(target)
+        self.priority = options.priority
+        self.size_bytes = request[2]
+        self.queue_timeout = options.queue_timeout
+        self.deadline = options.deadline
+        self.start_by = None
+        if self.queue_timeout is not None:
+            self.start_by = now + self.queue_timeout
+        if self.deadline is not None:
+            # As late as it may start and still end in time, going by how long it took of late.
+            latest = self.deadline - self.lane.mean_run
+            self.start_by = latest if self.start_by is None else min(latest, self.start_by)
+        self.state = TaskState.NEW
+        self.worker = None
+        self.engine = engine
+        self.function = target.name
+        self.request = request[0]
+        self.descriptor = request[1]
+        self.timeout = options.timeout
+        self.grace = options.grace
+        self.on_progress = options.on_progress
+        self.loop = events.get_running_loop()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+        self.timer: asyncio.TimerHandle | None = None
+        self.reply: Reply | None = None
+        self.error: BaseException | None = None
+        self.items: deque[Reply] | None = None
+        self.started: Callable[[], object] | None = None
+
+    # All of the following happen on the thread of the loop.
+
+    def wait_in_queue(self) -> None:
+        """Start the clock of the queue timeout and the deadline."""
+        if self.start_by is not None and self.state is TaskState.QUEUED:
+            wait = max(self.start_by - time.monotonic(), 0.0)
+            self.timer = self.loop.call_later(wait, self._queue_timed_out)
+
+    def begin(self) -> None:
+        """Send the call to the worker that it was assigned to."""
+        engine, worker = self.engine, self.worker
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        # While the way here was under way the caller may have gone, or the worker died.
+        if self.state is not TaskState.RUNNING or worker is None or worker.task is not self:
+            return
+        if self.started is not None:
+            is_wanted, self.started = self.started(), None
+            if not is_wanted:
+                engine.unused(self)
+                return
+        if not engine.crew.begin(worker, self):
+            engine.not_received(worker, self)
+            self.wait_in_queue()
+            return
+        seconds = self.timeout
+        if self.deadline is not None:
+            left = max(self.deadline - time.monotonic(), 0.0)
+            seconds = left if seconds is None else min(seconds, left)
+        if seconds is not None:
+            self.timer = self.loop.call_later(seconds, self._timed_out)
+
+    def take(self, reply: Reply) -> None:
+        """Accept a frame from the worker."""
+        if reply[0] >= Kind.ITEM:
+            self._take_news(reply)
+            return
+        self.reply = reply
+        self.engine.finished(self, recycle=bool(reply[1] & Flag.RECYCLE))
+        self._wake()
+
+    def _take_news(self, reply: Reply) -> None:
+        if reply[0] == Kind.ITEM:
+            if self.items is not None:
+                self.items.append(reply)
+                self._wake()
+        elif self.on_progress is not None:
+            try:
+                self.on_progress(*pickle.loads(reply[2]))
+            except Exception:
+                _logger.exception("on_progress of %s failed", self.function)
+
+    def fail(self, error: BaseException) -> None:
+        """End the wait with an error."""
+        self.error = error
+        self._wake()
+
+    def take_on_thread(self, reply: Reply | None, error: BaseException | None = None) -> None:
+        """Accept the end of the task on another thread than the loop's, which may be no more."""
+        self.reply = reply
+        if error is not None:
+            self.error = error
+        self.engine.finished(self, recycle=bool(reply and reply[1] & Flag.RECYCLE))
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self.timer is not None and self.state is TaskState.DONE:
+            self.timer.cancel()
+            self.timer = None
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def _queue_timed_out(self) -> None:
+        self.timer = None
+        if self.engine.withdraw(self):
+            self.fail(self.engine.too_late_error(self))
+
+    def _timed_out(self) -> None:
+        self.timer = None
+        if self.state is TaskState.RUNNING:
+            self.engine.abandon(self, "timeout")
+            deadline, timeout = self.deadline, self.timeout
+            # By which comes first, not by the clock: timers of uvloop are a little early.
+            if deadline is not None and (timeout is None or deadline < self.started_at + timeout):
+                self.fail(deadline_error(self.function, deadline, started=True))
+            else:
+                self.fail(task_timeout_error(self.function, timeout or 0.0))
+
+    def drop_reply(self) -> None:
+        """Free a reply that nobody will read."""
+        if self.reply is not None and self.reply[3] is not None:
+            os.close(self.reply[3])
+            self.reply = None

@@ -1,0 +1,211 @@
+"""Calls to bytes and replies to values; what is large goes through a thread and a file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from offload._child.wire import (
+    INLINE_BYTES,
+    Flag,
+    Kind,
+    TooLarge,
+    decode_large,
+    dumps,
+    encode,
+    encode_large,
+    frame,
+)
+from offload._engine.culprit import fail_argument
+from offload._engine.outcome import bad_result
+from offload._engine.target import pickle_by_value
+from offload._workers.keeper import threads
+from offload.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from offload._engine.target import Target
+
+__all__ = [
+    "Request",
+    "close_file",
+    "decode_reply",
+    "encode_request",
+    "glance_bytes",
+    "is_small",
+]
+
+# A pickled call: its bytes; the descriptor of the anonymous file that a large one is in, or None;
+# its size in bytes. A tuple, not a class: this is on the path of each call.
+Request = tuple[bytes, "int | None", int]
+
+# Pickling takes about two microseconds an element here, and the loop's budget is 1 ms.
+_LARGE_LENGTH = 400
+_CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
+_SCALARS = frozenset({int, float, bool, complex, type(None)})
+_STRINGS = frozenset({str, bytes})
+_TEXTS = frozenset({str, bytes, bytearray})
+# Together less than what a frame holds.
+_SMALL_LENGTH = 4096
+_FEW = 8
+_SLOW_CLOSE_BYTES = 4 << 20
+# What the kernel says when memory, the disk or descriptors have run out.
+_NO_ROOM = frozenset(
+    {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
+)
+
+
+def is_small(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Return whether all arguments are scalars or short strings, so that pickling takes no time."""
+    for argument in arguments:
+        kind = type(argument)
+        if kind not in _SCALARS and (kind not in _STRINGS or len(argument) > _SMALL_LENGTH):
+            return False
+    for argument in keywords.values():
+        kind = type(argument)
+        if kind not in _SCALARS and (kind not in _STRINGS or len(argument) > _SMALL_LENGTH):
+            return False
+    return len(arguments) + len(keywords) < _FEW
+
+
+def looks_large(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Return whether pickling an argument would hold the loop, as far as a glance can tell.
+
+    Only what costs nothing to ask: a large value deeper inside is found out by its size, after the
+    pickler's first 64 KiB.
+    """
+    for argument in arguments:
+        if _looks_large(argument):
+            return True
+    if keywords:
+        for argument in keywords.values():
+            if _looks_large(argument):
+                return True
+    return False
+
+
+def _looks_large(argument: Any) -> bool:
+    kind = type(argument)
+    if kind in _CONTAINERS:
+        return len(argument) > _LARGE_LENGTH
+    if kind in _TEXTS:
+        # The pickler makes a copy of a bytearray, and the UTF-8 of a str, before it writes.
+        return len(argument) > INLINE_BYTES
+    # An array: it is copied as well if its memory is not in one piece.
+    size = getattr(argument, "nbytes", 0)
+    return type(size) is int and size > INLINE_BYTES
+
+
+def glance_bytes(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int:
+    """Return the size of buffers and strings among the arguments: what they take, at the least."""
+    total = 0
+    for argument in (*arguments, *keywords.values()):
+        if type(argument) in _TEXTS:
+            total += len(argument)
+        else:
+            size = getattr(argument, "nbytes", 0)
+            total += size if type(size) is int else 0
+    return total
+
+
+def close_file(descriptor: int, size_bytes: int) -> None:
+    """Close the file of a payload, off the event loop where that takes long."""
+    # The last one to close it waits for its memory to be freed: 64 MiB take 5 ms.
+    if size_bytes >= _SLOW_CLOSE_BYTES:
+        with contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
+            threads.submit(os.close, descriptor)
+            return
+    os.close(descriptor)
+
+
+async def encode_request(
+    target: Target,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    meta: dict[str, Any] | None,
+    *,
+    has_descriptors: bool,
+) -> Request:
+    """Pickle a call, off the event loop where that would hold it.
+
+    Raises:
+        ArgumentError: an argument does not pickle, or there is no room for it.
+    """
+    kind = Kind.STREAM if meta is not None and "window" in meta else Kind.CALL
+    payload: tuple[Any, ...] = (target.reference, arguments, keywords, meta)
+    try:
+        if target.by_value:
+            meta = {"timeout": None} | (meta or {}) | {"by_value": True, "name": target.name}
+            payload = (target.reference, pickle_by_value((arguments, keywords)), {}, meta)
+        if not looks_large(arguments, keywords):
+            try:
+                body = encode(payload)
+            except TooLarge:
+                pass
+            else:
+                return frame(kind, body) if has_descriptors else body, None, len(body)
+        if not has_descriptors:
+            body = await threads.run(dumps, payload)
+            return body, None, len(body)
+    except Exception as error:  # noqa: BLE001 - whatever an argument's reducer raises
+        await threads.run(fail_argument, target, arguments, keywords, meta, error)
+    return await _encode_large(target, arguments, keywords, payload, kind)
+
+
+async def _encode_large(
+    target: Target,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    payload: tuple[Any, ...],
+    kind: int,
+) -> Request:
+    pending = asyncio.ensure_future(threads.run(encode_large, payload))
+    try:
+        body, descriptor, size = await asyncio.shield(pending)
+    except asyncio.CancelledError:
+        # The thread goes on; what it makes must be closed when it is made.
+        pending.add_done_callback(_close_unwanted)
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            # Not the fault of an argument, and no time to pickle them all again to find one.
+            message = (
+                f"{target.name} did not run: there is no room for its arguments on the way to the "
+                f"worker: {error}. Free memory or descriptors, or send less at once"
+            )
+            raise ArgumentError(message, function=target.name) from error
+        await threads.run(fail_argument, target, arguments, keywords, payload[3], error)
+        raise
+    return frame(kind, body, Flag.LARGE), descriptor, size
+
+
+async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: Target) -> Any:
+    """Unpickle what a worker replied, off the event loop where that would hold it.
+
+    Raises:
+        ResultError: it does not unpickle here.
+    """
+    try:
+        if descriptor is not None:
+            decoding = threads.submit(decode_large, body, descriptor)
+            try:
+                value = await asyncio.wrap_future(decoding)
+            except asyncio.CancelledError:
+                if decoding.cancel():  # no thread has come to it, nor to closing the file
+                    os.close(descriptor)
+                raise
+            # A value that was pickled by value is bytes inside a large payload.
+            return pickle.loads(value) if target.by_value else value
+        if flags & Flag.SLOW:
+            return await threads.run(pickle.loads, body)
+        return pickle.loads(body)
+    except Exception as error:
+        raise bad_result(target, error) from error
+
+
+def _close_unwanted(pending: asyncio.Future[tuple[bytes, int, int]]) -> None:
+    if not pending.cancelled() and pending.exception() is None:
+        os.close(pending.result()[1])

@@ -1,0 +1,107 @@
+"""Names the argument that does not pickle, and where in it the culprit is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from offload._child.wire import dumps
+from offload.errors import ArgumentError, FunctionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from offload._engine.target import Target
+
+# How deep and wide an error message looks for the culprit.
+_SEARCH_DEPTH = 4
+_SEARCH_WIDTH = 1000
+
+
+def fail_argument(
+    target: Target,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    meta: dict[str, Any] | None,
+    error: Exception,
+) -> NoReturn:
+    """Raise the error for arguments that do not pickle, naming the one that does not."""
+    if isinstance(error, FunctionError):
+        raise error
+    for name, value in _named(target, arguments, keywords):
+        failure = _failure(value)
+        if failure is None:
+            continue
+        path, culprit, failure = _descend(name, value, failure)
+        where = f"argument {name!r}" if path == name else f"argument {name!r}, at {path},"
+        message = (
+            f"{target.name} did not run: {where} cannot be pickled: it is "
+            f"{_describe(culprit)} ({failure}). Send plain data that it can be made of in the "
+            "worker"
+        )
+        raise ArgumentError(message, function=target.name, parameter=name) from error
+    for home, value in (meta or {}).get("context", {}).items():
+        failure = _failure(value)
+        if failure is not None:
+            message = (
+                f"{target.name} did not run: the value of context variable {home!r} cannot be "
+                f"pickled: {failure}. Declare only variables that hold plain data"
+            )
+            raise ArgumentError(message, function=target.name) from error
+    message = f"{target.name} did not run: its arguments cannot be pickled: {error}"
+    raise ArgumentError(message, function=target.name) from error
+
+
+def _named(
+    target: Target, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    names = target.parameters()
+    for index, value in enumerate(arguments):
+        yield (names[index] if index < len(names) else f"*{index}"), value
+    yield from keywords.items()
+
+
+def _failure(value: Any) -> Exception | None:
+    try:
+        dumps(value)
+    except Exception as error:  # noqa: BLE001 - whatever a reducer raises
+        return error
+    return None
+
+
+def _descend(path: str, value: Any, failure: Exception) -> tuple[str, Any, Exception]:
+    """Follow the culprit into containers and attributes, as far as it can be seen."""
+    for _ in range(_SEARCH_DEPTH):
+        for step, part in _parts(value):
+            inner = _failure(part)
+            if inner is not None:
+                path, value, failure = path + step, part, inner
+                break
+        else:
+            break
+    return path, value, failure
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for _, (key, part) in zip(range(_SEARCH_WIDTH), value.items(), strict=False):
+            yield f"[{key!r:.50}]", part
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, part in zip(range(_SEARCH_WIDTH), value, strict=False):
+            yield f"[{index}]", part
+    elif not isinstance(value, type) and not callable(value):
+        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+        for name in [*getattr(value, "__dict__", ()), *slots][:_SEARCH_WIDTH]:
+            if hasattr(value, name):
+                yield f".{name}", getattr(value, name)
+
+
+def _describe(value: Any) -> str:
+    kind = type(value)
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    qualname = getattr(value, "__qualname__", None)
+    return f"{name} {qualname!r}" if isinstance(qualname, str) else f"a {name}"

@@ -1,0 +1,112 @@
+"""What a call ends with when it is not a result: which error, and what its text says."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from offload._child.wire import Kind
+from offload.errors import (
+    ArgumentError,
+    DeadlineError,
+    FunctionNotFoundError,
+    RemoteError,
+    RemoteTraceback,
+    ResultError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+)
+
+if TYPE_CHECKING:
+    from offload._engine.target import Target
+    from offload._workers.base import Exit
+
+__all__ = [
+    "bad_result",
+    "crash_error",
+    "deadline_error",
+    "has_started",
+    "raise_reply",
+    "task_timeout_error",
+]
+
+
+def task_timeout_error(function: str, timeout: float) -> TaskTimeoutError:
+    """Return the error of a call whose function ran too long."""
+    return TaskTimeoutError(
+        f"{function} ran longer than its timeout of {timeout:g} s and was stopped; it ran in part. "
+        "Give it a longer timeout, or less to do",
+        timeout=timeout,
+    )
+
+
+def deadline_error(function: str, deadline: float, *, started: bool) -> DeadlineError:
+    """Return the error of a call that cannot end in time."""
+    if started:
+        what = "was still running when its deadline came, and was stopped; it ran in part"
+    else:
+        what = "cannot end before its deadline; it did not run"
+    return DeadlineError(f"{function} {what}", deadline=deadline, started=started)
+
+
+def crash_error(function: str, how: Exit) -> WorkerCrashedError:
+    """Return the error of a call whose worker died."""
+    if how.started:
+        when = "while running it; it ran in part"
+    else:
+        when = "before the function was entered; it did not run"
+    return WorkerCrashedError(
+        f"{function} lost its worker: {how}, {when}",
+        pid=how.pid,
+        exit_code=how.exit_code,
+        signal=how.signal,
+        started=how.started,
+    )
+
+
+def has_started(error: BaseException) -> bool:
+    """Return whether the function may have run in the attempt that ended with `error`."""
+    return bool(getattr(error, "started", isinstance(error, TaskTimeoutError)))
+
+
+def bad_result(target: Target, error: BaseException) -> ResultError:
+    """Return the error of a result that does not unpickle here."""
+    return ResultError(
+        f"{target.name} ran, but its result cannot be unpickled here: "
+        f"{type(error).__name__}: {error}",
+        function=target.name,
+    )
+
+
+def raise_reply(kind: int, detail: Any, target: Target) -> NoReturn:
+    """Raise what a worker replied instead of a result."""
+    if kind == Kind.RAISED:
+        data, type_name, message, text = detail
+        error: BaseException | None = None
+        if data is not None:
+            try:
+                error = pickle.loads(data)
+            except Exception:  # noqa: BLE001 - its class may not exist here
+                error = None
+        if not isinstance(error, Exception):
+            error = RemoteError(
+                f"{target.name} raised {type_name}: {message}",
+                type_name=type_name,
+                remote_message=message,
+                remote_traceback=text,
+            )
+        raise error from RemoteTraceback(text)
+    summary, text = detail
+    if kind == Kind.NOT_FOUND:
+        message = f"{target.name} did not run: {summary}"
+        raise FunctionNotFoundError(message, function=target.name) from RemoteTraceback(text)
+    if kind == Kind.BAD_ARGUMENT:
+        message = (
+            f"{target.name} did not run: its arguments cannot be unpickled in the worker: {summary}"
+        )
+        raise ArgumentError(message, function=target.name) from RemoteTraceback(text)
+    message = (
+        f"{target.name} ran, but its result cannot be sent back: {summary}. "
+        "Return plain data, or what pickles"
+    )
+    raise ResultError(message, function=target.name) from RemoteTraceback(text)

@@ -1,0 +1,308 @@
+"""Workers that are slots of `concurrent.futures` executors.
+
+Any executor will do: a `ProcessPoolExecutor` (one of a single process for each worker, so that a
+crash costs one task), threads, sub-interpreters, a Dask cluster. What an executor cannot do, stop a
+running task above all, its workers cannot do either, and say so.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import connection
+from typing import TYPE_CHECKING, Any
+
+from offload._child import remote
+from offload._core.dispatch import Worker
+from offload._workers.base import Exit
+from offload._workers.keeper import keeper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from offload._workers.base import Owner, Settings
+
+_logger = logging.getLogger("offload.workers")
+
+# Between SIGTERM and SIGKILL, as for workers of our own.
+_TERMINATE_SECONDS = 0.5
+# For exit hooks of a process that was told to end.
+_EXIT_SECONDS = 5.0
+
+
+class ExecutorWorker(Worker):
+    """One slot of an executor."""
+
+    __slots__ = ("executor", "future", "is_ending", "number", "pid", "process")
+
+    def __init__(self, number: int, executor: Executor) -> None:
+        super().__init__()
+        self.number = number
+        self.executor = executor
+        self.pid: int | None = None
+        self.process: Any = None
+        self.future: Future[Any] | None = None
+        self.is_ending = False
+
+    def __repr__(self) -> str:
+        return f"<worker {self.number} of {type(self.executor).__name__} {self.state.value}>"
+
+
+class ExecutorCrew:
+    """Workers of one pool on executors: an instance that they share, or one made for each."""
+
+    has_descriptors = False
+
+    def __init__(
+        self, owner: Owner, settings: Settings, executor: Executor | Callable[[], Executor]
+    ) -> None:
+        self._owner = owner
+        self._settings = settings
+        self._executor = executor
+        self._is_process = executor is ProcessPoolExecutor
+        self._workers: dict[int, ExecutorWorker] = {}
+        # Starts under way, and those of them that have a process to kill.
+        self._starts = 0
+        self._starting: set[ExecutorWorker] = set()
+        self._next_number = 1
+        self._closed: Future[None] | None = None
+        self._lock = threading.Lock()
+        self.can_stop = self._is_process
+
+    # --- on any thread ---
+
+    def start(self) -> None:
+        """Make one worker."""
+        with self._lock:
+            self._starts += 1
+        # Not on the keeper's thread: starting the first process of a forkserver takes 100 ms.
+        threading.Thread(target=self._start, name="offload-start", daemon=True).start()
+
+    def stop(self, worker: ExecutorWorker, reason: str, grace: float) -> None:
+        """Stop a worker: end its process if it has one that is ours."""
+        del grace  # there is no memory shared with it: it cannot be asked
+        keeper.post(self._stop, worker, reason)
+
+    def close(self) -> Future[None]:
+        """End every worker that is ours to end."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = Future()
+                keeper.post(self._close)
+            return self._closed
+
+    def forget(self) -> None:
+        """Let go of everything: this is a forked copy of the process that has the workers."""
+        self._workers.clear()
+
+    def workers(self) -> list[Any]:
+        """Return the workers that are alive; each has `pid`, None where unknown."""
+        return list(self._workers.values())
+
+    def begin(self, worker: ExecutorWorker, call: Any) -> bool:
+        """Submit a call; False if the executor is broken."""
+        try:
+            future = worker.executor.submit(remote.run, call.request)
+        except (BrokenExecutor, RuntimeError) as error:
+            _logger.debug("executor of %r refused a task: %r", worker, error)
+            self._broken(worker, received=False)
+            return False
+        worker.future = future
+        future.add_done_callback(lambda future: self._done(worker, call, future))
+        return True
+
+    def more(self, worker: Any, kind: int, body: bytes) -> None:
+        """Refuse: an executor has no way to send more to a task."""
+        raise NotImplementedError
+
+    # --- on a thread of the executor, or that of the call's loop if the task is done already ---
+
+    def _done(self, worker: ExecutorWorker, call: Any, future: Future[Any]) -> None:
+        worker.future = None
+        if future.cancelled():
+            error: BaseException | None = BrokenExecutor("the task was cancelled by its executor")
+        else:
+            error = future.exception()
+        if error is None:
+            kind, flags, body = future.result()
+            call.take_on_thread((kind, flags, body, None))
+        elif isinstance(error, BrokenExecutor) or self._is_process:
+            self._broken(worker, received=True)
+        else:
+            call.take_on_thread(None, error)
+
+    def _broken(self, worker: ExecutorWorker, *, received: bool) -> None:
+        if self._is_process:
+            self._end(worker, force=True, received=received)
+        else:
+            keeper.post(self._gone, worker, Exit(received=received, started=received))
+
+    # --- on a thread for the purpose: stdlib waits for processes and for threads of its own ---
+
+    def _start(self) -> None:
+        worker: ExecutorWorker | None = None
+        try:
+            worker = self._new_worker()
+            detail = self._wait_ready(worker)
+        except TimeoutError:
+            seconds = self._settings.start_timeout
+            detail = f"the worker was not ready after {seconds:g} s (start_timeout); it was killed"
+        except BaseException as error:  # noqa: BLE001 - whatever a factory of the user raises
+            detail = f"{type(error).__name__}: {error}"
+        if worker is None:
+            self._owner.worker_failed(Worker(), detail)
+        elif detail:
+            if self._is_ours:
+                how = self._end_executor(worker, force=True)
+                if worker.pid is None and worker.process is not None:
+                    detail += f" ({how})"
+            self._owner.worker_failed(worker, detail)
+        else:
+            with self._lock:
+                self._workers[worker.number] = worker
+            self._owner.worker_ready(worker)
+        with self._lock:
+            if worker is not None:
+                self._starting.discard(worker)
+            self._starts -= 1
+            is_closed = self._closed is not None
+        if is_closed:
+            keeper.post(self._close)
+
+    def _new_worker(self) -> ExecutorWorker:
+        executor = self._new_executor()
+        with self._lock:
+            worker = ExecutorWorker(self._next_number, executor)
+            self._next_number += 1
+        return worker
+
+    def _wait_ready(self, worker: ExecutorWorker) -> str:
+        """Wait until a worker is ready; return why it is not, if so."""
+        # An executor that others use as well may be busy: that it accepts a task is enough.
+        future = worker.executor.submit(remote.ready)
+        if not self._is_process:
+            return ""
+        worker.process = next(iter(getattr(worker.executor, "_processes", {}).values()), None)
+        with self._lock:
+            self._starting.add(worker)
+            is_closed = self._closed is not None
+        if is_closed:
+            _kill(worker.process)
+        worker.pid, detail = future.result(self._settings.start_timeout)
+        return detail
+
+    def _new_executor(self) -> Executor:
+        if isinstance(self._executor, Executor):
+            return self._executor
+        if not self._is_process:
+            return self._executor()
+        settings = self._settings
+        return ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context(settings.start_method),
+            initializer=_begin,
+            initargs=(
+                settings.env,
+                settings.os_priority,
+                settings.initializer,
+                [*settings.preload, *self._owner.modules()],
+                settings.max_memory_bytes,
+            ),
+        )
+
+    def _end(self, worker: ExecutorWorker, *, force: bool, received: bool = True) -> None:
+        """End a process of ours and report it, once."""
+        with self._lock:
+            if worker.is_ending:
+                return
+            worker.is_ending = True
+
+        def end() -> None:
+            how = self._end_executor(worker, force=force)
+            keeper.post(self._gone, worker, replace(how, received=received, started=received))
+
+        threading.Thread(target=end, name="offload-end", daemon=True).start()
+
+    def _end_executor(self, worker: ExecutorWorker, *, force: bool) -> Exit:
+        """End an executor that is ours; wait for the end of its process, and tell how it ended."""
+        process, executor = worker.process, worker.executor
+        if process is None:
+            executor.shutdown(wait=False, cancel_futures=True)
+            return Exit()
+        if force:
+            process.terminate()
+        else:
+            executor.shutdown(wait=False, cancel_futures=True)
+        if not connection.wait([process.sentinel], _TERMINATE_SECONDS if force else _EXIT_SECONDS):
+            process.kill()
+        # A thread of the executor reaps the process: to ask for its exit code before that has
+        # ended would be a race for the only copy of its status.
+        executor.shutdown(wait=True, cancel_futures=True)
+        code = process.exitcode
+        return Exit(
+            pid=process.pid,
+            exit_code=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
+        )
+
+    # --- on the keeper's thread ---
+
+    def _stop(self, worker: ExecutorWorker, reason: str) -> None:
+        future = worker.future
+        if self._is_process:
+            self._end(worker, force=future is not None or reason in ("cancel", "timeout"))
+        elif future is not None:
+            # Cannot be stopped: it is usable again when its task has ended by itself.
+            future.add_done_callback(lambda _: keeper.post(self._owner.worker_recovered, worker))
+        else:
+            self._gone(worker, Exit())
+
+    @property
+    def _is_ours(self) -> bool:
+        return not isinstance(self._executor, Executor)
+
+    def _gone(self, worker: ExecutorWorker, how: Exit) -> None:
+        if self._is_ours and not self._is_process:
+            # A task in a thread cannot be ended; the pool goes on, and closes, without it.
+            worker.executor.shutdown(wait=False, cancel_futures=True)
+        if self._workers.pop(worker.number, None) is not None:
+            self._owner.worker_gone(worker, how)
+        self._finish_close()
+
+    def _close(self) -> None:
+        with self._lock:
+            starting = list(self._starting)
+        for worker in starting:
+            _kill(worker.process)
+        for worker in list(self._workers.values()):
+            if self._is_process:
+                self._end(worker, force=True)
+            else:
+                self._gone(worker, Exit())
+        self._finish_close()
+
+    def _finish_close(self) -> None:
+        closed = self._closed
+        if closed is None or closed.done() or self._workers or self._starts:
+            return
+        closed.set_result(None)
+
+
+def _kill(process: Any) -> None:
+    if process is not None:
+        process.kill()
+
+
+def _begin(env: dict[str, str | None], *arguments: Any) -> None:
+    import os
+
+    # Before anything is imported that reads it.
+    for name, value in env.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    remote.begin(*arguments)

@@ -1,0 +1,671 @@
+"""Workers that are processes with a socket of their own, started by a supervisor process.
+
+    event loop ──── socketpair ────► worker process     tasks and results; one pair for each worker
+    keeper thread ─ control socket ► supervisor ─fork─► worker processes   starts, exits, signals
+
+The event loop has a persistent reader on the socket of each worker that it used last. What a
+worker says about its task arrives there; that a worker has ended arrives at the keeper, from the
+supervisor, with its exit status. Both are needed: a socket that ends does not tell why, and the
+last result of a dying worker may still be in its socket when the supervisor reports the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from offload._child import context, supervisor
+from offload._child.wire import (
+    SOCKET_BUFFER_BYTES,
+    Assembler,
+    Kind,
+    anonymous_file,
+    frame,
+    pack_descriptor,
+)
+from offload._core.dispatch import Worker, WorkerState
+from offload._workers.base import Exit
+from offload._workers.keeper import keeper
+from offload._workers.logs import log_levels, relay, relay_all
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from offload._workers.base import Call, Owner, Settings
+
+_logger = logging.getLogger("offload.workers")
+
+# A worker that was told to end by closing its socket runs its exit hooks; then it is killed.
+_EXIT_SECONDS = 5.0
+# The same when the pool closes, and its user waits for that.
+_CLOSE_SECONDS = 1.0
+# Between SIGTERM and SIGKILL. Guarantee 7 gives a second for everything.
+_TERMINATE_SECONDS = 0.5
+# Between the end of a worker's socket and the supervisor's word about its exit.
+_REPORT_SECONDS = 1.0
+
+_WORD = struct.Struct("=Q")
+_SUPERVISE = (
+    "import sys; sys.path[:] = sys.argv[2:];"
+    "from offload._child.supervisor import main; main(int(sys.argv[1]))"
+)
+
+
+class ProcessWorker(Worker):
+    """One worker process: its process, its socket, its page of shared memory."""
+
+    __slots__ = (
+        "binding",
+        "endpoint",
+        "is_closing",
+        "last",
+        "number",
+        "page",
+        "pid",
+        "sent",
+        "timer",
+    )
+
+    def __init__(self, number: int, endpoint: socket.socket, page: mmap.mmap) -> None:
+        super().__init__()
+        self.number = number
+        self.endpoint = endpoint
+        self.page = page
+        self.pid: int | None = None
+        self.binding: _Binding | None = None
+        self.sent = 0
+        # The call that was sent last: `task` is set before that, on another thread than the one
+        # that may be about to report the worker's end.
+        self.last: Any = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.is_closing = False
+
+    def __repr__(self) -> str:
+        return f"<worker {self.number} pid={self.pid} {self.state.value}>"
+
+    def has_reached(self, mark: int) -> bool:
+        """Return whether the worker has passed a mark of its task."""
+        (number,) = _WORD.unpack_from(self.page, mark * _WORD.size)
+        return bool(self.last is self.task and number >= self.sent > 0)
+
+
+class _Binding:
+    """A worker's socket on one event loop: a persistent reader, and a writer when it must be."""
+
+    __slots__ = ("crew", "endpoint", "frames", "is_open", "loop", "pending", "worker")
+
+    def __init__(
+        self, crew: ProcessCrew, worker: ProcessWorker, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.is_open = False  # if the next lines fail
+        self.crew = crew
+        self.worker = worker
+        self.loop = loop
+        # A descriptor of its own, so that each loop registers and unregisters a number that no
+        # other loop has in its books when a worker moves from one loop to another.
+        self.endpoint = worker.endpoint.dup()
+        self.frames = Assembler()
+        self.pending = b""
+        self.is_open = True
+        loop.add_reader(self.endpoint.fileno(), self._read)
+
+    def send(self, data: bytes, descriptor: int | None) -> None:
+        """Send without blocking; what does not fit follows when there is room.
+
+        Raises:
+            ConnectionError: the worker is dead.
+        """
+        if self.pending:
+            if descriptor is not None:
+                # It would be lost: what follows later is bytes only. An idle worker has an empty
+                # socket, so this one cannot be idle.
+                raise ConnectionAbortedError
+            self.pending += data
+            return
+        try:
+            if descriptor is None:
+                sent = self.endpoint.send(data)
+            else:
+                sent = self.endpoint.sendmsg([data], pack_descriptor(descriptor))
+        except BlockingIOError:
+            if descriptor is not None:
+                raise ConnectionAbortedError from None
+            sent = 0
+        if sent < len(data):
+            self.pending = data[sent:]
+            self.loop.add_writer(self.endpoint.fileno(), self._write)
+
+    def _write(self) -> None:
+        try:
+            sent = self.endpoint.send(self.pending)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.pending = b""
+        else:
+            self.pending = self.pending[sent:]
+        if not self.pending:
+            self.loop.remove_writer(self.endpoint.fileno())
+
+    def _read(self) -> bool:
+        """Read once and hand over what came; False if there was nothing to read."""
+        # What comes now may be for the loop that the worker has moved to. A loop that handles its
+        # events before its callbacks (uvloop) comes here before it comes to `close`.
+        if not self.is_open or self.worker.binding is not self:
+            return False
+        try:
+            is_alive = self.frames.receive(self.endpoint)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # A dead worker; or our own limit of open files, which cost us a descriptor.
+            _logger.log(
+                logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR,
+                "the socket of %r failed and is given up: %r",
+                self.worker,
+                error,
+            )
+            is_alive = False
+        if not is_alive:
+            self.close()
+            keeper.post(self.crew.lost, self.worker)
+            return False
+        records: list[bytes] | None = None
+        while (reply := self.frames.take()) is not None:
+            task: Any = self.worker.task
+            if reply[0] == Kind.LOG:
+                records = [] if records is None else records
+                records.append(reply[2])
+            elif task is not None:
+                task.take(reply)
+            else:
+                self._discard(reply)
+        if records is not None:
+            # Not here: handlers write to files and sockets. And together: each post to another
+            # thread lets that have the GIL, for milliseconds at a time.
+            keeper.post(relay_all, records)
+        return True
+
+    def drain(self) -> None:
+        """Read what a worker that has ended still left in its socket."""
+        # Until there is nothing, not until the end of the stream: a grandchild may hold the other
+        # end open.
+        while self._read():
+            pass
+
+    def _discard(self, reply: tuple[int, int, bytes, int | None]) -> None:
+        kind, _, _, descriptor = reply
+        if descriptor is not None:
+            os.close(descriptor)
+        if kind < Kind.ITEM:
+            keeper.post(self.crew.recovered, self.worker)
+
+    def close(self) -> None:
+        """Leave the loop; on the loop's thread, or after the loop was closed."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self.worker.binding is self:
+            self.worker.binding = None
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self.endpoint.fileno())
+            self.loop.remove_writer(self.endpoint.fileno())
+        self.frames.close()
+        self.endpoint.close()
+
+    def __del__(self) -> None:
+        """Close what was to be closed on a loop that was closed itself before it came to that."""
+        if self.is_open and self.loop.is_closed():
+            self.close()
+
+    def close_from_anywhere(self) -> None:
+        """Leave the loop, from any thread."""
+        if self.loop.is_closed():
+            self.close()
+            return
+        try:
+            self.loop.call_soon_threadsafe(self.close)
+        except RuntimeError:
+            self.close()
+
+
+class ProcessCrew:
+    """The workers of one pool and their supervisor. `start`, `stop` and `close` are thread-safe."""
+
+    has_descriptors = True
+    can_stop = True
+
+    def __init__(self, owner: Owner, settings: Settings) -> None:
+        self._owner = owner
+        self._settings = settings
+        self._workers: dict[int, ProcessWorker] = {}
+        self._next_number = 1
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._events = b""
+        self._closed: Future[None] | None = None
+        self._lock = threading.Lock()
+
+    # --- on any thread ---
+
+    def start(self) -> None:
+        """Start one worker."""
+        keeper.post(self._start)
+
+    def stop(self, worker: ProcessWorker, reason: str, grace: float) -> None:
+        """Stop a worker: politely if it is idle, else by flag, SIGTERM and SIGKILL."""
+        if reason in ("cancel", "timeout", "close under load"):
+            # At once, and not by way of another thread: the function may be looking.
+            _WORD.pack_into(worker.page, context.CANCEL * _WORD.size, 1)
+            keeper.post(self._stop_running, worker, grace)
+        else:
+            keeper.post(self._stop_idle, worker)
+
+    def close(self) -> Future[None]:
+        """Kill every worker and the supervisor."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = Future()
+                keeper.post(self._close)
+            return self._closed
+
+    def forget(self) -> None:
+        """Let go of everything: this is a forked copy of the process that has the workers.
+
+        Our copies of the sockets would keep the workers and their supervisor from seeing the end
+        of the process that they work for.
+        """
+        for worker in self._workers.values():
+            if worker.binding is not None:
+                worker.binding.endpoint.close()
+            worker.endpoint.close()
+        self._workers.clear()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            # Not our child: Popen would warn that it still runs.
+            self._process.returncode = 0
+
+    def workers(self) -> list[Any]:
+        """Return the workers that are alive; each has `pid`, None where unknown."""
+        return list(self._workers.values())
+
+    # --- on the thread of the call's loop ---
+
+    def begin(self, worker: ProcessWorker, call: Call) -> bool:
+        """Send a call to a worker; False if the worker is dead."""
+        binding = worker.binding
+        if binding is None or binding.loop is not call.loop:
+            if binding is not None:
+                binding.close_from_anywhere()
+            try:
+                binding = worker.binding = _Binding(self, worker, call.loop)
+            except OSError:
+                return False
+        # Before it is sent: its number must be above what a worker that is dead has received.
+        worker.sent += 1
+        worker.last = call
+        try:
+            binding.send(call.request, call.descriptor)
+        except OSError:
+            return False
+        return True
+
+    def more(self, worker: ProcessWorker, kind: int, body: bytes) -> None:
+        """Send a frame to a worker that has a stream; a dead worker is noticed elsewhere."""
+        if worker.binding is not None:
+            try:
+                worker.binding.send(frame(kind, body), None)
+            except OSError:
+                return
+
+    # --- on the keeper's thread ---
+
+    def _start(self) -> None:
+        number = self._next_number
+        self._next_number += 1
+        page_fd = -1
+        theirs: socket.socket | None = None
+        try:
+            ours, theirs = socket.socketpair()
+            page_fd = anonymous_file()
+            os.ftruncate(page_fd, context.PAGE_BYTES)
+            page = mmap.mmap(page_fd, context.PAGE_BYTES)
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+            worker = ProcessWorker(number, ours, page)
+            if self._closed is not None:
+                worker.endpoint.close()
+                worker.page.close()
+                return
+            self._workers[number] = worker
+            ours.sendall(frame(Kind.BEGIN, pickle.dumps((self._owner.modules(), log_levels()), 5)))
+            try:
+                control = self._supervisor()
+                command = supervisor.COMMAND.pack(supervisor.START, number, 0)
+                socket.send_fds(control, [command], [theirs.fileno(), page_fd])
+            except OSError as error:
+                self._fail(worker, f"the supervisor process cannot be used: {error!r}")
+                return
+        except OSError as error:
+            self._owner.worker_failed(Worker(), f"no resources for a worker: {error!r}")
+            return
+        finally:
+            if theirs is not None:
+                theirs.close()
+            if page_fd >= 0:
+                os.close(page_fd)
+        keeper.loop.add_reader(ours.fileno(), self._read_start, worker, Assembler())
+        worker.timer = keeper.loop.call_later(
+            self._settings.start_timeout, self._start_timed_out, worker
+        )
+
+    def _supervisor(self) -> socket.socket:
+        if self._control is not None:
+            return self._control
+        ours, theirs = socket.socketpair()
+        settings = self._settings
+        flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
+        environment = os.environ.copy()
+        for name, value in settings.env.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        environment["OFFLOAD_WORKER"] = "1"
+        with theirs:
+            command = supervisor.command_line(_SUPERVISE, flags, str(theirs.fileno()))
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                process_group=0,
+            )
+        supervisor.send_settings(
+            ours,
+            {
+                "argv": list(sys.argv),
+                "flags": flags,
+                "initializer": settings.initializer,
+                "main": main_module(),
+                "max_memory_bytes": settings.max_memory_bytes,
+                "os_priority": settings.os_priority,
+                "preload": list(settings.preload),
+                "start_method": settings.start_method,
+            },
+        )
+        self._control = ours
+        self._events = b""
+        keeper.loop.add_reader(ours.fileno(), self._read_events)
+        return ours
+
+    def _read_start(self, worker: ProcessWorker, frames: Assembler) -> None:
+        try:
+            is_alive = frames.receive(worker.endpoint)
+        except BlockingIOError:
+            return
+        except OSError:
+            is_alive = False
+        while (reply := frames.take()) is not None and reply[0] == Kind.LOG:
+            relay(reply[2])
+        if reply is None:
+            if not is_alive:
+                # The supervisor's word on its exit follows.
+                keeper.loop.remove_reader(worker.endpoint.fileno())
+            return
+        keeper.loop.remove_reader(worker.endpoint.fileno())
+        kind, _, body, _ = reply
+        if kind == Kind.READY:
+            self._stop_timer(worker)
+            worker.pid = int.from_bytes(body, "little")
+            self._owner.worker_ready(worker)
+        else:
+            self._fail(worker, body.decode(errors="replace"))
+
+    def _start_timed_out(self, worker: ProcessWorker) -> None:
+        worker.timer = None
+        seconds = self._settings.start_timeout
+        self._fail(
+            worker, f"the worker was not ready after {seconds:g} s (start_timeout); it was killed"
+        )
+
+    def _fail(self, worker: ProcessWorker, detail: str) -> None:
+        """Report a worker that did not come up, once; its process, if any, is killed."""
+        if worker.state is not WorkerState.STARTING:
+            return
+        self._stop_timer(worker)
+        if worker.endpoint.fileno() >= 0:
+            keeper.loop.remove_reader(worker.endpoint.fileno())
+        self._signal(worker, signal.SIGKILL)
+        self._owner.worker_failed(worker, detail)
+        if self._control is None:  # else the supervisor reports its end
+            self._forget(worker)
+
+    def _read_events(self) -> None:
+        control = self._control
+        assert control is not None
+        try:
+            data = control.recv(64 * supervisor.EVENT.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._supervisor_ended()
+            return
+        self._events += data
+        size = supervisor.EVENT.size
+        while len(self._events) >= size:
+            what, number, pid, status = supervisor.EVENT.unpack_from(self._events)
+            self._events = self._events[size:]
+            worker = self._workers.get(number)
+            if worker is None:
+                continue
+            if what == supervisor.STARTED:
+                worker.pid = pid
+            elif what == supervisor.NOT_STARTED:
+                self._fail(worker, f"fork failed: {os.strerror(status)}")
+                self._forget(worker)
+            elif what == supervisor.ENDED:
+                self._ended(worker, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, worker: ProcessWorker, code: int | None) -> None:
+        self._stop_timer(worker)
+        how = Exit(
+            pid=worker.pid,
+            exit_code=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
+        )
+        if worker.state is WorkerState.STARTING:
+            # What it said last may not have been read yet.
+            self._read_start(worker, Assembler())
+        if worker.state is WorkerState.STARTING:
+            self._fail(worker, f"{how} before it was ready")
+            self._forget(worker)
+            return
+        if worker.state is WorkerState.GONE:  # failed to start, reported before
+            self._forget(worker)
+            return
+        self._report(worker, how)
+
+    def _report(self, worker: ProcessWorker, how: Exit) -> None:
+        # Its last result may be in its socket: its loop reads that before it hears of the end.
+        binding = worker.binding
+        if binding is not None:
+            try:
+                binding.loop.call_soon_threadsafe(self._gone, worker, how)
+            except RuntimeError:
+                pass
+            else:
+                # A loop that is closed before it comes to that never does.
+                worker.timer = keeper.loop.call_later(_REPORT_SECONDS, self._report, worker, how)
+                return
+        self._gone(worker, how)
+
+    def _gone(self, worker: ProcessWorker, how: Exit) -> None:
+        """Report the end of a worker, on the loop that reads its socket."""
+        if worker.state is WorkerState.GONE:
+            return
+        binding = worker.binding
+        if binding is not None and not binding.loop.is_closed():
+            binding.drain()
+            binding.close()
+        # Only now: what was drained may have been the result of its last task but one.
+        received = worker.has_reached(context.RECEIVED)
+        started = received and worker.has_reached(context.STARTED)
+        self._owner.worker_gone(worker, replace(how, received=received, started=started))
+        keeper.post(self._forget, worker)
+
+    def _supervisor_ended(self) -> None:
+        """All workers of a supervisor end with it; the next start makes a new one."""
+        assert self._control is not None
+        keeper.loop.remove_reader(self._control.fileno())
+        self._control.close()
+        self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            if self._closed is None:
+                _logger.error(
+                    "the supervisor process of pool %r ended (exit code %s); its workers with it",
+                    self._settings.name,
+                    self._process.returncode,
+                )
+            self._process = None
+        for worker in list(self._workers.values()):
+            if worker.pid is not None:
+                # The kernel ends the workers of a supervisor, but not what they have started. The
+                # group still exists if, and only if, there is such a process in it.
+                with contextlib.suppress(OSError):
+                    os.killpg(worker.pid, signal.SIGKILL)
+            self._ended(worker, -int(signal.SIGKILL))
+        self._finish_close()
+
+    def lost(self, worker: ProcessWorker) -> None:
+        """Take note that a worker's socket has ended; its exit should be reported any moment."""
+        if worker.number in self._workers and not worker.is_closing:
+            self._stop_timer(worker)
+            worker.timer = keeper.loop.call_later(
+                _REPORT_SECONDS, self._signal, worker, signal.SIGKILL
+            )
+
+    def recovered(self, worker: ProcessWorker) -> None:
+        """Take note that an abandoned worker has ended its task by itself."""
+        if (
+            worker.number not in self._workers
+            or worker.is_closing
+            or worker.state is not WorkerState.LEAVING
+        ):
+            return
+        self._stop_timer(worker)
+        _WORD.pack_into(worker.page, context.CANCEL * _WORD.size, 0)
+        self._owner.worker_recovered(worker)
+
+    def _stop_idle(self, worker: ProcessWorker) -> None:
+        if worker.is_closing:
+            return
+        worker.is_closing = True
+        self._stop_timer(worker)
+        _shut(worker.endpoint)
+        worker.timer = keeper.loop.call_later(_EXIT_SECONDS, self._signal, worker, signal.SIGKILL)
+
+    def _stop_running(self, worker: ProcessWorker, grace: float) -> None:
+        if worker.number not in self._workers:
+            return
+        self._stop_timer(worker)
+        if grace > 0:
+            worker.timer = keeper.loop.call_later(grace, self._terminate, worker)
+        else:
+            self._terminate(worker)
+
+    def _terminate(self, worker: ProcessWorker) -> None:
+        worker.is_closing = True
+        self._signal(worker, signal.SIGTERM)
+        worker.timer = keeper.loop.call_later(
+            _TERMINATE_SECONDS, self._signal, worker, signal.SIGKILL
+        )
+
+    def _signal(self, worker: ProcessWorker, number: int) -> None:
+        # By way of the supervisor: it is their parent and knows which process ids are still theirs.
+        if self._control is not None and worker.number in self._workers:
+            command = supervisor.COMMAND.pack(supervisor.SIGNAL, worker.number, number)
+            try:
+                self._control.sendall(command)
+            except OSError:
+                return
+
+    def _stop_timer(self, worker: ProcessWorker) -> None:
+        if worker.timer is not None:
+            worker.timer.cancel()
+            worker.timer = None
+
+    def _forget(self, worker: ProcessWorker) -> None:
+        """Free what a dead worker had."""
+        if self._workers.pop(worker.number, None) is None:
+            return
+        self._stop_timer(worker)
+        if worker.binding is not None:
+            worker.binding.close_from_anywhere()
+        worker.endpoint.close()
+        worker.page.close()
+        self._finish_close()
+
+    def _close(self) -> None:
+        for worker in list(self._workers.values()):
+            if worker.state is WorkerState.STARTING:
+                self._fail(worker, "the pool was closed")
+            elif not worker.is_closing or worker.task is not None:
+                _shut(worker.endpoint)
+                worker.is_closing = True
+                self._stop_timer(worker)
+                worker.timer = keeper.loop.call_later(
+                    _CLOSE_SECONDS, self._signal, worker, signal.SIGKILL
+                )
+        self._finish_close()
+
+    def _finish_close(self) -> None:
+        if self._closed is None or self._workers:
+            return
+        if self._control is not None:
+            # The end of the control socket is the supervisor's sign to end. Only our sending side:
+            # the end of its own side tells when it has done so.
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+            return
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+
+def _shut(endpoint: socket.socket) -> None:
+    # Not close: another descriptor of the same socket may be open, on an event loop.
+    with contextlib.suppress(OSError):
+        endpoint.shutdown(socket.SHUT_RDWR)
+
+
+def main_module() -> tuple[str, str] | None:
+    """Return how a worker can run our main module again: ("name", …), ("path", …) or None."""
+    main = sys.modules.get("__main__")
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return "name", name
+    path = getattr(main, "__file__", None)
+    if path is not None and os.path.isfile(path):
+        return "path", os.path.abspath(path)
+    return None

@@ -1,0 +1,267 @@
+"""A pool as a `concurrent.futures.Executor`, for sync frameworks and libraries that take one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from concurrent import futures
+from concurrent.futures import Executor, Future
+from types import MethodType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+from offload._child.functions import apply
+from offload._core.options import CallOptions
+from offload._engine.target import is_offloaded, target_of
+from offload._workers.keeper import keeper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from offload._core.options import ResolvedOptions
+    from offload._engine.target import Target
+
+__all__ = ["PoolExecutor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Calls(Protocol):
+    """A pool, as its view sees it."""
+
+    max_workers: int
+
+    def resolve(self, options: CallOptions) -> ResolvedOptions:
+        """Return `options` with what they inherit from the pool."""
+        ...
+
+    async def call(
+        self,
+        target: Target,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: ResolvedOptions,
+        started: Callable[[], object] | None = None,
+    ) -> Any:
+        """Run a target."""
+        ...
+
+
+class PoolExecutor(Executor):
+    """A view of a pool with the interface and semantics of `concurrent.futures.Executor`.
+
+    Made by `Pool.executor()`; usable on any thread, and with `loop.run_in_executor`. Shutting the
+    view down ends the view, not the pool. Unlike stdlib's process pool, it also takes functions
+    that are decorated with `@offload`, never breaks, and refuses with `QueueFullError` (as the
+    exception of the future) past the pool's `max_queued`.
+    """
+
+    def __init__(self, pool: Calls) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._is_shut = False
+        self._pending: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        # On the keeper's thread only: items of `map` that wait for their turn, and how many of
+        # them are under way.
+        self._items: deque[_Call] = deque()
+        self._under_way = 0
+        self._mapping = _Mapping(self)
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Schedule a call.
+
+        Args:
+            fn: a function, decorated or not; or another callable that pickles, such as a bound
+                method or a partial.
+            *args: its arguments.
+            **kwargs: its keyword arguments.
+
+        Returns:
+            A future; its `cancel()` takes a call out of the queue, and returns False once it runs.
+
+        Raises:
+            RuntimeError: the view was shut down.
+            FunctionError: `fn` cannot be sent to a worker.
+        """
+        return self._schedule(self._begin, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **options: Any,
+    ) -> Iterator[R]:
+        """Call `fn` for each item; results come in the order of the items.
+
+        The items do not count as calls that wait in the pool: only so many are handed to it at
+        once as keep every worker busy.
+
+        Args:
+            fn: as for `submit`.
+            *iterables: its arguments, one iterable for each.
+            timeout: seconds until the iterator raises `TimeoutError`; None: no limit.
+            chunksize: accepted for compatibility; each item is a call of its own here.
+            **options: what newer versions of `Executor.map` take, such as `buffersize`.
+
+        Raises:
+            ValueError: `chunksize` is below 1.
+        """
+        if chunksize < 1:
+            message = "chunksize must be >= 1."
+            raise ValueError(message)
+        return self._mapping.map(fn, *iterables, timeout=timeout, **options)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - stdlib's signature
+        """End the view; the pool goes on.
+
+        Args:
+            wait: return only when the calls of this view are done.
+            cancel_futures: cancel those that wait.
+        """
+        with self._lock:
+            self._is_shut = True
+            pending = list(self._pending)
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        if wait:
+            futures.wait(pending)
+
+    def _schedule(
+        self,
+        begin: Callable[[_Call], None],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[Any]:
+        target, args = _target_and_arguments(fn, args)
+        with self._lock:
+            if self._is_shut:
+                message = "cannot schedule new futures after shutdown"
+                raise RuntimeError(message)
+            call = _Call(target, args, kwargs)
+            self._pending.add(call.future)
+            # Until the call has ended, and everybody who waits for it was told.
+            keeper.hold()
+        keeper.post(begin, call)
+        return call.future
+
+    def schedule_item(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
+        """Schedule a call that waits here until it is its turn; for `map`."""
+        return self._schedule(self._begin_item, fn, args, {})
+
+    # --- on the keeper's thread ---
+
+    def _begin_item(self, call: _Call) -> None:
+        self._items.append(call)
+        self._feed()
+
+    def _feed(self) -> None:
+        # Two more than workers, so that none of them waits for this thread to hand it the next.
+        while self._items and self._under_way < self._pool.max_workers + 2:
+            self._under_way += 1
+            self._begin(self._items.popleft(), self._item_ended)
+
+    def _item_ended(self) -> None:
+        self._under_way -= 1
+        self._feed()
+
+    def _begin(self, call: _Call, ended: Callable[[], None] | None = None) -> None:
+        call.task = keeper.loop.create_task(call.run(self._pool))
+
+        def done(_: object) -> None:
+            call.task = None
+            if ended is not None:
+                ended()
+            keeper.release()
+
+        call.task.add_done_callback(done)
+
+
+class _Call:
+    """One call of a view: a future that somebody has, and the asyncio task that serves it."""
+
+    def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.future: Future[Any] = Future()
+        # A loop only holds its tasks weakly.
+        self.task: asyncio.Task[None] | None = None
+        self._target = target
+        self._args = args
+        self._kwargs = kwargs
+        self._has_told = False
+
+    async def run(self, pool: Calls) -> None:
+        """Make the call and settle the future, whatever happens."""
+        loop = asyncio.get_running_loop()
+        future, task = self.future, asyncio.current_task()
+        assert task is not None
+
+        def cancel(done: Future[Any]) -> None:
+            if done.cancelled():
+                loop.call_soon_threadsafe(task.cancel)
+
+        error: BaseException | None = None
+        value: Any = None
+        try:
+            future.add_done_callback(cancel)
+            if not future.cancelled():
+                options = pool.resolve(CallOptions())
+                value = await pool.call(
+                    self._target, self._args, self._kwargs, options, started=self._starts
+                )
+        except asyncio.CancelledError:
+            error = futures.CancelledError()
+        except BaseException as raised:  # noqa: BLE001 - goes to whoever waits for the future
+            error = raised
+        # Also of a cancelled future: `wait` and `as_completed` count it only when it was told.
+        if not self._starts():
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+        del error  # it refers to this frame by way of its traceback
+
+    def _starts(self) -> bool:
+        """Make the future run, if it does not yet; False if it was cancelled."""
+        if self._has_told:
+            return not self.future.cancelled()
+        self._has_told = True
+        return self.future.set_running_or_notify_cancel()
+
+
+class _Mapping(Executor):
+    """Stdlib's `map`, on calls that wait for their turn."""
+
+    def __init__(self, view: PoolExecutor) -> None:
+        self._view = view
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Schedule one item."""
+        del kwargs
+        return self._view.schedule_item(fn, args)
+
+
+def _target_and_arguments(
+    fn: Callable[..., Any], args: tuple[Any, ...]
+) -> tuple[Target, tuple[Any, ...]]:
+    """Return what a worker calls for `fn(*args)`.
+
+    Raises:
+        FunctionError: a worker could not find the function.
+    """
+    if is_offloaded(fn):
+        function, bound = fn.__wrapped__, fn.args[1:]
+        return target_of(function), (*bound, *args)
+    if not isinstance(fn, (type, MethodType)) and isinstance(
+        getattr(fn, "__module__", None) and getattr(fn, "__qualname__", None), str
+    ):
+        return target_of(fn), args
+    # Not to be found by name, but perhaps to be pickled: stdlib's pool takes it, so a library that
+    # was given an executor may send it.
+    name = getattr(fn, "__qualname__", None) or f"{type(fn).__qualname__} object"
+    return target_of(apply)._replace(name=name), (fn, *args)

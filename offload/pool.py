@@ -1,0 +1,654 @@
+"""Pools: workers, and the queue of calls that wait for one.
+
+                     ┌────────────────────────── server process ───────────────────────────┐
+    await report(…)  │  encode ─► admit ─► queue ─► idle worker ─► send ─► reply ─► decode  │
+                     └──────────────────────────────────────────────│─────▲────────────────┘
+                                                       one socket   ▼     │   for each worker
+                     ┌────────── worker process ──────────┐  unpickle ─► run ─► pickle
+                     │ lower OS priority, nothing shared  │
+                     └────────────────────────────────────┘
+
+Guarantees:
+1. The loop stays free: no process start, join, big pickle or big copy happens on it.
+2. The server comes first: workers run at a lower OS priority (`os_priority`).
+3. One task's fate is its own: a crash, a kill or a timeout costs exactly that task.
+4. Not wanted means not running: a cancelled or timed-out call stops burning CPU.
+5. You always know: every error says whether the function may have run; nothing waits for ever.
+6. Bounded: past `max_queued` or `max_queued_bytes` a call is refused at once.
+7. Nothing left behind: no worker or file outlives the server by more than a second.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import pickle
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+
+from offload._child.context import asyncio_loop, in_worker
+from offload._child.functions import import_engine
+from offload._core.options import (
+    CallOptions,
+    Inherit,
+    ResolvedOptions,
+    check_integer,
+    check_name,
+    check_number,
+)
+from offload._engine.guard import current_guard
+from offload.errors import PoolNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+    from concurrent.futures import Executor, Future
+    from contextvars import ContextVar
+    from types import TracebackType
+
+    from offload._core.statistics import PoolStatistics
+    from offload._engine.engine import Engine
+    from offload._engine.target import Target
+    from offload._workers.base import Crew
+    from offload.executor import PoolExecutor
+
+__all__ = ["Pool"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OS_PRIORITIES = ("idle", "low", "normal")
+_START_METHODS = ("forkserver", "spawn")
+_DEFAULT_NAME = "default"
+# How many items a stream may be ahead of its consumer.
+_STREAM_WINDOW = 8
+# How long to wait for workers that have been killed; one in an uninterruptible system call may
+# take longer, and nobody can change that.
+_KILL_SECONDS = 10.0
+
+
+class Pool:
+    """Worker processes that run functions for event loops and threads of this process.
+
+    A pool opens by itself at its first call, or before that, warm, with `open`, `async with` or
+    `offload.starlette.lifespan`. It may be used from several event loops and threads at once.
+
+    Args:
+        name: how `@offload(pool=name)`, logs and metrics call it; unique in the process.
+        min_workers: workers to keep alive once open.
+        max_workers: tasks to run at once; None: the CPUs that the container really has, divided by
+            the web workers beside us (`WEB_CONCURRENCY`, or `--workers` of a known server).
+        spare_workers: warm workers beyond those that are needed, for the next call and in place of
+            one that dies. They are idle: never more than `max_workers` run.
+        max_queued: calls that may wait for a worker; past it, `QueueFullError`. None: no limit.
+        max_queued_bytes: size of their pickled arguments; None: no limit.
+        idle_timeout: seconds after which an idle worker that the recent load did not need ends;
+            None: never.
+        os_priority: "idle" (SCHED_IDLE: the event loop always goes first; where the OS has it not,
+            as "low"), "low" (nice 19) or "normal". On a host whose CPUs are kept busy by other
+            programs, idle work waits: use "low" there.
+        start_method: "forkserver" (a single-threaded process of ours is forked; the default on
+            Linux) or "spawn" (a new interpreter for each worker; elsewhere).
+        executor: make workers of `concurrent.futures` executors: `ProcessPoolExecutor` itself (one
+            of a single process for each worker; the default on Windows), a callable that makes an
+            executor for each worker, or an executor that all of them share. What it cannot do,
+            such as stop a running task, the pool cannot either.
+        initializer: called with `initargs` in each worker before its first task.
+        initargs: its arguments.
+        preload: modules to import once and share with all workers (forkserver), or to import in
+            each worker before its first task (spawn).
+        context_vars: context variables whose value crosses to the worker with each call, as
+            "module:name" of the `ContextVar`; values must pickle.
+        env: environment variables of the workers; None removes one. Thread pools of numeric
+            libraries (OMP_NUM_THREADS, …) are set to the CPUs per worker unless set by you.
+        max_tasks_per_worker: replace a worker after so many; None: never.
+        max_worker_memory_bytes: replace a worker whose resident memory is above this after a task;
+            None: never.
+        timeout: default for calls, in seconds of run time; None: no limit.
+        queue_timeout: default for calls, in seconds of waiting for a worker; None: no limit.
+        start_timeout: seconds that a worker may take to be ready.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of range, or there is another pool of this name.
+    """
+
+    _registry: ClassVar[dict[str, Pool]] = {}
+    _registry_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(  # noqa: PLR0915 - one statement for each option
+        self,
+        name: str = _DEFAULT_NAME,
+        *,
+        min_workers: int = 0,
+        max_workers: int | None = None,
+        spare_workers: int = 1,
+        max_queued: int | None = 1000,
+        max_queued_bytes: int | None = 256 * 2**20,
+        idle_timeout: float | None = 60.0,
+        os_priority: Literal["idle", "low", "normal"] = "idle",
+        start_method: Literal["forkserver", "spawn"] | None = None,
+        executor: type[Executor] | Executor | Callable[[], Executor] | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        preload: Iterable[str] = (),
+        context_vars: Iterable[str] = (),
+        env: Mapping[str, str | None] | None = None,
+        max_tasks_per_worker: int | None = None,
+        max_worker_memory_bytes: int | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        start_timeout: float = 60.0,
+    ) -> None:
+        check_name("name", name)
+        check_integer("min_workers", min_workers, minimum=0)
+        check_integer("max_workers", max_workers, minimum=1, optional=True)
+        check_integer("spare_workers", spare_workers, minimum=0)
+        check_integer("max_queued", max_queued, minimum=0, optional=True)
+        check_integer("max_queued_bytes", max_queued_bytes, minimum=1, optional=True)
+        check_integer("max_tasks_per_worker", max_tasks_per_worker, minimum=1, optional=True)
+        check_integer("max_worker_memory_bytes", max_worker_memory_bytes, minimum=1, optional=True)
+        check_number("idle_timeout", idle_timeout, above=0.0)
+        check_number("timeout", timeout, above=0.0)
+        check_number("queue_timeout", queue_timeout, minimum=0.0)
+        check_number("start_timeout", start_timeout, above=0.0, optional=False)
+        _check_choice("os_priority", os_priority, _OS_PRIORITIES)
+        _check_choice("start_method", start_method, (None, *_START_METHODS))
+        _check_names("preload", preload)
+        _check_names("context_vars", context_vars)
+        _check_environment(env or {})
+        workers = max_workers if max_workers is not None else _default_max_workers()
+        if min_workers > workers:
+            message = f"min_workers ({min_workers}) must not exceed max_workers ({workers})"
+            raise ValueError(message)
+        self.name = name
+        self.max_workers = workers
+        self.timeout = timeout
+        self.queue_timeout = queue_timeout
+        self._min_workers = min_workers
+        self._spare_workers = spare_workers
+        self._max_queued = max_queued
+        self._max_queued_bytes = max_queued_bytes
+        self._idle_timeout = idle_timeout
+        self._os_priority = os_priority
+        self._start_method = start_method
+        self._executor = executor
+        self._initializer = _pickle_initializer(initializer, initargs)
+        self._preload = tuple(preload)
+        self._context_vars = tuple(context_vars)
+        self._env = dict(env or {})
+        self._max_tasks_per_worker = max_tasks_per_worker
+        self._max_worker_memory_bytes = max_worker_memory_bytes
+        self._start_timeout = start_timeout
+        self._modules: set[str] = set()
+        self._registered: set[str] = set()
+        self._running: Engine | None = None
+        self._is_closed = False
+        self._lock = threading.Lock()
+        if executor is not None and _name_of(executor) != "ProcessPoolExecutor":
+            # Refused, not dropped: the executor starts its workers itself, in its own way.
+            for option, value in (("initializer", initializer), ("env", env), ("preload", preload)):
+                if value:
+                    message = (
+                        f"{option} is for worker processes that the pool starts; "
+                        f"give it to the {_name_of(executor)} yourself"
+                    )
+                    raise ValueError(message)
+        import_engine(with_executors=executor is not None)
+        with Pool._registry_lock:
+            other = Pool._registry.get(name)
+            if other is not None and not other._is_closed:  # noqa: SLF001 - of this very class
+                message = f"there is a pool named {name!r} already; Pool.named({name!r}) returns it"
+                raise ValueError(message)
+            Pool._registry[name] = self
+
+    # --- names ---
+
+    @classmethod
+    def named(cls, name: str = _DEFAULT_NAME) -> Pool:
+        """Return the pool of this name; the one named "default" is made when first asked for.
+
+        Raises:
+            PoolNotFoundError: there is none.
+        """
+        pool = cls._registry.get(name)
+        if pool is not None:
+            return pool
+        if name == _DEFAULT_NAME:
+            try:
+                return cls()
+            except ValueError:  # another thread was faster
+                return cls._registry[name]
+        known = ", ".join(sorted(map(repr, cls._registry))) or "none"
+        message = (
+            f"there is no pool named {name!r} (there are: {known}); "
+            f"make one with Pool({name!r}, …), and keep it in a variable of a module"
+        )
+        raise PoolNotFoundError(message, pool=name)
+
+    # --- life ---
+
+    async def open(self) -> None:
+        """Start `min_workers`, at least one, and return when they are ready.
+
+        They have then imported the modules of the functions that were decorated for this pool. A
+        pool that was closed is opened anew. Does nothing in a worker.
+
+        Raises:
+            WorkerStartError: none came up.
+        """
+        if in_worker():
+            return
+        with self._lock:
+            if self._is_closed:
+                self._is_closed = False
+                self._running = None  # one that is still closing goes on by itself
+        self._modules |= self._registered
+        await self._bridge(_wait(self._opened().open()))
+
+    async def aclose(self, *, drain: float | None = 10.0) -> None:
+        """Refuse new calls, let those that are there end, then end all workers.
+
+        Args:
+            drain: seconds to wait for running and queued calls; then they fail with
+                `PoolClosedError` and their workers are killed. 0: at once. None: no limit.
+
+        Cancellation: kills at once.
+        """
+        check_number("drain", drain, minimum=0.0)
+        with self._lock:
+            self._is_closed = True
+            engine = self._running
+        if engine is not None:
+            await self._bridge(_close(engine, drain))
+            self._drop(engine)
+
+    def kill(self) -> Future[None]:
+        """End all workers now, from any thread.
+
+        Returns:
+            A future that is done when nothing of them is left; nobody has to wait for it.
+        """
+        with self._lock:
+            self._is_closed = True
+            engine = self._running
+        if engine is None:
+            from concurrent.futures import Future
+
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing
+        closed = engine.kill()
+        closed.add_done_callback(lambda _: self._drop(engine))
+        return closed
+
+    def _drop(self, engine: Engine) -> None:
+        # Kept until its last worker is gone, so that whoever closes again waits for the same end;
+        # unless the pool was opened anew meanwhile.
+        with self._lock:
+            if self._running is engine:
+                self._running = None
+
+    def _forget(self) -> None:
+        # Locks may have been held by threads that do not exist in this process.
+        self._lock = threading.Lock()
+        engine, self._running = self._running, None
+        if engine is not None:
+            engine.crew.forget()
+
+    async def __aenter__(self) -> Self:
+        """Open the pool, warm."""
+        try:
+            await self.open()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and close; at once if an exception passes."""
+        await self.aclose(drain=10.0 if kind is None else 0.0)
+
+    # --- calls ---
+
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a plain, importable function on a worker and return its result.
+
+        Args:
+            function: found in the worker by module and name; decorated or not.
+            *args: its arguments.
+            **kwargs: its keyword arguments.
+
+        Raises:
+            OffloadError: see `offload.errors`; each says whether the function may have run.
+            Exception: what the function raised, its `__cause__` the worker's traceback.
+        """
+        from offload._engine.target import bound_arguments, plain_function, target_of
+
+        target = target_of(plain_function(function))
+        arguments = (*bound_arguments(function), *args)
+        options = self.resolve(CallOptions())
+        guard = current_guard.get()
+        result: R
+        if guard is not None:
+            result = await guard.call(self.call, target, arguments, kwargs, options)
+        else:
+            result = await self.call(target, arguments, kwargs, options)
+        return result
+
+    async def call(
+        self,
+        target: Target,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: ResolvedOptions,
+        started: Callable[[], object] | None = None,
+    ) -> Any:
+        """Run a target; what `PoolExecutor` calls, and `Offloaded` outside of asyncio."""
+        if in_worker():
+            # A worker that waited for another of the same pool could wait for itself.
+            return target.function(*arguments, **keywords)
+        engine = self._opened()
+        if asyncio_loop() is not None:
+            return await engine.run(target, arguments, keywords, options, started)
+        from offload._bridge import call_on_trio, run_on_keeper
+
+        if options.on_progress is not None:
+            options = options._replace(on_progress=call_on_trio(options.on_progress))
+        return await run_on_keeper(engine.run(target, arguments, keywords, options, started))
+
+    def stream(
+        self,
+        target: Target,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: ResolvedOptions,
+    ) -> AsyncIterator[Any]:
+        """Run a generator target; what `OffloadedGenerator` calls."""
+        engine = self._opened()
+        if self._executor_or_default() is not None:
+            message = (
+                f"pool {self.name!r} runs on an executor, which cannot stream: call the function "
+                "on a pool without `executor`, or return a list"
+            )
+            raise NotImplementedError(message)
+        if asyncio_loop() is not None:
+            return engine.stream(target, arguments, keywords, options, _STREAM_WINDOW)
+        from offload._bridge import call_on_trio, iterate_on_keeper
+
+        if options.on_progress is not None:
+            options = options._replace(on_progress=call_on_trio(options.on_progress))
+        return iterate_on_keeper(
+            engine.stream(target, arguments, keywords, options, _STREAM_WINDOW)
+        )
+
+    def executor(self) -> PoolExecutor:
+        """Return a view of this pool as a `concurrent.futures.Executor`, usable on any thread."""
+        from offload.executor import PoolExecutor
+
+        return PoolExecutor(self)
+
+    def register(self, module: str) -> None:
+        """Note the module of a function that will be called here, to be warm for it."""
+        if module not in ("__main__", "__mp_main__"):
+            self._registered.add(module)
+
+    # --- what it is ---
+
+    def statistics(self) -> PoolStatistics:
+        """Return the state, the counters and the histograms of this instant."""
+        from offload._core.histogram import Histogram
+        from offload._core.statistics import PoolStatistics
+
+        engine = self._running
+        if engine is not None:
+            return engine.statistics(self.max_workers)
+        empty = Histogram().snapshot()
+        return PoolStatistics(
+            name=self.name,
+            state="closed" if self._is_closed else "new",
+            max_workers=self.max_workers,
+            wait=empty,
+            run=empty,
+        )
+
+    def __repr__(self) -> str:
+        """Tell the state in one line."""
+        now = self.statistics()
+        kind = self._executor_or_default()
+        how = self._method() if kind is None else f"executor={_name_of(kind)}"
+        cannot = "" if self._can_stop() else ", cannot stop a running task"
+        return (
+            f"<Pool {self.name!r} {now.state}: {now.busy} busy of {self.max_workers}, "
+            f"{now.idle} idle, {now.starting} starting, {now.leaving} leaving, "
+            f"{now.queued} queued ({how}, priority {self._os_priority}{cannot})>"
+        )
+
+    # --- the process ---
+
+    @staticmethod
+    @functools.cache
+    def _watch_process() -> None:
+        """Arrange for what happens to open pools when this process ends or is forked."""
+        # Not at import: hooks run last in, first out, and ours must come before those of what an
+        # engine imports, while threads still run.
+        atexit.register(Pool._at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=Pool._after_fork)
+
+    @staticmethod
+    def _at_exit() -> None:
+        from concurrent.futures import wait
+
+        ends = [pool.kill() for pool in list(Pool._registry.values())]
+        # The supervisors would see to it by themselves; waiting a moment makes the end orderly.
+        wait(ends, timeout=2.0)
+
+    @staticmethod
+    def _after_fork() -> None:
+        """Make a forked copy of this process forget pools whose workers are not its own."""
+        for pool in Pool._registry.values():
+            pool._forget()  # noqa: SLF001 - of this very class
+
+    # --- inside ---
+
+    def resolve(self, options: CallOptions) -> ResolvedOptions:
+        """Return `options` with what they inherit from this pool."""
+        timeout, queue_timeout = options.timeout, options.queue_timeout
+        if isinstance(timeout, Inherit):
+            timeout = self.timeout
+        if isinstance(queue_timeout, Inherit):
+            queue_timeout = self.queue_timeout
+        return ResolvedOptions(timeout, queue_timeout, *options[2:])
+
+    def _opened(self) -> Engine:
+        """Return what runs the calls, making it at the first one.
+
+        Raises:
+            PoolClosedError: the pool was closed.
+        """
+        engine = self._running
+        if engine is not None:
+            return engine  # refuses calls itself while it is closing
+        with self._lock:
+            if self._running is None:
+                if self._is_closed:
+                    from offload.errors import PoolClosedError
+
+                    message = (
+                        f"pool {self.name!r} is closed; the function did not run. A pool that was "
+                        "closed can be opened again with `await pool.open()`"
+                    )
+                    raise PoolClosedError(message)
+                self._running = self._new_engine()
+            return self._running
+
+    def _new_engine(self) -> Engine:
+        from offload._core.dispatch import Limits
+        from offload._engine.engine import Engine
+
+        self._watch_process()
+        return Engine(
+            self.name,
+            Limits(
+                min_workers=self._min_workers,
+                max_workers=self.max_workers,
+                spare_workers=self._spare_workers,
+                max_queued=self._max_queued,
+                max_queued_bytes=self._max_queued_bytes,
+                idle_timeout=self._idle_timeout,
+                max_tasks_per_worker=self._max_tasks_per_worker,
+            ),
+            self._new_crew,
+            self._modules,
+            {home: _context_variable(home) for home in self._context_vars},
+        )
+
+    def _new_crew(self, engine: Engine) -> Crew:
+        from offload._workers.base import Settings
+
+        executor = self._executor_or_default()
+        settings = Settings(
+            name=self.name,
+            os_priority=self._os_priority,
+            start_method=self._method(),
+            start_timeout=self._start_timeout,
+            initializer=self._initializer,
+            preload=self._preload,
+            env=self._environment(),
+            max_memory_bytes=self._max_worker_memory_bytes,
+        )
+        if executor is not None:
+            from offload._workers.executor import ExecutorCrew
+
+            return ExecutorCrew(engine, settings, executor)
+        from offload._workers.process import ProcessCrew
+
+        return ProcessCrew(engine, settings)
+
+    def _executor_or_default(self) -> Any:
+        if self._executor is None and not hasattr(os, "fork"):
+            from concurrent.futures import ProcessPoolExecutor
+
+            return ProcessPoolExecutor
+        return self._executor
+
+    def _method(self) -> str:
+        if self._start_method is not None:
+            return self._start_method
+        # Forking is not safe on macOS once system frameworks have been used, even from a process
+        # as bare as the supervisor (bpo-33725).
+        return "forkserver" if sys.platform == "linux" else "spawn"
+
+    def _can_stop(self) -> bool:
+        executor = self._executor_or_default()
+        return executor is None or _name_of(executor) == "ProcessPoolExecutor"
+
+    def _environment(self) -> dict[str, str | None]:
+        from offload._system import BLAS_VARIABLES, available_cpus
+
+        threads = str(max(1, int(available_cpus() / self.max_workers)))
+        caps: dict[str, str | None] = {
+            name: threads for name in BLAS_VARIABLES if name not in os.environ
+        }
+        return caps | self._env
+
+    async def _bridge(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await a coroutine of asyncio from any async framework."""
+        if asyncio_loop() is not None:
+            return await coroutine
+        from offload._bridge import run_on_keeper
+
+        return await run_on_keeper(coroutine)
+
+
+async def _wait(future: Future[None]) -> None:
+    import asyncio
+
+    await asyncio.wrap_future(future)
+
+
+async def _close(engine: Engine, drain: float | None) -> None:
+    import asyncio
+
+    drained = asyncio.wrap_future(engine.drain())
+    try:
+        if drain != 0.0:
+            # Not wait_for: it would cancel the future, which others may wait for.
+            await asyncio.wait({drained}, timeout=drain)
+    finally:
+        # Also when cancelled: what was asked for is that the workers end, and when this returns
+        # they have. It takes no longer than a kill.
+        closed = asyncio.wrap_future(engine.kill())
+        await asyncio.wait({closed}, timeout=_KILL_SECONDS)
+
+
+def _check_names(option: str, names: object) -> None:
+    if isinstance(names, str):
+        message = f"{option} must be several names, such as [{names!r}], not one str"
+        raise TypeError(message)
+
+
+def _check_environment(env: Mapping[Any, Any]) -> None:
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str | None):
+            message = f"env must map names to str or None, not {name!r} to {value!r}"
+            raise TypeError(message)
+        if not name or "=" in name or "\0" in name + (value or ""):
+            message = f"env cannot hold {name!r}: {value!r}"
+            raise ValueError(message)
+
+
+def _pickle_initializer(function: object, arguments: object) -> bytes | None:
+    if function is None:
+        return None
+    if not callable(function) or not isinstance(arguments, tuple):
+        message = (
+            "initializer must be a function, and initargs the tuple of its arguments, "
+            f"not {function!r} and {arguments!r}"
+        )
+        raise TypeError(message)
+    try:
+        return pickle.dumps((function, arguments), 5)
+    except Exception as error:
+        message = f"initializer and initargs must pickle, to reach the workers: {error}"
+        raise TypeError(message) from error
+
+
+def _context_variable(home: str) -> ContextVar[Any]:
+    from contextvars import ContextVar
+    from importlib import import_module
+
+    module, _, name = home.partition(":")
+    try:
+        variable = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"context_vars: there is no {home!r} (module:name of a ContextVar): {error}"
+        raise ValueError(message) from error
+    if not isinstance(variable, ContextVar):
+        message = f"context_vars: {home!r} is {variable!r}, not a ContextVar"
+        raise TypeError(message)
+    return variable
+
+
+def _default_max_workers() -> int:
+    from offload._system import default_max_workers
+
+    return default_max_workers()
+
+
+def _name_of(executor: Any) -> str:
+    name = getattr(executor, "__name__", None)
+    return name if isinstance(name, str) else type(executor).__name__
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"
+        raise ValueError(message)

@@ -1,0 +1,508 @@
+"""What tests of an async program need: is its event loop held up, does anything stay behind?
+
+    async def test_upload(client):
+        with LoopBlockDetector(threshold=0.05):
+            await client.post("/upload", content=photo)
+
+    def test_shutdown():
+        with no_leaks():
+            run_the_whole_program()
+
+Nothing here needs pytest, and nothing of `offload` imports this. As fixtures:
+
+    @pytest.fixture(autouse=True)
+    async def loop_stays_free():
+        with LoopBlockDetector():
+            yield
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Generator, Iterator
+    from types import FrameType, TracebackType
+
+__all__ = [
+    "Footprint",
+    "LeakError",
+    "LoopBlock",
+    "LoopBlockDetector",
+    "LoopBlockedError",
+    "no_leaks",
+]
+
+# How often the loop notes the time, as a part of the threshold: a block that begins just after that
+# is seen that much shorter than it is.
+_BEATS_PER_THRESHOLD = 5
+_POLL_SECONDS = 0.01
+# Threads that all pools share and that stay: idle, few, and without a descriptor of their own.
+_LASTING_THREADS = ("offload-payload",)
+
+
+class LoopBlockedError(AssertionError):
+    """The event loop was held longer than the threshold of a `LoopBlockDetector`.
+
+    Attributes:
+        blocks: each time that it happened.
+    """
+
+    def __init__(self, blocks: list[LoopBlock]) -> None:
+        super().__init__("\n".join(map(str, blocks)))
+        self.blocks = blocks
+
+
+class LeakError(AssertionError):
+    """Something outlived the block of `no_leaks`; the text lists it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopBlock:
+    """One time that the event loop was held.
+
+    Attributes:
+        seconds: how long, without the time in which the machine kept the program waiting.
+        cpu_seconds: how long the loop's thread was computing; the rest of `seconds` it sat in a
+            blocking call, or waited for another thread to give up the GIL. None where unknown.
+        stack: where the loop's thread was, as seen most often meanwhile; outermost first. If it
+            was only waiting for events, another thread had the GIL.
+        threads: where the other threads were, by name.
+    """
+
+    seconds: float
+    cpu_seconds: float | None
+    stack: traceback.StackSummary
+    threads: dict[str, traceback.StackSummary] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """The innermost line, as `file:line in function`."""
+        frame = self.stack[-1]
+        return f"{frame.filename}:{frame.lineno} in {frame.name}"
+
+    def __str__(self) -> str:
+        """Tell how long, by what, and how control got there."""
+        cpu = "" if self.cpu_seconds is None else f", {self.cpu_seconds * 1e3:.0f} ms of it on CPU"
+        return (
+            f"the event loop was held for {self.seconds * 1e3:.0f} ms{cpu}, by {self.line}\n"
+            + "".join(self.stack.format())
+        )
+
+
+class LoopBlockDetector:
+    """Finds out whether something holds the event loop, and which line it is.
+
+    A context manager for async code on asyncio, uvloop or trio. A timer on the loop notes the time,
+    several times per threshold; while it is overdue, a thread of our own looks at the stack of the
+    loop's thread.
+
+    A starved machine is no false alarm. That the timer is late can have two reasons: the loop is
+    held, by a computation or a blocking call, or the machine has other things to do and lets this
+    process wait. Linux counts the second for each thread (`schedstat`: time spent runnable, but
+    not running), and what all threads of this process waited is taken off: all of them, because
+    one that is not let run may hold the GIL that the loop waits for. So the figure errs on the
+    side of silence. Where there is no such count, a late timer counts if the loop's thread was
+    computing for half the threshold, or if the watching thread itself was never late.
+
+    Args:
+        threshold: seconds that the loop may be held. A block is found for sure from 1.2 times that.
+        raises: whether leaving the context raises `LoopBlockedError`; else look at `blocks`.
+
+    Attributes:
+        blocks: what was found; complete when the context is left.
+
+    Source:
+        proc_pid_schedstat(5): the second number is the time spent waiting on a runqueue, in ns.
+    """
+
+    def __init__(self, threshold: float = 0.05, *, raises: bool = True) -> None:
+        self.threshold = threshold
+        self.blocks: list[LoopBlock] = []
+        self._raises = raises
+        self._interval = threshold / _BEATS_PER_THRESHOLD
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(
+            target=self._watch, name="loop-block-detector", daemon=True
+        )
+        self._loop_thread = 0
+        self._loop: _Loop = _Loop()
+        self._cpu_clock: int | None = None
+        self._beat_at = 0.0
+        # Written by the loop's thread, read by the watcher: (due, at) of beats that were late.
+        self._late: deque[tuple[float, float]] = deque()
+        # The watcher's own.
+        self._samples: list[_Sample] = []
+        self._figures: deque[_Figures] = deque()
+
+    def __enter__(self) -> Self:
+        """Begin to watch the event loop that runs in this thread.
+
+        Raises:
+            RuntimeError: none does.
+        """
+        self._loop = _running_loop()
+        self._loop_thread = threading.get_ident()
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._cpu_clock = time.pthread_getcpuclockid(self._loop_thread)
+        self._figures.append(self._measure(0.0))
+        self._beat_at = time.perf_counter()
+        self._loop.start(self._interval, self._beat)
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop watching.
+
+        Raises:
+            LoopBlockedError: the loop was held, and no other exception passes.
+        """
+        if threading.get_ident() == self._loop_thread and self._loop.is_running():
+            # What began since the last beat counts, though the loop does not come round any more.
+            self._beat()
+        self._loop.stop()
+        self._stopping.set()
+        self._watcher.join()
+        if self.blocks and self._raises and kind is None:
+            raise LoopBlockedError(self.blocks)
+
+    def _beat(self) -> None:
+        """Note the time; on the loop's thread."""
+        now = time.perf_counter()
+        due = self._beat_at + self._interval
+        if now - due >= self.threshold:
+            self._late.append((due, now))
+        self._beat_at = now
+
+    # --- on the watcher's thread ---
+
+    def _watch(self) -> None:
+        is_last = False
+        while not is_last:
+            asleep = time.perf_counter()
+            is_last = self._stopping.wait(self._interval)
+            now = time.perf_counter()
+            beat_at = self._beat_at
+            # First of all: whoever had the GIL has just let go of it, and is still where it was.
+            if now - beat_at > 2 * self._interval or self._late:
+                self._look(now)
+            # What is judged now must have ended before the figures are taken: the kernel counts a
+            # thread's wait when that is over.
+            late = [self._late.popleft() for _ in range(len(self._late))]
+            lateness = 0.0 if is_last else now - asleep - self._interval
+            self._figures.append(self._measure(lateness))
+            for due, at in late:
+                self._judge(due, at)
+            # By the beat as it was above: a later one may be late, and needs what came before it.
+            while len(self._figures) > 1 and self._figures[1].at < beat_at:
+                self._figures.popleft()
+            self._samples = [each for each in self._samples if each.at >= beat_at]
+
+    def _look(self, now: float) -> None:
+        """Note where the loop's thread is, and the others."""
+        frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented
+        frame = frames.pop(self._loop_thread, None)
+        if frame is None or not self._loop.is_turning(frame):
+            # Between two runs of a loop, as a test runner has them, nothing is being held.
+            self._samples.append(_Sample(now))
+            return
+        frames.pop(threading.get_ident(), None)
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        others = {names.get(each, str(each)): _stack(frames[each]) for each in frames}
+        self._samples.append(_Sample(now, _stack(frame), others))
+
+    def _judge(self, due: float, at: float) -> None:
+        """Decide whether a late beat was a block of the loop."""
+        before = next(each for each in reversed(self._figures) if each.at <= due)
+        after = self._figures[-1]
+        # A watcher that had to wait for the GIL looked once, when it was over.
+        seen = [each for each in self._samples if due <= each.at <= at] or self._samples[-1:]
+        stacks = [each.stack for each in seen if each.stack is not None]
+        if not stacks or len(stacks) * 2 < len(seen):
+            return
+        seconds = at - due
+        computed = None if before.cpu is None or after.cpu is None else after.cpu - before.cpu
+        if before.waited is not None and after.waited is not None:
+            seconds -= after.waited - before.waited
+            # Of what the thread has computed, so much at least was in between. This holds even if
+            # the threads of this process waited for each other as well as for the machine.
+            seconds = max(seconds, (computed or 0.0) - (due - before.at) - (after.at - at))
+        else:
+            lateness = max(each.lateness for each in self._figures if each.at > due)
+            if lateness > self._interval and (computed or 0.0) < self.threshold / 2:
+                return
+        if seconds >= self.threshold:
+            lines = Counter((stack[-1].filename, stack[-1].lineno) for stack in stacks)
+            (most_seen, _), *_ = lines.most_common()
+            stack = next(s for s in stacks if (s[-1].filename, s[-1].lineno) == most_seen)
+            self.blocks.append(LoopBlock(seconds, computed, stack, seen[0].threads))
+
+    def _measure(self, lateness: float) -> _Figures:
+        cpu = None if self._cpu_clock is None else time.clock_gettime(self._cpu_clock)
+        return _Figures(time.perf_counter(), _waited_for_cpu(), cpu, lateness)
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What the kernel says at one instant."""
+
+    at: float
+    waited: float | None
+    cpu: float | None
+    lateness: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One look at the stacks; the loop's is None if the loop was not running."""
+
+    at: float
+    stack: traceback.StackSummary | None = None
+    threads: dict[str, traceback.StackSummary] = field(default_factory=dict)
+
+
+def _stack(frame: FrameType) -> traceback.StackSummary:
+    # The source lines are read when somebody wants to see them.
+    walk = reversed(list(traceback.walk_stack(frame)))
+    return traceback.StackSummary.extract(walk, lookup_lines=False)
+
+
+class _Loop:
+    """Stands for a loop before there is one."""
+
+    def start(self, interval: float, beat: Callable[[], None]) -> None:
+        """Call `beat` on the loop, again and again."""
+
+    def stop(self) -> None:
+        """Call it no more."""
+
+    def is_running(self) -> bool:
+        """Return whether the loop runs."""
+        return False
+
+    def is_turning(self, frame: FrameType) -> bool:
+        """Return whether the loop runs, given what its thread is doing; on any thread."""
+        del frame
+        return self.is_running()
+
+
+class _AsyncioLoop(_Loop):
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, interval: float, beat: Callable[[], None]) -> None:
+        def beat_and_go_on() -> None:
+            beat()
+            self._timer = self._loop.call_later(interval, beat_and_go_on)
+
+        self._timer = self._loop.call_later(interval, beat_and_go_on)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def is_running(self) -> bool:
+        return self._loop.is_running()
+
+
+class _TrioLoop(_Loop):
+    def __init__(self, trio: Any) -> None:
+        self._trio = trio
+        self._scope: Any = trio.CancelScope()
+        self._is_running = True
+
+    def start(self, interval: float, beat: Callable[[], None]) -> None:
+        async def go_on() -> None:
+            try:
+                with self._scope:
+                    while True:
+                        await self._trio.sleep(interval)
+                        beat()
+            finally:
+                self._is_running = False
+
+        self._trio.lowlevel.spawn_system_task(go_on)
+
+    def stop(self) -> None:
+        if self._is_running:
+            self._scope.cancel()
+
+    def is_running(self) -> bool:
+        return self._is_running
+
+    def is_turning(self, frame: FrameType) -> bool:
+        return self._is_running and _is_inside_trio(frame)
+
+
+def _running_loop() -> _Loop:
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        with contextlib.suppress(RuntimeError):
+            return _AsyncioLoop(asyncio.get_running_loop())
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return _TrioLoop(trio)
+    message = "no event loop runs in this thread: use LoopBlockDetector inside async code"
+    raise RuntimeError(message)
+
+
+def _is_inside_trio(frame: FrameType) -> bool:
+    # In guest mode, which anyio's pytest plugin uses, trio runs in turns of a loop that is not its.
+    return any(
+        each.f_globals.get("__name__") == "trio._core._run"
+        for each, _ in traceback.walk_stack(frame)
+    )
+
+
+def _waited_for_cpu() -> float | None:
+    """Return the seconds that all our threads were runnable and not run, None where unknown."""
+    total = 0
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            # A thread may end under our eyes.
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/self/task/{thread}/schedstat", "rb") as file,
+            ):
+                total += int(file.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return total / 1e9 if total else None
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What this process holds at one instant, to be compared with a later one.
+
+    Attributes:
+        children: process ids of its children, and of theirs; Linux only, elsewhere empty.
+        threads: names of the threads of `offload`.
+        descriptors: sockets, pipes, event queues and anonymous files that are open, as
+            (number, target). Files with a name are the program's own business.
+    """
+
+    children: frozenset[int] = field(default_factory=frozenset)
+    threads: frozenset[str] = field(default_factory=frozenset)
+    descriptors: frozenset[tuple[int, str]] = field(default_factory=frozenset)
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return the footprint of this instant.
+
+        The helper processes of `multiprocessing`, which stay for the life of a program, are left
+        out with their descriptors.
+        """
+        helpers, theirs = _helpers_of_multiprocessing()
+        threads = frozenset(
+            thread.name
+            for thread in threading.enumerate()
+            if thread.name.startswith("offload-") and not thread.name.startswith(_LASTING_THREADS)
+        )
+        descriptors = frozenset(each for each in _descriptors() if each[0] not in theirs)
+        return cls(frozenset(_descendants(os.getpid(), helpers)), threads, descriptors)
+
+    def left_behind(self, *, within: float = 2.0) -> list[str]:
+        """Return what is there now and was not then, in words; empty if all is gone in time.
+
+        Args:
+            within: seconds that processes and threads may take to end.
+        """
+        deadline = time.monotonic() + within
+        while True:
+            now = type(self).now()
+            found = [
+                *(f"child process {pid}: {_command(pid)}" for pid in now.children - self.children),
+                *(f"thread {name}" for name in now.threads - self.threads),
+                *(f"descriptor {fd}: {what}" for fd, what in now.descriptors - self.descriptors),
+            ]
+            if not found or time.monotonic() > deadline:
+                return sorted(found)
+            # Descriptors may hang on objects in a cycle, such as a traceback that a test has kept.
+            gc.collect()
+            time.sleep(_POLL_SECONDS)  # the end of a process that is not ours has no event
+
+
+@contextlib.contextmanager
+def no_leaks(*, within: float = 2.0) -> Generator[Footprint]:
+    """Check that no process, thread or descriptor outlives the block.
+
+    Args:
+        within: seconds that processes and threads may take to end after it.
+
+    Raises:
+        LeakError: something did, and no other exception passes.
+    """
+    before = Footprint.now()
+    yield before
+    left = before.left_behind(within=within)
+    if left:
+        raise LeakError("left behind: " + "; ".join(left))
+
+
+def _descendants(pid: int, helpers: set[int]) -> set[int]:
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
+                    children = set(map(int, file.read().split())) - found - helpers
+                found |= children
+                waiting += children
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().decode(errors="replace").split("\0")
+    except OSError:
+        return "just ended"
+    return " ".join(words)[:200].strip() or "ended, and nobody has waited for it"
+
+
+def _descriptors() -> Iterator[tuple[int, str]]:
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    for name in os.listdir(folder):
+        try:
+            target = os.readlink(f"{folder}/{name}")
+        except FileNotFoundError:  # the descriptor that listed the folder
+            continue
+        except OSError:  # macOS: no links here
+            target = "?"
+        if not target.startswith("/") or target.startswith("/memfd:") or "(deleted)" in target:
+            yield int(name), target
+
+
+def _helpers_of_multiprocessing() -> tuple[set[int], set[int]]:
+    """Return process ids and descriptors of the fork server and the resource tracker."""
+    pids: set[int] = set()
+    descriptors: set[int] = set()
+    for module, instance, attributes in (
+        ("forkserver", "_forkserver", ("_forkserver_pid", "_forkserver_alive_fd")),
+        ("resource_tracker", "_resource_tracker", ("_pid", "_fd")),
+    ):
+        helper: Any = getattr(sys.modules.get(f"multiprocessing.{module}"), instance, None)
+        pid, descriptor = (getattr(helper, attribute, None) for attribute in attributes)
+        if isinstance(pid, int):
+            pids.add(pid)
+        if isinstance(descriptor, int):
+            descriptors.add(descriptor)
+    return pids, descriptors

@@ -1,0 +1,133 @@
+"""Fixtures that every test shares."""
+
+import asyncio
+import gc
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import offload.testing
+from offload import Pool
+from offload.testing import Footprint, LoopBlock, LoopBlockDetector
+
+BACKENDS = [
+    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    pytest.param(("trio", {}), id="trio"),
+]
+if sys.platform == "win32":
+    del BACKENDS[1]  # uvloop is not made for Windows.
+
+# Guarantee 1 is a millisecond. What a test can tell for sure, beside other tests and on two busy
+# cores, is this; benchmarks measure the rest.
+LOOP_HOLD_SECONDS = 0.05
+PACKAGE = str(Path(offload.__file__).parent)
+# The detector joins its thread on the loop: that is the test's doing, not the library's.
+TESTS = (str(Path(__file__).parent), offload.testing.__file__)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the ways to opt out of the fixtures below; each asks for a reason."""
+    # A machine that is busy is no failure of the example that it was busy with.
+    hypothesis.settings.register_profile("offload", deadline=None)
+    hypothesis.settings.load_profile("offload")
+    for name in ("holds_loop", "leaves_behind"):
+        config.addinivalue_line("markers", f"{name}(reason): allowed here, for the reason given")
+    if sys.platform != "win32":
+        import uvloop
+
+        # libuv makes a pipe for signals with its first loop, and keeps it: no test shall be blamed.
+        uvloop.new_event_loop().close()
+
+
+@pytest.fixture(params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Run every test marked `anyio` on each event loop that the library supports."""
+    return request.param
+
+
+def is_ours(block: LoopBlock) -> bool:
+    """Return whether code of `offload` held the loop: itself, or by what it called."""
+    stacks = [block.stack]
+    if (block.cpu_seconds or 0.0) < block.seconds / 2:
+        # The loop's thread did not compute: perhaps a thread of ours had the GIL.
+        stacks += (
+            stack for name, stack in block.threads.items() if name.startswith("offload-payload")
+        )
+    for stack in stacks:
+        # The innermost of the two decides: a slow `__reduce__` of a test is the test's own.
+        for frame in reversed(stack):
+            if frame.filename.startswith(TESTS):
+                break
+            if frame.filename.startswith(PACKAGE):
+                return True
+    return False
+
+
+@pytest.fixture
+async def _watched_loop(request: pytest.FixtureRequest):
+    # A full collection of all that some thousand tests have left takes 50 ms by itself: it is of
+    # this process, and none of ours. What the test makes is collected as ever.
+    gc.freeze()
+    try:
+        with LoopBlockDetector(LOOP_HOLD_SECONDS, raises=False) as detector:
+            yield
+    finally:
+        gc.unfreeze()
+    held = [str(block) for block in detector.blocks if is_ours(block)]
+    if held:
+        pytest.fail("\n".join(held), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest):
+    """Fail a test that leaves a pool open, a process, a descriptor or a thread of ours."""
+    check_reason(request, "leaves_behind")
+    open_before = open_pools()
+    before = Footprint.now()
+    yield
+    left_open = [pool for pool in open_pools() if pool not in open_before]
+    for pool in left_open:
+        asyncio.run(pool.aclose(drain=0.0))
+    if request.node.get_closest_marker("leaves_behind"):
+        return
+    if left_open:
+        pytest.fail(f"the test left these pools open: {left_open}", pytrace=False)
+    # What several tests share, a pool or a client, opens and closes things when it likes.
+    if open_before or shares_fixtures(request):
+        return
+    if left := before.left_behind():
+        pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _loop_stays_free(request: pytest.FixtureRequest, _nothing_left_behind: None) -> None:
+    """Fail an async test during which code of `offload` held the event loop."""
+    check_reason(request, "holds_loop")
+    if "anyio_backend" in request.fixturenames and not request.node.get_closest_marker(
+        "holds_loop"
+    ):
+        request.getfixturevalue("_watched_loop")
+
+
+def open_pools() -> list[Pool]:
+    """Return the pools of this process that have workers."""
+    return [pool for pool in list(Pool._registry.values()) if pool._running is not None]
+
+
+def shares_fixtures(request: pytest.FixtureRequest) -> bool:
+    """Return whether the test uses a fixture of this suite that other tests use as well."""
+    return any(
+        definition.scope != "function" and definition.func.__module__.startswith("tests.")
+        for definitions in request.node._fixtureinfo.name2fixturedefs.values()
+        for definition in definitions
+    )
+
+
+def check_reason(request: pytest.FixtureRequest, name: str) -> None:
+    """Refuse an opt-out that does not say why."""
+    marker = request.node.get_closest_marker(name)
+    if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
+        pytest.fail(f"@pytest.mark.{name} needs a reason", pytrace=False)

@@ -1,0 +1,144 @@
+"""What tests see of other processes: their arrival and their end, without sleeping."""
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import anyio
+import psutil
+
+_WORD = 8
+# What must happen, does within milliseconds; a loaded machine gets patience, a hang an end.
+PATIENCE = 10.0
+# Of the standard library: one for the process, shared by all executors, for ever.
+_SHARED = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+
+
+class Fifo:
+    """A named pipe between a test and the functions that it runs."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = str(path)
+        # Both ends, so that neither side ever waits for the other to open it.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def let(self, count: int = 1) -> None:
+        """Let `count` functions pass that wait here."""
+        os.write(self._fd, b"x" * count)
+
+    async def heard(self, seconds: float = PATIENCE) -> int:
+        """Return the next number that somebody told here."""
+        with anyio.fail_after(seconds):
+            while True:
+                await anyio.wait_readable(self._fd)
+                try:
+                    return int.from_bytes(os.read(self._fd, _WORD), "little")
+                except BlockingIOError:
+                    continue
+
+    def heard_now(self, seconds: float = PATIENCE) -> int:
+        """Return the next number, in a test that is not async."""
+        if not select.select([self._fd], [], [], seconds)[0]:
+            raise TimeoutError(self.path)
+        return int.from_bytes(os.read(self._fd, _WORD), "little")
+
+    def rest(self) -> list[int]:
+        """Return every number that has been told and not been heard."""
+        numbers = []
+        while select.select([self._fd], [], [], 0)[0]:
+            numbers.append(int.from_bytes(os.read(self._fd, _WORD), "little"))
+        return numbers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def parent_of(pid: int) -> int:
+    """Return the process id of a process's parent: of a worker's supervisor."""
+    return psutil.Process(pid).ppid()
+
+
+def supervisors() -> set[int]:
+    """Return the supervisor processes of this process's pools."""
+    return {
+        child.pid
+        for child in psutil.Process().children()
+        if is_alive(child.pid)
+        and any("offload._child.supervisor" in part for part in child.cmdline())
+    }
+
+
+async def gone(*pids: int, seconds: float = PATIENCE) -> None:
+    """Wait for the end of processes.
+
+    Raises:
+        TimeoutError: one of them lives.
+    """
+    with anyio.fail_after(seconds):
+        for pid in pids:
+            for fd in _pidfd(pid):
+                await anyio.wait_readable(fd)
+
+
+def gone_now(*pids: int, seconds: float) -> list[int]:
+    """Wait for the end of processes, and return those that live after `seconds`."""
+    end = time.monotonic() + seconds
+    left = []
+    for pid in pids:
+        for fd in _pidfd(pid):
+            ended, _, _ = select.select([fd], [], [], max(end - time.monotonic(), 0.0))
+            left += [] if ended else [pid]
+    return left
+
+
+def _pidfd(pid: int) -> Iterator[int]:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def descendants(pid: int | None = None) -> set[int]:
+    """Return the processes below one, this one by default, but those the interpreter keeps."""
+    found = set()
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+            # What the fork server forks has its command line, and is not our child.
+            is_shared = child.ppid() == os.getpid() and any(name in command for name in _SHARED)
+        except psutil.Error:
+            continue
+        if command and not is_shared:  # a zombie has no command line
+            found.add(child.pid)
+    return found
+
+
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Let the loop go round until something is so.
+
+    Raises:
+        TimeoutError: it did not come to be.
+    """
+    with anyio.fail_after(seconds):
+        # What is waited for has no event of its own: the numbers of a pool.
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.001)
