@@ -1,0 +1,46 @@
+"""The command line: `offload COMMAND …`, also as `python -m offload`.
+
+Each command is a module of its own, imported only when it is chosen: `offload --help` answers at
+once and needs none of the extras.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+# Name of each command: its module, and one line of help, which is read without importing it.
+_COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments without the program's name; None: those of this process.
+
+    Returns:
+        The exit status: 0 fine, 1 a check failed, 2 wrong usage.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="offload", description="Look at, measure and check what `offload` runs."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((each for each in arguments if each in _COMMANDS), None)
+    module: Any = None
+    for name, (home, help_line) in _COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, description=help_line)
+        if name == chosen:
+            module = import_module(home)
+            module.add_arguments(command)
+    parsed = parser.parse_args(arguments)
+    status: int = module.run(parsed)
+    return status
