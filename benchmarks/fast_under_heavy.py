@@ -75,7 +75,7 @@ def load(port: int, clients: int, seconds: float) -> dict[str, Any]:
     """Run the load generator."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks.load", str(port)),
+            *(sys.executable, "-m", "offload._bench.load", str(port)),
             *("--clients", str(clients), "--seconds", str(seconds)),
         ],
         stdout=subprocess.PIPE,

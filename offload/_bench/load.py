@@ -1,6 +1,6 @@
 """Load from a process of its own: an open-loop prober of one path, closed-loop clients of another.
 
-    python -m benchmarks.load PORT --fast /fast --rate 200 --heavy /heavy --clients 8 --seconds 10
+    python -m offload._bench.load PORT --fast /fast --rate 200 --heavy /heavy --clients 8
 
 Prints one JSON object. A request of the open loop has an intended send time; latency counts from
 that, so that a server that freezes is charged for every request that it kept from being sent on
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 import time
+from http import HTTPStatus
 from typing import Any
 
 
@@ -59,7 +61,7 @@ async def probe(port: int, path: str, rate: float, start: float, end: float) -> 
             errors += 1
             return
         latencies.append((time.perf_counter() - intended) * 1e3)
-        errors += status != 200
+        errors += status != HTTPStatus.OK
         idle.append(connection)
 
     number = 0
@@ -130,6 +132,6 @@ if __name__ == "__main__":
     try:
         import uvloop
     except ImportError:
-        print(json.dumps(asyncio.run(main(arguments))))
+        sys.stdout.write(json.dumps(asyncio.run(main(arguments))))
     else:
-        print(json.dumps(uvloop.run(main(arguments))))
+        sys.stdout.write(json.dumps(uvloop.run(main(arguments))))

@@ -1,0 +1,1 @@
+"""What `offload bench` is made of: the load generator, the servers, the statistics, the report."""
