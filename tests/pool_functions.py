@@ -274,6 +274,11 @@ def leave_children(report: str) -> None:
         child = subprocess.Popen(["sleep", "3600"], start_new_session=in_session)
         child.returncode = 0  # left behind by intent: no warning
         tell(report, child.pid)
+    tell(report, daemon())
+
+
+def daemon() -> int:
+    """Start a daemon, forked twice and in a session of its own, and return its process id."""
     reader, writer = os.pipe()
     if not (child_pid := os.fork()):
         os.setsid()
@@ -281,8 +286,10 @@ def leave_children(report: str) -> None:
             os.write(writer, os.getpid().to_bytes(_WORD, "little"))
             signal.pause()
         os._exit(0)
+    os.close(writer)
     os.waitpid(child_pid, 0)
-    tell(report, int.from_bytes(os.read(reader, _WORD), "little"))
+    with open(reader, "rb") as told:
+        return int.from_bytes(told.read(_WORD), "little")
 
 
 FAULTS = {
@@ -338,11 +345,15 @@ def interrupt_main_when_idle(gate: str) -> int:
     return os.getpid()
 
 
-def hold_with_helper(entered: str, gate: str) -> int:
-    """Start a helper whose own parent ends at once, tell its process id, and wait."""
+def hold_with_helpers(entered: str, gate: str) -> int:
+    """Tell the ids of three processes that we put in the background, and wait."""
     script = "sleep 3600 >/dev/null & echo $!"
-    done = subprocess.run(["sh", "-c", script], check=True, stdout=subprocess.PIPE)
-    tell(entered, int(done.stdout))
+    for in_session in (False, True):
+        done = subprocess.run(
+            ["sh", "-c", script], check=True, stdout=subprocess.PIPE, start_new_session=in_session
+        )
+        tell(entered, int(done.stdout))
+    tell(entered, daemon())
     pass_gate(gate)
     return os.getpid()
 

@@ -323,20 +323,25 @@ async def test_many_crashes_cost_exactly_the_tasks_that_ran(
     }
 
 
-async def test_helper_that_outlives_its_parent_is_its_own_workers_affair(
-    fifo: Callable[[str], Fifo],
+@pytest.mark.parametrize("method", METHODS)
+async def test_process_in_the_background_is_its_own_workers_affair(
+    method: str, fifo: Callable[[str], Fifo]
 ) -> None:
     """A neighbour's crash does not take what a live worker's task has put in the background."""
     report, entered, gate = fifo("report"), fifo("entered"), fifo("gate")
-    async with fault_pool("helpers", max_workers=2) as pool, anyio.create_task_group() as group:
-        group.start_soon(pool.run, functions.hold_with_helper, entered.path, gate.path)
-        helper = await entered.heard()
+    async with (
+        fault_pool(f"helpers {method}", max_workers=2, start_method=method) as pool,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(pool.run, functions.hold_with_helpers, entered.path, gate.path)
+        helpers = [await entered.heard() for _ in range(3)]
         with pytest.raises(WorkerCrashedError):
             await pool.run(functions.run_fault, "SIGKILL", report.path)
         # It would take a moment to be seen to end.
-        assert await anyio.to_thread.run_sync(partial(gone_now, helper, seconds=0.2)) == [helper]
+        left = await anyio.to_thread.run_sync(partial(gone_now, *helpers, seconds=0.2))
+        assert left == helpers
         gate.let()
-    await gone(helper)
+    await gone(*helpers)
 
 
 def fault_pool(name: str, **options: Any) -> Any:

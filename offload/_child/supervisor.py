@@ -45,6 +45,11 @@ STARTED = 2
 ENDED = 3
 NOT_STARTED = 4
 
+# What the processes of a worker are known by, its number after it: as a mapping of its page of
+# shared memory, which a fork keeps, and in the environment, which an exec keeps.
+PAGE_LABEL = "offload-worker-"
+_MARK = "OFFLOAD_WORKER"
+
 _END_SECONDS = 0.9
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -231,7 +236,7 @@ class Supervisor:
             self._tell(NOT_STARTED, number, 0, error.errno or 0)
             return
         if pid == 0:
-            self._become_worker(*fds)
+            self._become_worker(number, *fds)
         self._pids[number] = pid
         self._numbers[pid] = number
         for fd in fds:
@@ -243,7 +248,7 @@ class Supervisor:
             pass
         self._tell(STARTED, number, pid, 0)
 
-    def _become_worker(self, socket_fd: int, page_fd: int) -> NoReturn:
+    def _become_worker(self, number: int, socket_fd: int, page_fd: int) -> NoReturn:
         code = 1
         try:
             # A group of its own: Ctrl+C in a terminal goes to the server alone. Not a session of
@@ -260,6 +265,7 @@ class Supervisor:
             self._wakeup.close()
             self._wakeup_end.close()
             settings = self._settings
+            os.environ[_MARK] = str(number)
             lower_priority(settings["os_priority"])
             if settings["start_method"] == "spawn":
                 _execute(socket_fd, page_fd, settings)
@@ -322,13 +328,29 @@ class Supervisor:
     def _is_of_worker(self, pid: int) -> bool:
         """Return whether a child is a worker, or one that a worker that lives has put aside.
 
-        What a task starts in the background (`sh -c "helper &"`) becomes our child at once, and is
-        still in the process group of its worker: it ends with that worker.
+        What a task starts in the background (`sh -c "helper &"`, a daemon) becomes our child at
+        once: it ends with its worker, and not with the first of the worker's neighbours.
         """
         try:
-            return pid in self._numbers or os.getpgid(pid) in self._numbers
+            if pid in self._numbers or os.getpgid(pid) in self._numbers:
+                return True
         except OSError:  # it has ended
             return False
+        return not self._pids.keys().isdisjoint(_marks(pid))
+
+
+def _marks(pid: int) -> set[int]:
+    """Return the numbers of the workers that a process comes from; none where it hides that."""
+    marks: set[int] = set()
+    for name, mark, end in (("maps", PAGE_LABEL, b" "), ("environ", f"{_MARK}=", b"\0")):
+        try:
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                _, found, rest = file.read().partition(mark.encode())
+            if found:
+                marks.add(int(rest.partition(end)[0]))
+        except (OSError, ValueError):
+            continue
+    return marks
 
 
 def _kill_tree(pid: int) -> None:

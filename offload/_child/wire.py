@@ -164,10 +164,10 @@ def encode(value: object) -> bytes:
     return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
 
-def anonymous_file() -> int:
-    """Return the descriptor of a new file without a name."""
+def anonymous_file(label: str = "offload") -> int:
+    """Return the descriptor of a new file without a name; `label` is what /proc shows it as."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("offload", os.MFD_CLOEXEC)
+        return os.memfd_create(label, os.MFD_CLOEXEC)
     import tempfile
 
     # macOS: an unlinked temporary file; the page cache keeps a short-lived one off the disk.

@@ -341,7 +341,7 @@ class ProcessCrew:
         theirs: socket.socket | None = None
         try:
             ours, theirs = socket.socketpair()
-            page_fd = anonymous_file()
+            page_fd = anonymous_file(f"{supervisor.PAGE_LABEL}{number}")
             os.ftruncate(page_fd, context.PAGE_BYTES)
             page = mmap.mmap(page_fd, context.PAGE_BYTES)
             ours.setblocking(False)
@@ -385,7 +385,6 @@ class ProcessCrew:
                 environment.pop(name, None)
             else:
                 environment[name] = value
-        environment["OFFLOAD_WORKER"] = "1"
         with theirs:
             command = supervisor.command_line(_SUPERVISE, flags, str(theirs.fileno()))
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
