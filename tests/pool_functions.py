@@ -288,7 +288,7 @@ def daemon() -> int:
         os._exit(0)
     os.close(writer)
     os.waitpid(child_pid, 0)
-    with open(reader, "rb") as told:
+    with os.fdopen(reader, "rb") as told:
         return int.from_bytes(told.read(_WORD), "little")
 
 
