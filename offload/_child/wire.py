@@ -44,6 +44,7 @@ RECEIVE_BYTES = INLINE_BYTES + 4096
 SOCKET_BUFFER_BYTES = 4 * INLINE_BYTES
 # What we receive is not for programs that we start; Python marks only what it opens itself.
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+DONT_WAIT = _RECEIVE_FLAGS | getattr(socket, "MSG_DONTWAIT", 0)
 _TRUNCATED = getattr(socket, "MSG_CTRUNC", 0)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 _ALIGNMENT = 64
@@ -360,18 +361,20 @@ class Assembler:
         self._buffer = b""
         self._fds: list[int] = []
 
-    def receive(self, connection: socket.socket) -> bool:
+    def receive(self, connection: socket.socket, how: int = _RECEIVE_FLAGS) -> bool:
         """Read once; False at the end of the stream.
 
+        Args:
+            connection: where to read.
+            how: flags of recvmsg(2); `DONT_WAIT` for what is there already.
+
         Raises:
-            BlockingIOError: nothing to read on a non-blocking socket.
+            BlockingIOError: nothing to read, on a non-blocking socket or with `DONT_WAIT`.
             ConnectionError: the peer is gone.
             OSError: a descriptor was lost, because we may not open more. The connection is of no
                 use then: the frame that it belongs to cannot be read.
         """
-        data, ancillary, flags, _ = connection.recvmsg(
-            RECEIVE_BYTES, _ANCILLARY_BYTES, _RECEIVE_FLAGS
-        )
+        data, ancillary, flags, _ = connection.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, how)
         if ancillary:
             fds = unpack_descriptors(ancillary)
             self._fds += fds
