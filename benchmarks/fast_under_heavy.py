@@ -75,7 +75,8 @@ def load(port: int, clients: int, seconds: float) -> dict[str, Any]:
     """Run the load generator."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "offload._bench.load", str(port)),
+            *(sys.executable, "-P", "-m", "offload._bench.load", str(port)),
+            *("--fast", "/fast", "--heavy", "/heavy"),
             *("--clients", str(clients), "--seconds", str(seconds)),
         ],
         stdout=subprocess.PIPE,
@@ -131,14 +132,15 @@ def main(options: argparse.Namespace) -> None:
                         f"\rround {number + 1}: {contender} {clients}     ", end="", file=sys.stderr
                     )
                     result = load(port, clients, options.seconds)
-                    fast = result["fast"]
+                    fast = result["fast"][0]
+                    latencies = [each for each in fast["latency_ms"] if each is not None]
                     cells.setdefault((contender, clients), []).append(
                         {
-                            "p50": quantile(fast["latencies"], 0.5),
-                            "p99": quantile(fast["latencies"], 0.99),
-                            "p99.9": quantile(fast["latencies"], 0.999),
-                            "max": max(fast["latencies"], default=float("nan")),
-                            "late p99": quantile(fast["lateness"], 0.99),
+                            "p50": quantile(latencies, 0.5),
+                            "p99": quantile(latencies, 0.99),
+                            "p99.9": quantile(latencies, 0.999),
+                            "max": max(latencies, default=float("nan")),
+                            "late p99": fast["lateness_ms"]["p99"],
                             "heavy/s": result["heavy"]["per_second"],
                             "of capacity": result["heavy"]["per_second"] / capacities[-1],
                         }

@@ -1,137 +1,187 @@
-"""Load from a process of its own: an open-loop prober of one path, closed-loop clients of another.
+"""Load from a process of its own: open-loop streams of requests, and closed-loop heavy clients.
 
-    python -m offload._bench.load PORT --fast /fast --rate 200 --heavy /heavy --clients 8
+    python -m offload._bench.load BASE --fast /fast --rate 200 --heavy /heavy --clients 8
 
-Prints one JSON object. A request of the open loop has an intended send time; latency counts from
-that, so that a server that freezes is charged for every request that it kept from being sent on
-time, not only for the one that it froze on (coordinated omission). Times are in milliseconds.
+`BASE` is a port on 127.0.0.1 or a URL; a path below may be a URL of another host. A request of an
+open-loop stream (`--fast`, as often as wanted) has an intended send time, and its latency counts
+from that: a server that freezes is charged for every request that it kept from being sent or
+answered in time, not only for the one that it froze on (coordinated omission; wrk2's README tells
+the story). A heavy client sends its next request when the last one is answered, or 50 ms after it
+was refused. `{lognormal:MEDIAN:SIGMA}` in a path is replaced by a whole number drawn anew for each
+request. What happens in the warm-up is done and not counted.
+
+Prints one JSON object, and nothing else, on standard output. Keys are only ever added:
+
+    version         1
+    started_unix, started_monotonic     `time.time()`, `time.monotonic()` when the counting began
+    seconds, warm_up, timeout, connections, seed        as given
+    fast            a list, one object for each --fast, in that order:
+        target          method and URL
+        rate, arrivals  requests a second; "uniform" or "poisson"
+        intended_ms     intended send times since the start, ascending
+        latency_ms      of the same requests: from the intended time to the last byte of the
+                        answer, of whatever status. One that was given up at the time-out has
+                        the time it had waited; null: it failed in another way
+        statuses        {"200": answers, …}
+        errors          {"timeout" | "refused" | "reset" | "bad answer" | …: requests}
+        lateness_ms     {"p50", "p99", "max"}: the generator's own delay, part of the latency
+    heavy           one object:
+        targets, clients
+        completed       answers with a status below 400 that ended within the time
+        per_second      `completed` by time
+        each            `completed` of each client
+        ended_ms, round_trip_ms     of each of these answers: when, since the start; how long
+        statuses, errors            of all requests that ended within the time
+    health          of the measurement itself:
+        lateness_ms     of all streams together
+        nice            the generator's priority; it asks for -10
+        cpu_seconds     the generator's own
+        cpus            of the machine
+        busy_share, steal_share     of the machine's CPU time: used by anybody; taken by the
+                                    hypervisor. null: not known (no /proc)
+        others_share    used by processes that are neither the generator nor below a --server-pid.
+                        null: not known, or no --server-pid
+        server_cpu_seconds          of the trees below the --server-pid, or null
+        disturbed       texts; not empty: measure again
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import gc
 import json
+import os
+import random
+import selectors
 import sys
 import time
-from http import HTTPStatus
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from offload._bench.generator import HeavyClients, Prober
+from offload._bench.machine import Reading, read, usage
+from offload._bench.numbers import summary
+from offload._bench.plan import plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from offload._bench.plan import Plan
+
+__all__ = ["main"]
+
+_VERSION = 1
+_NICE = -10
+_SWITCH_SECONDS = 1e-4
+# Beyond these the numbers say more about the machine than about the server. Arbitrary, and met by
+# an idle laptop.
+_OTHERS_SHARE = 0.10
+_STEAL_SHARE = 0.02
+_LATENESS_MS = 5.0
 
 
-class Connection:
-    """One HTTP/1.1 connection, kept alive; a request at a time."""
+async def run(plan: Plan) -> dict[str, Any]:
+    """Do what the plan says; return the object that `main` prints."""
+    start = time.perf_counter() + plan.warm_up
+    # Each part draws its own numbers: the arrivals are the same whatever the server does.
+    probers = [
+        Prober(stream, plan, start, random.Random(plan.seed + number))  # noqa: S311 - arrivals
+        for number, stream in enumerate(plan.fast)
+    ]
+    heavy = HeavyClients(plan, start, random.Random(plan.seed - 1))  # noqa: S311 - sizes
 
-    def __init__(self, port: int, path: str) -> None:
-        self._port = port
-        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+    async def observe() -> tuple[float, Reading | None, Reading | None]:
+        await asyncio.sleep(start - time.perf_counter())
+        # A reading takes some ms: off the loop, so that no request is late for it.
+        cpu, before = time.process_time(), await asyncio.to_thread(read)
+        await asyncio.sleep(start + plan.seconds - time.perf_counter())
+        return time.process_time() - cpu, before, await asyncio.to_thread(read)
 
-    async def get(self) -> int:
-        """Send the request, read the response, return its status."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        reader, writer = self._streams
-        writer.write(self._request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        lines = head.lower().split(b"\r\n")
-        length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-        await reader.readexactly(length)
-        return int(lines[0].split()[1])
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._streams is not None:
-            self._streams[1].close()
-
-
-async def probe(port: int, path: str, rate: float, start: float, end: float) -> dict[str, Any]:
-    """Send at a fixed rate; return latencies from the intended times, and our own lateness."""
-    latencies: list[float] = []
-    lateness: list[float] = []
-    errors = 0
-    idle: list[Connection] = []
-    pending: set[asyncio.Task[None]] = set()
-
-    async def one(intended: float) -> None:
-        nonlocal errors
-        connection = idle.pop() if idle else Connection(port, path)
-        try:
-            status = await connection.get()
-        except (OSError, EOFError):
-            errors += 1
-            return
-        latencies.append((time.perf_counter() - intended) * 1e3)
-        errors += status != HTTPStatus.OK
-        idle.append(connection)
-
-    number = 0
-    while (intended := start + number / rate) < end:
-        delay = intended - time.perf_counter()
-        if delay > 0:
-            await asyncio.sleep(delay)
-        lateness.append((time.perf_counter() - intended) * 1e3)
-        task = asyncio.ensure_future(one(intended))
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-        number += 1
-    if pending:
-        await asyncio.wait(pending, timeout=60)
-    for connection in idle:
-        connection.close()
+    observing = asyncio.create_task(observe())
+    heavies, *streams = await asyncio.gather(heavy.run(), *(prober.run() for prober in probers))
+    cpu, before, after = await observing
+    ago = time.perf_counter() - start
+    lateness = summary([late for prober in probers for late in prober.lateness])
     return {
-        "latencies": latencies,
-        "lateness": lateness,
-        "errors": errors,
-        "unfinished": len(pending),
+        "version": _VERSION,
+        "started_unix": time.time() - ago,
+        "started_monotonic": time.monotonic() - ago,
+        "seconds": plan.seconds,
+        "warm_up": plan.warm_up,
+        "timeout": plan.timeout,
+        "connections": plan.connections,
+        "seed": plan.seed,
+        "fast": streams,
+        "heavy": heavies,
+        "health": health(plan, lateness, cpu, before, after),
     }
 
 
-async def clients(port: int, path: str, count: int, start: float, end: float) -> dict[str, Any]:
-    """Keep `count` requests under way; return how many completed within the time, and statuses."""
-    completed: list[float] = []
-    statuses: dict[int, int] = {}
-
-    async def one() -> None:
-        connection = Connection(port, path)
-        while time.perf_counter() < end:
-            status = await connection.get()
-            statuses[status] = statuses.get(status, 0) + 1
-            completed.append(time.perf_counter())
-        connection.close()
-
-    await asyncio.gather(*(one() for _ in range(count)))
-    inside = [at for at in completed if start <= at <= end]
-    return {
-        "completed": len(inside),
-        "per_second": len(inside) / (end - start),
-        "statuses": statuses,
+def health(
+    plan: Plan,
+    lateness: dict[str, float | None],
+    cpu: float,
+    before: Reading | None,
+    after: Reading | None,
+) -> dict[str, Any]:
+    """Return how far the measurement can be trusted."""
+    found: dict[str, Any] = {
+        "lateness_ms": lateness,
+        "nice": os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else None,
+        "cpu_seconds": round(cpu, 4),
+        "cpus": os.cpu_count(),
+        "busy_share": None,
+        "steal_share": None,
+        "others_share": None,
+        "server_cpu_seconds": None,
     }
+    disturbed: list[str] = []
+    if before is not None and after is not None:
+        used = usage(before, after, plan.server_pids)
+        available = after.cpus * plan.seconds
+        found["cpus"] = after.cpus
+        found["busy_share"] = round(used.busy / available, 4)
+        found["steal_share"] = steal = round(used.steal / available, 4)
+        if steal > _STEAL_SHARE:
+            disturbed.append(f"the hypervisor took {steal:.0%} of the CPU time")
+        if plan.server_pids:
+            found["server_cpu_seconds"] = round(used.tree, 3)
+            others = round(max(used.busy - used.tree - cpu, 0.0) / available, 4)
+            found["others_share"] = others
+            if others > _OTHERS_SHARE:
+                disturbed.append(f"other processes took {others:.0%} of the CPU time")
+    late = lateness["p99"]
+    if late is not None and late > _LATENESS_MS:
+        disturbed.append(f"1 % of the requests were sent more than {late:.1f} ms late")
+    found["disturbed"] = disturbed
+    return found
 
 
-async def main(options: argparse.Namespace) -> dict[str, Any]:
-    """Run both at once, after a warm-up of the heavy clients."""
-    start = time.perf_counter() + options.warm_up
-    end = start + options.seconds
-    fast, heavy = await asyncio.gather(
-        probe(options.port, options.fast, options.rate, start, end),
-        clients(options.port, options.heavy, options.clients, start, end),
-    )
-    return {"fast": fast, "heavy": heavy}
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop whose timers are exact.
+
+    epoll, and uvloop with it, counts in milliseconds: half a millisecond late on average, which is
+    as long as a fast answer takes. select takes microseconds, and has few connections to look at.
+    """
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    plan = plan_of(argv)
+    # What keeps the generator from sending in time is charged to the server. It uses little.
+    if hasattr(os, "setpriority"):
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    # Nothing here makes cycles worth collecting, and a collection is a pause.
+    gc.disable()
+    # Nor does a reading of /proc, on its thread, hold up the loop for the default of 5 ms.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        result = runner.run(run(plan))
+    json.dump(result, sys.stdout, separators=(",", ":"), allow_nan=False)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("port", type=int)
-    parser.add_argument("--fast", default="/fast")
-    parser.add_argument("--heavy", default="/heavy")
-    parser.add_argument("--rate", type=float, default=200.0)
-    parser.add_argument("--clients", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--warm-up", type=float, default=1.0)
-    arguments = parser.parse_args()
-    try:
-        import uvloop
-    except ImportError:
-        sys.stdout.write(json.dumps(asyncio.run(main(arguments))))
-    else:
-        sys.stdout.write(json.dumps(uvloop.run(main(arguments))))
+    with suppress(KeyboardInterrupt):
+        main()
