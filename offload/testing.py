@@ -29,9 +29,10 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from offload._heartbeat import Loop, running_loop
+
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
     from types import FrameType, TracebackType
 
 __all__ = [
@@ -136,7 +137,7 @@ class LoopBlockDetector:
             target=self._watch, name="loop-block-detector", daemon=True
         )
         self._loop_thread = 0
-        self._loop: _Loop = _Loop()
+        self._loop: Loop = Loop()
         self._cpu_clock: int | None = None
         self._beat_at = 0.0
         # Written by the loop's thread, read by the watcher: (due, at) of beats that were late.
@@ -151,7 +152,7 @@ class LoopBlockDetector:
         Raises:
             RuntimeError: none does.
         """
-        self._loop = _running_loop()
+        self._loop = running_loop()
         self._loop_thread = threading.get_ident()
         if hasattr(time, "pthread_getcpuclockid"):
             self._cpu_clock = time.pthread_getcpuclockid(self._loop_thread)
@@ -280,94 +281,6 @@ def _stack(frame: FrameType) -> traceback.StackSummary:
     # The source lines are read when somebody wants to see them.
     walk = reversed(list(traceback.walk_stack(frame)))
     return traceback.StackSummary.extract(walk, lookup_lines=False)
-
-
-class _Loop:
-    """Stands for a loop before there is one."""
-
-    def start(self, interval: float, beat: Callable[[], None]) -> None:
-        """Call `beat` on the loop, again and again."""
-
-    def stop(self) -> None:
-        """Call it no more."""
-
-    def is_running(self) -> bool:
-        """Return whether the loop runs."""
-        return False
-
-    def is_turning(self, frame: FrameType) -> bool:
-        """Return whether the loop runs, given what its thread is doing; on any thread."""
-        del frame
-        return self.is_running()
-
-
-class _AsyncioLoop(_Loop):
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self, interval: float, beat: Callable[[], None]) -> None:
-        def beat_and_go_on() -> None:
-            beat()
-            self._timer = self._loop.call_later(interval, beat_and_go_on)
-
-        self._timer = self._loop.call_later(interval, beat_and_go_on)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def is_running(self) -> bool:
-        return self._loop.is_running()
-
-
-class _TrioLoop(_Loop):
-    def __init__(self, trio: Any) -> None:
-        self._trio = trio
-        self._scope: Any = trio.CancelScope()
-        self._is_running = True
-
-    def start(self, interval: float, beat: Callable[[], None]) -> None:
-        async def go_on() -> None:
-            try:
-                with self._scope:
-                    while True:
-                        await self._trio.sleep(interval)
-                        beat()
-            finally:
-                self._is_running = False
-
-        self._trio.lowlevel.spawn_system_task(go_on)
-
-    def stop(self) -> None:
-        if self._is_running:
-            self._scope.cancel()
-
-    def is_running(self) -> bool:
-        return self._is_running
-
-    def is_turning(self, frame: FrameType) -> bool:
-        return self._is_running and _is_inside_trio(frame)
-
-
-def _running_loop() -> _Loop:
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        with contextlib.suppress(RuntimeError):
-            return _AsyncioLoop(asyncio.get_running_loop())
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return _TrioLoop(trio)
-    message = "no event loop runs in this thread: use LoopBlockDetector inside async code"
-    raise RuntimeError(message)
-
-
-def _is_inside_trio(frame: FrameType) -> bool:
-    # In guest mode, which anyio's pytest plugin uses, trio runs in turns of a loop that is not its.
-    return any(
-        each.f_globals.get("__name__") == "trio._core._run"
-        for each, _ in traceback.walk_stack(frame)
-    )
 
 
 def _waited_for_cpu() -> float | None:
