@@ -33,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # A machine that is busy is no failure of the example that it was busy with.
     hypothesis.settings.register_profile("offload", deadline=None)
     hypothesis.settings.load_profile("offload")
+    # Who goes first is the matter of few tests, and they say so. At idle priority, the default, a
+    # worker waits for every other process of a shared machine, and a test with it.
+    defaults = Pool.__init__.__kwdefaults__
+    assert defaults["os_priority"] == "idle"
+    defaults["os_priority"] = "normal"
     for name in ("holds_loop", "leaves_behind"):
         config.addinivalue_line("markers", f"{name}(reason): allowed here, for the reason given")
     if sys.platform != "win32":

@@ -157,6 +157,15 @@ def keep_memory(size_bytes: int) -> int:
     return os.getpid()
 
 
+def keep_and_return(size_bytes: int) -> bytes:
+    keep_memory(size_bytes)
+    return os.getpid().to_bytes(_WORD, "little") + bytes(1 << 20)
+
+
+def keep_memory_and_raise(size_bytes: int) -> NoReturn:
+    raise ChildProcessError(keep_memory(size_bytes))
+
+
 _initialized: list[Any] = []
 
 
@@ -263,6 +272,22 @@ def _hang_native(_: str) -> None:
     ctypes.PyDLL(None).sleep(3600)  # PyDLL: holds the GIL
 
 
+def _reach_memory_limit(_: str) -> None:
+    """Ask for more than this process may have; the limit stays, and the worker with it."""
+    slack = 64 << 20
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - as above
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + slack, hard))
+    bytearray(2 * slack)
+
+
+def _run_out_of_memory(report: str) -> None:
+    """Grow, and end as the kernel ends whoever grows too much."""
+    keep_memory(16 << 20)
+    _kill(report)
+
+
 def _grandchildren(report: str) -> None:
     leave_children(report)
     _kill(report)
@@ -301,6 +326,8 @@ FAULTS = {
     "SIGKILL": _kill,
     "hang in Python": _hang,
     "hang in native code": _hang_native,
+    "memory limit": _reach_memory_limit,
+    "out of memory": _run_out_of_memory,
     "grandchildren": _grandchildren,
 }
 
@@ -323,7 +350,7 @@ def fault_when_idle(name: str, report: str, gate: str) -> int:
     def later() -> None:
         pass_gate(gate)
         # What a thread raises is its own affair; keep the report of it out of the test's output.
-        with contextlib.suppress(ZeroDivisionError, KeyboardInterrupt, SystemExit):
+        with contextlib.suppress(ZeroDivisionError, KeyboardInterrupt, SystemExit, MemoryError):
             fault(name, report)
 
     threading.Thread(target=later, daemon=True).start()

@@ -1,5 +1,6 @@
 """What tests see of other processes: their arrival and their end, without sleeping."""
 
+import contextlib
 import os
 import select
 import time
@@ -11,8 +12,11 @@ import anyio
 import psutil
 
 _WORD = 8
-# What must happen, does within milliseconds; a loaded machine gets patience, a hang an end.
-PATIENCE = 10.0
+# What must happen, does within milliseconds; a loaded machine gets patience, a hang an end. Half of
+# pytest's `faulthandler_timeout`, so that whoever waits in vain says so before it does.
+PATIENCE = 60.0
+# A tick of the clock that stands still while the machine does; see `gone_now`.
+_TICK_SECONDS = 0.01
 # Of the standard library: one for the process, shared by all executors, for ever.
 _SHARED = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 
@@ -29,6 +33,12 @@ class Fifo:
     def let(self, count: int = 1) -> None:
         """Let `count` functions pass that wait here."""
         os.write(self._fd, b"x" * count)
+
+    def take_back(self) -> None:
+        """Shut the gate: whom it was opened for has not passed, and does not come any more."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._fd, 1 << 10):
+                pass
 
     async def heard(self, seconds: float = PATIENCE) -> int:
         """Return the next number that somebody told here."""
@@ -96,14 +106,38 @@ async def gone(*pids: int, seconds: float = PATIENCE) -> None:
 
 
 def gone_now(*pids: int, seconds: float) -> list[int]:
-    """Wait for the end of processes, and return those that live after `seconds`."""
-    end = time.monotonic() + seconds
-    left = []
-    for pid in pids:
-        for fd in _pidfd(pid):
-            ended, _, _ = select.select([fd], [], [], max(end - time.monotonic(), 0.0))
-            left += [] if ended else [pid]
+    """Wait for the end of processes, and return those that live after `seconds`.
+
+    Counted are seconds in which the machine let this process run: what it kept from us it may as
+    well have kept from those that end. On a machine that has time they are seconds as any other.
+    """
+    left = list(pids)
+    for _ in range(max(round(seconds / _TICK_SECONDS), 1)):
+        tick = time.monotonic() + _TICK_SECONDS
+        left = [pid for pid in left if not _ends_before(tick, pid)]
+        if not left:
+            break
     return left
+
+
+def _ends_before(instant: float, pid: int) -> bool:
+    ended = True  # unless there is such a process
+    for fd in _pidfd(pid):
+        ended = bool(select.select([fd], [], [], max(instant - time.monotonic(), 0.0))[0])
+    return ended
+
+
+def longer_and_longer(seconds: float) -> Iterator[float]:
+    """Yield times to try something with that a loaded machine may need longer for.
+
+    For what is cut off after a while, and must have begun by then: the caller breaks out of the
+    loop when it has.
+    """
+    while seconds < PATIENCE:
+        yield seconds
+        seconds *= 4
+    message = f"it never began, not even within {seconds / 4:g} s"
+    raise TimeoutError(message)
 
 
 def _pidfd(pid: int) -> Iterator[int]:
