@@ -6,18 +6,24 @@ once and needs none of the extras.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 __all__ = ["main"]
 
 # Name of each command: its module, and one line of help, which is read without importing it.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": (
+        "offload._cli.doctor",
+        "check an application and the machine it runs on: what would hurt in production?",
+    ),
+    "explain": (
+        "offload._cli.explain",
+        "measure one call, here and on a worker: is offloading it worth it?",
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 fine, 1 a check failed, 2 wrong usage.
     """
+    # Here and not above: workers import functions of this package.
+    import argparse
+    import sys
+    from importlib import import_module
+
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="offload", description="Look at, measure and check what `offload` runs."
