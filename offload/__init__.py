@@ -10,7 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from offload._child.context import TaskContext, current_task, in_worker
     from offload._core.histogram import HistogramSnapshot
-    from offload._core.statistics import PoolStatistics, WorkerStatistics
+    from offload._core.events import CallRecord, Observer
+    from offload._core.statistics import (
+        FailureRecord,
+        FunctionStatistics,
+        PoolStatistics,
+        WorkerStatistics,
+    )
     from offload._engine.guard import deadline_after
     from offload.errors import (
         ArgumentError,
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
         RemoteError,
         RemoteTraceback,
         ResultError,
+        TaskCancelledError,
         TaskTimeoutError,
         WorkerCrashedError,
         WorkerStartError,
@@ -35,11 +42,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError",
+    "CallRecord",
     "ClientDisconnectedError",
     "DeadlineError",
+    "FailureRecord",
     "FunctionError",
     "FunctionNotFoundError",
+    "FunctionStatistics",
     "HistogramSnapshot",
+    "Observer",
     "OffloadError",
     "Offloaded",
     "OffloadedGenerator",
@@ -53,6 +64,7 @@ __all__ = [
     "RemoteTraceback",
     "ResultError",
     "Stream",
+    "TaskCancelledError",
     "TaskContext",
     "TaskTimeoutError",
     "WorkerCrashedError",
@@ -66,11 +78,15 @@ __all__ = [
 
 _HOMES = {
     "ArgumentError": "offload.errors",
+    "CallRecord": "offload._core.events",
     "ClientDisconnectedError": "offload.errors",
     "DeadlineError": "offload.errors",
+    "FailureRecord": "offload._core.statistics",
     "FunctionError": "offload.errors",
     "FunctionNotFoundError": "offload.errors",
+    "FunctionStatistics": "offload._core.statistics",
     "HistogramSnapshot": "offload._core.histogram",
+    "Observer": "offload._core.events",
     "OffloadError": "offload.errors",
     "Offloaded": "offload.function",
     "OffloadedGenerator": "offload.function",
@@ -84,6 +100,7 @@ _HOMES = {
     "RemoteTraceback": "offload.errors",
     "ResultError": "offload.errors",
     "Stream": "offload.function",
+    "TaskCancelledError": "offload.errors",
     "TaskContext": "offload._child.context",
     "TaskTimeoutError": "offload.errors",
     "WorkerCrashedError": "offload.errors",

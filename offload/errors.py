@@ -233,6 +233,20 @@ class PoolClosedError(OffloadError, RuntimeError):
         self.started = started
 
 
+class TaskCancelledError(OffloadError):
+    """Somebody stopped the task by hand, with `Pool.cancel_task`.
+
+    The function may have run in part.
+
+    Attributes:
+        pid: process id of its worker.
+    """
+
+    def __init__(self, message: str, *, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
 class RemoteError(OffloadError):
     """The function raised something that cannot be raised here. It ran.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from offload._child.context import asyncio_loop, in_worker
+from offload._child.context import in_worker
 from offload._child.functions import import_engine, inline
+from offload._child.lean import pickle
+from offload._child.wire import Flag, Kind
 from offload._core.options import (
     CallOptions,
     CallOptionsDict,
@@ -84,18 +86,18 @@ class _Prepared:
     def __init__(self, definition: _Definition, options: CallOptions) -> None:
         self.definition = definition
         self.options = options
-        self.plan: tuple[Pool, Target, ResolvedOptions] | None = None
+        self.plan: tuple[Pool, Target, ResolvedOptions, bool] | None = None
 
-    def resolve(self) -> tuple[Pool, Target, ResolvedOptions]:
-        """Return pool, target and options.
+    def resolve(self) -> tuple[Pool, Target, ResolvedOptions, bool]:
+        """Return pool, target, options, and whether these are such that a call may be short.
 
-        A pool that has no workers is looked up again: it may have been closed, and its name may be
-        that of another now.
+        To be asked again while the pool has no workers: it may have been closed, and its name may
+        be that of another now.
         """
-        plan = self.plan
-        if plan is None or plan[0]._running is None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            pool, target = self.definition.resolve()
-            plan = self.plan = pool, target, pool.resolve(self.options)
+        pool, target = self.definition.resolve()
+        options = pool.resolve(self.options)
+        is_plain = not options.coalesce and not options.retry_on_crash
+        plan = self.plan = pool, target, options, is_plain
         return plan
 
 
@@ -103,14 +105,35 @@ async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:
     if in_worker():
         # Nested: the worker is where heavy work belongs already.
         return inline(prepared.definition.function)(*args, **kwargs)
-    pool, target, options = prepared.resolve()
+    plan = prepared.plan
+    engine = None if plan is None else plan[0]._running  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - on the path of each call
+    if plan is None or engine is None:
+        plan = prepared.resolve()
+    pool, target, options, is_plain = plan
     guard = current_guard.get()
     if guard is not None:
         return await guard.call(pool.call, target, args, kwargs, options)
-    engine = pool._running  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - on the path of each call
-    if engine is None or asyncio_loop() is None:
+    if engine is None or engine.running_loop() is None:
         return await pool.call(target, args, kwargs, options)
-    return await engine.run(target, args, kwargs, options)
+    call = None
+    if is_plain and engine.takes_short_cut:
+        call = engine.begin(target, args, kwargs, options)
+    if call is None:
+        return await engine.run(target, args, kwargs, options)
+    # Here and not in a coroutine of the engine: each layer of coroutines costs as much as all of
+    # the decisions.
+    try:
+        await call.future
+    except BaseException:
+        engine.leave(call)
+        raise
+    reply = call.reply
+    if reply is not None and reply[0] == Kind.RESULT and not reply[1] & Flag.NOT_INLINE:
+        try:
+            return pickle.loads(reply[2])
+        except Exception:  # noqa: BLE001, S110 - said below, as of every other reply
+            pass
+    return await engine.value_of(call, target)
 
 
 if TYPE_CHECKING:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from types import TracebackType
 
+    from offload._core.events import Observer
     from offload._core.statistics import PoolStatistics
     from offload._engine.engine import Engine
     from offload._engine.target import Target
@@ -116,6 +117,8 @@ class Pool:
 
     _registry: ClassVar[dict[str, Pool]] = {}
     _registry_lock: ClassVar[threading.Lock] = threading.Lock()
+    # Those of all pools, of whatever is made later too.
+    _common_observers: ClassVar[tuple[Observer, ...]] = ()
 
     def __init__(  # noqa: PLR0915 - one statement for each option
         self,
@@ -183,6 +186,7 @@ class Pool:
         self._start_timeout = start_timeout
         self._modules: set[str] = set()
         self._registered: set[str] = set()
+        self._own_observers: tuple[Observer, ...] = ()
         self._running: Engine | None = None
         self._is_closed = False
         self._lock = threading.Lock()
@@ -226,6 +230,12 @@ class Pool:
             f"make one with Pool({name!r}, …), and keep it in a variable of a module"
         )
         raise PoolNotFoundError(message, pool=name)
+
+    @classmethod
+    def all(cls) -> list[Pool]:
+        """Return all pools of this process, open or not, by name."""
+        with cls._registry_lock:
+            return [pool for _, pool in sorted(cls._registry.items())]
 
     # --- life ---
 
@@ -282,6 +292,84 @@ class Pool:
         closed = engine.kill()
         closed.add_done_callback(lambda _: self._drop(engine))
         return closed
+
+    def drain(self) -> None:
+        """Refuse new calls from now on, and let those that are there end; from any thread.
+
+        The workers stay. `open` takes it back, `aclose` ends what is left. A pool that is not open
+        is left as it is.
+        """
+        engine = self._running
+        if engine is not None:
+            engine.drain()
+
+    # --- by hand; from any thread ---
+
+    def cancel_task(self, pid: int) -> bool:
+        """Stop the task that a worker runs; its caller gets `TaskCancelledError`.
+
+        Args:
+            pid: process id of the worker.
+
+        Returns:
+            False if no worker of this pool with this process id runs a task.
+        """
+        engine = self._running
+        return engine is not None and engine.cancel_task(pid)
+
+    def recycle(self, pid: int) -> bool:
+        """Replace a worker: at once if it is idle, after its task if it is busy.
+
+        Args:
+            pid: process id of the worker.
+
+        Returns:
+            False if this pool has no idle or busy worker of this process id.
+        """
+        engine = self._running
+        return engine is not None and engine.recycle(pid)
+
+    # --- observers ---
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Tell `observer` of each call of this pool.
+
+        Returns:
+            Takes it back.
+        """
+        self._own_observers = (*self._own_observers, observer)
+        self._tell_observers()
+
+        def end() -> None:
+            self._own_observers = _without(self._own_observers, observer)
+            self._tell_observers()
+
+        return end
+
+    @classmethod
+    def observe_all(cls, observer: Observer) -> Callable[[], None]:
+        """Tell `observer` of each call of every pool of this process, of later ones too.
+
+        Returns:
+            Takes it back.
+        """
+        cls._common_observers = (*cls._common_observers, observer)
+        for pool in cls.all():
+            pool._tell_observers()  # noqa: SLF001 - of this very class
+
+        def end() -> None:
+            cls._common_observers = _without(cls._common_observers, observer)
+            for pool in cls.all():
+                pool._tell_observers()  # noqa: SLF001 - of this very class
+
+        return end
+
+    def _tell_observers(self) -> None:
+        engine = self._running
+        if engine is not None:
+            engine.observe((*self._common_observers, *self._own_observers))
+
+    # --- inside, of its life ---
 
     def _drop(self, engine: Engine) -> None:
         # Kept until its last worker is gone, so that whoever closes again waits for the same end;
@@ -507,7 +595,8 @@ class Pool:
             ),
             self._new_crew,
             self._modules,
-            {home: _context_variable(home) for home in self._context_vars},
+            variables={home: _context_variable(home) for home in self._context_vars},
+            observers=(*self._common_observers, *self._own_observers),
         )
 
     def _new_crew(self, engine: Engine) -> Crew:
@@ -566,6 +655,11 @@ class Pool:
         from offload._bridge import run_on_keeper
 
         return await run_on_keeper(coroutine)
+
+
+def _without(observers: tuple[Observer, ...], observer: Observer) -> tuple[Observer, ...]:
+    # By identity: observers may compare equal.
+    return tuple(each for each in observers if each is not observer)
 
 
 async def _wait(future: Future[None]) -> None:

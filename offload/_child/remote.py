@@ -6,7 +6,7 @@ import os
 
 from offload._child import context
 from offload._child.lean import pickle
-from offload._child.task import Failure, Stopwatch, prepare, raised, summary, trace
+from offload._child.task import Failure, Stopwatch, leave, prepare, raised, summary, trace
 from offload._child.wire import Flag, Kind
 
 TYPE_CHECKING = False
@@ -104,7 +104,9 @@ def run(request: bytes) -> tuple[int, int, bytes]:
         try:
             result = scope.run(function, *arguments, **keywords)
         except BaseException as error:
+            leave(scope, meta, error)
             raise raised(error) from None
+        leave(scope, meta, None)
         watch = Stopwatch()
         try:
             if meta is not None and "by_value" in meta:

@@ -81,7 +81,45 @@ def prepare(
             except NotFoundError as error:
                 raise Failure(Kind.NOT_FOUND, (str(error), trace(error))) from None
             scope.run(variable.set, value)
+        if "carriers" in meta:
+            # What surrounds the function, as an observer of the pool wanted it; left in `leave`.
+            meta["entered"] = [
+                manager
+                for carrier in meta["carriers"]
+                if (manager := scope.run(_enter, carrier)) is not None
+            ]
     return scope, function, arguments, keywords, meta
+
+
+def _enter(carrier: dict[str, str]) -> Any:
+    """Enter what an observer's carrier asks for; None, and a log record, if that fails."""
+    import importlib
+
+    try:
+        manager = importlib.import_module(carrier["hook"]).enter(carrier)
+        manager.__enter__()
+    except Exception:
+        import logging
+
+        logging.getLogger("offload.workers").exception("the hook of an observer failed")
+        return None
+    return manager
+
+
+def leave(
+    scope: contextvars.Context, meta: dict[str, Any] | None, error: BaseException | None
+) -> None:
+    """Leave what surrounded the function, telling it what the function raised."""
+    if meta is None or "entered" not in meta:
+        return
+    how = (None, None, None) if error is None else (type(error), error, error.__traceback__)
+    for manager in reversed(meta.pop("entered")):
+        try:
+            scope.run(manager.__exit__, *how)
+        except Exception:
+            import logging
+
+            logging.getLogger("offload.workers").exception("the hook of an observer failed")
 
 
 def raised(error: BaseException, *, skip: int = 1) -> Failure:

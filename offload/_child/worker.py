@@ -11,7 +11,7 @@ import time
 from offload._child import context
 from offload._child.functions import install_main
 from offload._child.lean import contextvars, pickle, signal, socket
-from offload._child.task import Failure, Stopwatch, prepare, raised, summary, trace
+from offload._child.task import Failure, Stopwatch, leave, prepare, raised, summary, trace
 from offload._child.wire import (
     DONT_WAIT,
     SOCKET_BUFFER_BYTES,
@@ -203,6 +203,7 @@ class Serving:
             try:
                 result = scope.run(function, *arguments, **keywords)
             except BaseException as error:
+                leave(scope, meta, error)
                 raise raised(error) from None
             finally:
                 # Not one reference more than needed: what the function got and made is freed
@@ -210,8 +211,13 @@ class Serving:
                 del arguments, keywords
             if kind == Kind.STREAM:
                 assert meta is not None
-                self._stream(scope, result, meta["window"], by_value=by_value)
+                try:
+                    self._stream(scope, result, meta["window"], by_value=by_value)
+                finally:
+                    leave(scope, meta, sys.exception())
                 return
+            if meta is not None:
+                leave(scope, meta, None)
         except Failure as failure:
             self._fail(failure)
         else:

@@ -153,10 +153,12 @@ class Task:
 class Worker:
     """One worker as the decisions see it; the shell subclasses it."""
 
-    __slots__ = ("idle_since", "state", "task", "tasks_done")
+    __slots__ = ("idle_since", "is_recycled", "state", "task", "tasks_done")
 
     def __init__(self) -> None:
         self.state = WorkerState.STARTING
+        # Whether it is to be replaced when its task has ended.
+        self.is_recycled = False
         self.task: Task | None = None
         self.tasks_done = 0
         self.idle_since = 0.0
@@ -334,7 +336,7 @@ class Dispatcher:
             lane = task.lane
             lane.mean_run += (seconds - lane.mean_run) * (_EWMA_WEIGHT if lane.mean_run else 1.0)
         maximum = self.limits.max_tasks_per_worker
-        if recycle or (maximum is not None and worker.tasks_done >= maximum):
+        if recycle or worker.is_recycled or (maximum is not None and worker.tasks_done >= maximum):
             self._leave(worker, "recycle")
             self._serve(now)
             self._grow(now)
@@ -373,6 +375,25 @@ class Dispatcher:
         self._rest(worker, now)
         self._serve(now)
         self._grow(now)
+
+    def recycle(self, worker: Worker, now: float) -> bool:
+        """Replace a worker: now if it is idle, when its task has ended if it has one.
+
+        Returns:
+            False if it is neither: it is starting or leaving anyway.
+        """
+        if worker.state is WorkerState.BUSY:
+            worker.is_recycled = True
+            return True
+        if worker.state is not WorkerState.IDLE:
+            return False
+        self.idle.remove(worker)
+        self._leave(worker, "recycle")
+        if self.phase is Phase.OPEN and now >= self._retry_start_at:
+            # As many as there were, also where nothing has been asked of the pool for long.
+            self.starting += 1
+            self.actions.append(StartWorker())
+        return True
 
     def recovered(self, worker: Worker, now: float) -> None:
         """Take note that an abandoned worker ended its task by itself and can be used again."""
@@ -419,7 +440,9 @@ class Dispatcher:
         return task
 
     def open(self, now: float) -> None:
-        """Start `min_workers`, and at least one: somebody wants the pool warm."""
+        """Accept tasks and start `min_workers`, at least one: somebody wants the pool warm."""
+        if self.phase is Phase.DRAINING:
+            self.phase = Phase.OPEN
         if not self.idle and not self.busy:
             # Until one is ready or all hope is lost: a first start that fails is tried again even
             # if no task waits, else whoever opens the pool would wait for ever.

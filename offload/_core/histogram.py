@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Eight buckets per doubling give bounds 2**(1/8) = 1.09 apart. One microsecond is the floor: no
 # wait or run through a process is shorter. 37 doublings above it is 38 hours.
@@ -84,6 +88,11 @@ class Histogram:
         if len(pending) >= _FOLD_AT:
             self._fold()
 
+    def extend(self, values: list[float]) -> None:
+        """Count several values at once."""
+        self._pending += values
+        self._fold()
+
     def _fold(self) -> None:
         pending = self._pending
         if not pending:
@@ -122,3 +131,20 @@ class Histogram:
             maximum=self._maximum,
             buckets=buckets,
         )
+
+
+def merge(snapshots: Iterable[HistogramSnapshot]) -> HistogramSnapshot:
+    """Return the snapshot of one histogram in which all values had been recorded."""
+    whole = [each for each in snapshots if each.count]
+    counts: dict[float, int] = {}
+    for each in whole:
+        # The bounds are the same floats in all of them: computed in the same way.
+        for bound, count in each.buckets:
+            counts[bound] = counts.get(bound, 0) + count
+    return HistogramSnapshot(
+        count=sum(each.count for each in whole),
+        total=sum(each.total for each in whole),
+        minimum=min((each.minimum for each in whole), default=0.0),
+        maximum=max((each.maximum for each in whole), default=0.0),
+        buckets=tuple(sorted(counts.items())),
+    )

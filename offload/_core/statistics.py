@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from offload._core.histogram import HistogramSnapshot
 
-__all__ = ["PoolStatistics", "WorkerStatistics"]
+__all__ = ["FailureRecord", "FunctionStatistics", "PoolStatistics", "WorkerStatistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class WorkerStatistics:
         function: what it runs, as `module:qualname`; None if nothing.
         tasks_done: tasks that it has completed.
         run_seconds: seconds since its current task was sent; None if it has none.
+        recycling: whether it will be replaced when its task has ended.
     """
 
     pid: int | None
@@ -28,6 +29,63 @@ class WorkerStatistics:
     function: str | None
     tasks_done: int
     run_seconds: float | None
+    recycling: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionStatistics:
+    """What became of the calls of one function in a pool. Counters start when the pool opens.
+
+    Attributes:
+        name: `module:qualname`.
+        running: tasks that run now.
+        queued: calls that wait now.
+        max_concurrency: how many of its tasks may run at once; None: as many as there are workers.
+        completed: calls whose function returned.
+        failed: calls whose function raised, or whose payload did not cross.
+        refused: calls that found the queue full.
+        timed_out: calls that ran longer than their timeout or deadline.
+        cancelled: calls whose caller left, or that were stopped by hand.
+        crashed: calls whose worker died.
+        wait: seconds between admission and start.
+        run: seconds between start and reply, as the server sees them.
+    """
+
+    name: str
+    running: int
+    queued: int
+    max_concurrency: int | None
+    completed: int
+    failed: int
+    refused: int
+    timed_out: int
+    cancelled: int
+    crashed: int
+    wait: HistogramSnapshot
+    run: HistogramSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRecord:
+    """A call that ended in an error, as its caller got it.
+
+    Attributes:
+        at: when, as `time.time()`.
+        function: `module:qualname`.
+        kind: "failed", "refused", "timed_out", "crashed" or "not_started".
+        error: name of the error's type.
+        message: its text, at most 2,000 characters.
+        traceback: the worker's traceback, its last 8,000 characters; "" where there is none.
+        pid: process id of the worker; None if it had none.
+    """
+
+    at: float
+    function: str
+    kind: str
+    error: str
+    message: str
+    traceback: str
+    pid: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +106,17 @@ class PoolStatistics:
         failed: calls whose function raised, or whose payload did not cross.
         refused: calls that found the queue full.
         timed_out: calls that ran longer than their timeout.
-        cancelled: calls whose caller left.
+        cancelled: calls whose caller left, or that were stopped by hand.
         crashed: calls whose worker died.
         recycled: workers replaced by plan.
         wait: seconds between admission and start.
         run: seconds between start and reply, as the server sees them.
         workers: each worker.
+        functions: each function that was called, by name.
+        failures: the last calls that failed, at most 50, the oldest first.
+        opened_at: when this period of the pool began, as `time.time()`; 0.0 while it is new.
+        max_queued: how many calls may wait; None: no limit.
+        max_queued_bytes: how large their pickled arguments may be together; None: no limit.
     """
 
     name: str
@@ -75,3 +138,8 @@ class PoolStatistics:
     crashed: int = 0
     recycled: int = 0
     workers: tuple[WorkerStatistics, ...] = ()
+    functions: tuple[FunctionStatistics, ...] = ()
+    failures: tuple[FailureRecord, ...] = ()
+    opened_at: float = 0.0
+    max_queued: int | None = None
+    max_queued_bytes: int | None = None

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from offload._core.dispatch import Lane, Worker
+    from offload._core.dispatch import Worker
     from offload._core.options import ResolvedOptions
     from offload._engine.codec import Request
+    from offload._engine.ledger import Account
     from offload._engine.target import Target
     from offload._workers.base import Crew, Reply
 
@@ -34,9 +35,9 @@ class Calls(Protocol):
     """The engine, as a call sees it."""
 
     crew: Crew
-    lanes: dict[str | bytes, Lane]
+    lanes: dict[str | bytes, Account]
 
-    def new_lane(self, target: Target) -> Lane:
+    def new_lane(self, target: Target) -> Account:
         """Return the lane of a function that is called for the first time."""
         ...
 
@@ -56,8 +57,8 @@ class Calls(Protocol):
         """Take a waiting call out of the queue; False if it does not wait."""
         ...
 
-    def abandon(self, call: Call, reason: str) -> None:
-        """Stop a running call that nobody waits for any more."""
+    def abandon(self, call: Call, reason: str) -> bool:
+        """Stop a running call that nobody waits for any more; False if it does not run."""
         ...
 
     def too_late_error(self, call: Call) -> Exception:
@@ -68,57 +69,49 @@ class Calls(Protocol):
 class Call(Task):
     """One call: where its caller waits, and what its worker gets."""
 
-    __slots__ = (
-        "deadline",
-        "descriptor",
-        "engine",
-        "error",
-        "function",
-        "future",
-        "grace",
-        "items",
-        "loop",
-        "on_progress",
-        "queue_timeout",
-        "reply",
-        "request",
-        "started",
-        "timeout",
-        "timer",
-    )
+    # Defaults in the class, not in slots: most calls never set them, and setting a dozen of them
+    # to None is a good part of what making a call costs.
+    lane: Account
+    queue_timeout: float | None = None
+    deadline: float | None = None
+    timer: asyncio.TimerHandle | None = None
+    reply: Reply | None = None
+    error: BaseException | None = None
+    items: deque[Reply] | None = None
+    started: Callable[[], object] | None = None
 
     def __init__(
         self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
     ) -> None:
         # What Task.__init__ sets, without the call.
         self.lane = engine.lanes.get(target.reference) or engine.new_lane(target)
+        self.request, self.descriptor, self.size_bytes = request
         self.priority = options.priority
-        self.size_bytes = request[2]
-        self.queue_timeout = options.queue_timeout
-        self.deadline = options.deadline
-        self.start_by = None
-        if self.queue_timeout is not None:
-            self.start_by = now + self.queue_timeout
-        if self.deadline is not None:
-            # As late as it may start and still end in time, going by how long it took of late.
-            latest = self.deadline - self.lane.mean_run
-            self.start_by = latest if self.start_by is None else min(latest, self.start_by)
-        self.state = TaskState.NEW
-        self.worker = None
-        self.engine = engine
-        self.function = target.name
-        self.request = request[0]
-        self.descriptor = request[1]
         self.timeout = options.timeout
         self.grace = options.grace
         self.on_progress = options.on_progress
+        queue_timeout, deadline = options.queue_timeout, options.deadline
+        self.start_by = None
+        if queue_timeout is not None:
+            self.queue_timeout = queue_timeout
+            self.start_by = now + queue_timeout
+        if deadline is not None:
+            self.deadline = deadline
+            # As late as it may start and still end in time, going by how long it took of late.
+            latest = deadline - self.lane.mean_run
+            self.start_by = latest if self.start_by is None else min(latest, self.start_by)
+        self.state = TaskState.NEW
+        self.worker = None
+        self.started_at = 0.0
+        self.engine = engine
+        self.function = target.name
         self.loop = events.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
-        self.timer: asyncio.TimerHandle | None = None
-        self.reply: Reply | None = None
-        self.error: BaseException | None = None
-        self.items: deque[Reply] | None = None
-        self.started: Callable[[], object] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of its worker, None where it has none or it is unknown."""
+        return getattr(self.worker, "pid", None)
 
     # All of the following happen on the thread of the loop.
 

@@ -10,11 +10,16 @@ from offload.errors import (
     ArgumentError,
     DeadlineError,
     FunctionNotFoundError,
+    PoolClosedError,
+    QueueFullError,
+    QueueTimeoutError,
     RemoteError,
     RemoteTraceback,
     ResultError,
+    TaskCancelledError,
     TaskTimeoutError,
     WorkerCrashedError,
+    WorkerStartError,
 )
 
 if TYPE_CHECKING:
@@ -26,9 +31,23 @@ __all__ = [
     "crash_error",
     "deadline_error",
     "has_started",
+    "outcome_of",
     "raise_reply",
+    "task_cancelled_error",
     "task_timeout_error",
 ]
+
+
+_OUTCOMES: dict[type[Exception], str] = {
+    DeadlineError: "timed_out",
+    PoolClosedError: "cancelled",
+    QueueFullError: "refused",
+    QueueTimeoutError: "not_started",
+    TaskCancelledError: "cancelled",
+    TaskTimeoutError: "timed_out",
+    WorkerCrashedError: "crashed",
+    WorkerStartError: "not_started",
+}
 
 
 def task_timeout_error(function: str, timeout: float) -> TaskTimeoutError:
@@ -49,6 +68,14 @@ def deadline_error(function: str, deadline: float, *, started: bool) -> Deadline
     return DeadlineError(f"{function} {what}", deadline=deadline, started=started)
 
 
+def task_cancelled_error(function: str, pid: int) -> TaskCancelledError:
+    """Return the error of a call whose task somebody stopped by hand."""
+    return TaskCancelledError(
+        f"{function} was stopped by hand (Pool.cancel_task, process {pid}); it ran in part",
+        pid=pid,
+    )
+
+
 def crash_error(function: str, how: Exit) -> WorkerCrashedError:
     """Return the error of a call whose worker died."""
     if how.started:
@@ -67,6 +94,16 @@ def crash_error(function: str, how: Exit) -> WorkerCrashedError:
 def has_started(error: BaseException) -> bool:
     """Return whether the function may have run in the attempt that ended with `error`."""
     return bool(getattr(error, "started", isinstance(error, TaskTimeoutError)))
+
+
+def outcome_of(error: BaseException) -> str:
+    """Return what became of a call that ended with `error`, in one of the words of `CallRecord`."""
+    if not isinstance(error, Exception):
+        return "cancelled"
+    outcome = next((word for kind, word in _OUTCOMES.items() if isinstance(error, kind)), "failed")
+    if outcome in ("timed_out", "cancelled") and not getattr(error, "started", True):
+        return "not_started"
+    return outcome
 
 
 def bad_result(target: Target, error: BaseException) -> ResultError:
