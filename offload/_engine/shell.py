@@ -1,0 +1,659 @@
+"""The shell around the decisions: carries out what the dispatcher says, on event loops.
+
+                 ┌───────────────── one lock ─────────────────┐
+    calls ──────►│ Dispatcher: events in, actions out (pure) │──────► crew: start, stop workers
+    workers ────►│                                            │──────► calls: begin, fail
+    a clock ────►└────────────────────────────────────────────┘
+
+The worker that becomes free is given the next call of the same loop straight from the reader
+callback, so that it does not idle while the event loop comes round to waking somebody.
+
+Threads: a call lives on the thread of its event loop. The dispatcher, which all of them share, is
+behind one lock; nothing that can block, wake or call back is done while it is held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from asyncio import events
+from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from offload._child.wire import Kind
+from offload._core.dispatch import (
+    Assign,
+    Closed,
+    Dispatcher,
+    Full,
+    Phase,
+    Refusal,
+    Refuse,
+    StartWorker,
+    StopWorker,
+    TaskState,
+    WorkerState,
+)
+from offload._core.histogram import merge
+from offload._core.statistics import PoolStatistics, WorkerStatistics
+from offload._engine.call import Call
+from offload._engine.ledger import FOLD_AT, Account, Failures, totals
+from offload._engine.outcome import crash_error, deadline_error, task_cancelled_error
+from offload._workers.keeper import keeper
+from offload.errors import PoolClosedError, QueueFullError, QueueTimeoutError, WorkerStartError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections import deque
+    from collections.abc import Callable
+    from typing import Self
+
+    from offload._core.dispatch import Limits, Worker
+    from offload._core.options import ResolvedOptions
+    from offload._engine.codec import Request
+    from offload._engine.target import Target
+    from offload._workers.base import Crew, Exit, Reply
+    from offload.errors import DeadlineError
+
+__all__ = ["Shell"]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("offload.pool")
+_monotonic = time.monotonic
+# Between looks at whether a busy worker's event loop has been closed, while calls wait; such loops
+# are rare, and a look costs a microsecond for each worker.
+_LOOK_SECONDS = 1.0
+# What a refusal by estimate leaves of the estimate. Arbitrary, does not matter much.
+_TRUST = 0.95
+
+
+def settle(future: Future[None], error: Exception | None = None) -> None:
+    """Complete a future, unless whoever waited for it has cancelled it."""
+    with contextlib.suppress(InvalidStateError):
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+class Shell:
+    """The workers, the queue and the books of one open period of a pool."""
+
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        new_crew: Callable[[Self], Crew],
+        modules: set[str],
+    ) -> None:
+        self.name = name
+        self.dispatcher = Dispatcher(limits)
+        self.lanes: dict[str | bytes, Account] = {}
+        self.failures = Failures()
+        self._opened_at = time.time()
+        self._recycled = 0
+        self._lock = threading.Lock()
+        # Calls that are being pickled, and how large they are at the least.
+        self._arriving = 0
+        self._arriving_bytes = 0
+        self._modules = modules
+        self._start_error = ""
+        self._tick: asyncio.TimerHandle | None = None
+        self._tick_at = float("inf")
+        # Who waits for so many workers, and who for the last call to end.
+        self._openers: list[tuple[int, Future[None]]] = []
+        self._drained: list[Future[None]] = []
+        self._closed: Future[None] | None = None
+        self._is_looking = False
+        keeper.hold()
+        self.crew = new_crew(self)
+        self.has_descriptors = self.crew.has_descriptors
+
+    # --- calls come and go ---
+
+    def new_lane(self, target: Target) -> Account:
+        """Return the lane of a function that is called for the first time."""
+        # setdefault: two threads may be here at once, and the limit is one.
+        lane = self.lanes.setdefault(target.reference, Account(target.name, target.max_concurrency))
+        if target.module is not None:
+            self._modules.add(target.module)
+        return lane
+
+    def modules(self) -> list[str]:
+        """Return what a new worker should import before its first task."""
+        return sorted(self._modules - {"__main__"})
+
+    def refuse_early(self, target: Target) -> None:
+        """Refuse before arguments are pickled, which may be dear; `submit` has the last word.
+
+        Raises:
+            PoolClosedError: the pool accepts nothing any more.
+            QueueFullError: the queue is at its limit.
+        """
+        dispatcher = self.dispatcher
+        if dispatcher.phase is not Phase.OPEN:
+            raise self._closed_error(target.name)
+        if dispatcher.is_full and not (
+            dispatcher.idle and dispatcher.busy < dispatcher.limits.max_workers
+        ):
+            raise self._refused(target, "max_queued")
+
+    def reserve(self, target: Target, size_bytes: int) -> int:
+        """Refuse early what will not fit into the queue; else count it as on its way there.
+
+        Until it is pickled a call is not in the queue, and a thousand at once would all be.
+
+        Returns:
+            How many bytes to `release` when it is pickled.
+        """
+        dispatcher = self.dispatcher
+        limits = dispatcher.limits
+        if limits.max_queued_bytes is None or not size_bytes:
+            return 0
+        with self._lock:
+            waiting = dispatcher.queued + self._arriving
+            free = max(limits.max_workers - dispatcher.busy, 1)
+            together = dispatcher.queued_bytes + self._arriving_bytes + size_bytes
+            if waiting < free or together <= limits.max_queued_bytes:
+                self._arriving += 1
+                self._arriving_bytes += size_bytes
+                return size_bytes
+        raise self._refused(target, "max_queued_bytes")
+
+    def release(self, size_bytes: int) -> None:
+        """Take back what `reserve` has counted."""
+        if size_bytes:
+            with self._lock:
+                self._arriving -= 1
+                self._arriving_bytes -= size_bytes
+
+    def submit(
+        self,
+        target: Target,
+        request: Request,
+        options: ResolvedOptions,
+        items: deque[Reply] | None = None,
+        started: Callable[[], object] | None = None,
+    ) -> Call:
+        """Admit a call, and send it to a worker if one is idle.
+
+        Raises:
+            PoolClosedError: the pool accepts nothing any more.
+            QueueFullError: the queue is at a limit.
+            DeadlineError: it could not end in time.
+        """
+        now = _monotonic()
+        call = Call(self, target, request, options, now)
+        if items is not None:
+            call.items = items
+        if started is not None:
+            call.started = started
+        dispatcher = self.dispatcher
+        with self._lock:
+            if call.deadline is not None and self._is_too_late(call, now):
+                raise deadline_error(call.function, call.deadline, started=False)
+            try:
+                worker = dispatcher.submit(call, now)
+            except Full as full:
+                call.lane.refused += 1
+                raise self._full_error(call.function, full.limit) from None
+            except Closed:
+                raise self._closed_error(call.function) from None
+            actions = self._take_actions() if dispatcher.actions else None
+        if worker is not None:
+            call.begin()
+        if actions:
+            self._carry_out(actions)
+        if worker is None and call.state is TaskState.QUEUED:
+            call.wait_in_queue()
+            if not self._is_looking:
+                self._is_looking = True
+                keeper.post(self._look_for_closed_loops)
+        return call
+
+    def _is_too_late(self, call: Call, now: float) -> bool:
+        """Return whether the call would wait past the last instant at which it can start."""
+        assert call.deadline is not None
+        dispatcher, lane = self.dispatcher, call.lane
+        wait = dispatcher.queued * dispatcher.mean_run / dispatcher.limits.max_workers
+        if call.deadline > now + wait + lane.mean_run:
+            return False
+        if call.deadline > now:
+            # An estimate says so. Trust it a little less each time: else a function whose one
+            # measured run was slow would be refused for ever, and never be measured again.
+            lane.mean_run *= _TRUST
+        return True
+
+    def leave(self, call: Call) -> None:
+        """Give a call up, whose caller is gone: out of the queue, or its worker stopped."""
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
+        call.drop_reply()
+        if self.withdraw(call):
+            call.lane.cancelled += 1
+        elif call.state is TaskState.RUNNING:
+            call.lane.cancelled += 1
+            self.abandon(call, "cancel")
+
+    def leave_stream(self, call: Call) -> None:
+        """Give a stream up: its generator is closed politely, if it listens."""
+        worker = call.worker
+        if call.state is TaskState.RUNNING and worker is not None:
+            # A generator that waits for credit is closed politely; `grace` bounds the wait.
+            self.crew.more(worker, Kind.CLOSE, b"")
+            call.grace = max(call.grace, 0.1)
+        self.leave(call)
+
+    # --- what happens to calls; on the thread of the call's loop ---
+
+    def finished(self, call: Call, *, recycle: bool = False) -> None:
+        """Take note that the worker has replied, and give it the next call."""
+        now = _monotonic()
+        worker = call.worker
+        dispatcher = self.dispatcher
+        actions = drained = None
+        # Not by `_act`, as all others: this is on the path of each call.
+        with self._lock:
+            if worker is None or worker.task is not call:
+                return
+            lane = call.lane
+            times = lane.times
+            times.append((call.queued_at, call.started_at, now))
+            if len(times) >= FOLD_AT:
+                lane.fold()
+            reply = call.reply
+            if reply is not None and (reply[0] == Kind.RESULT or reply[0] == Kind.END):
+                lane.completed += 1
+            else:
+                lane.failed += 1
+            following: Any = dispatcher.finish(worker, now, recycle=recycle)
+            if dispatcher.actions:
+                actions = self._take_actions()
+            if self._drained:
+                drained = self._take_drained()
+        if following is not None:
+            self._dispatch(following)
+        if actions:
+            self._carry_out(actions)
+        if drained:
+            for future in drained:
+                settle(future)
+
+    def withdraw(self, call: Call) -> bool:
+        """Take a waiting call out of the queue."""
+        return self._act(self.dispatcher.withdraw, call)
+
+    def abandon(self, call: Call, reason: str) -> bool:
+        """Stop a running call that nobody waits for any more; False if it does not run."""
+        return self._act(self._abandon, call, reason, grace=call.grace)
+
+    def _abandon(self, call: Call, reason: str) -> bool:
+        worker = call.worker
+        if worker is None or worker.task is not call:
+            return False
+        now = _monotonic()
+        # They held a worker as others do: who is refused must be told so.
+        self.dispatcher.measure(now - call.started_at)
+        lane = call.lane
+        if reason == "timeout":
+            lane.timed_out += 1
+            if mean := lane.mean_run:
+                # How long it would have taken nobody knows: longer. Without this, attempts
+                # that end at their deadline would let the estimate only ever sink.
+                lane.mean_run = mean + (2.0 * (now - call.started_at) - mean) * 0.1
+        if self.crew.can_stop:
+            self.dispatcher.abandon(worker, now, reason)
+        return True
+
+    def unused(self, call: Call) -> None:
+        """Nobody wants the call that a worker was just assigned: the worker takes the next one."""
+        following = self._act(self._unused, call)
+        if following is not None:
+            self._dispatch(following)
+
+    def _unused(self, call: Call) -> Any:
+        worker = call.worker
+        if worker is None or worker.task is not call:
+            return None
+        return self.dispatcher.finish(worker, _monotonic(), returned=False)
+
+    def not_received(self, worker: Worker, call: Call) -> None:
+        """The worker was dead before the call reached it: the call goes to another."""
+        self._act(self._not_received, worker, call)
+
+    def _not_received(self, worker: Worker, call: Call) -> None:
+        if worker.task is call:
+            self.dispatcher.requeue(call, _monotonic())
+
+    # --- what workers report; on any thread ---
+
+    def worker_ready(self, worker: Worker) -> None:
+        """Report that a worker can take tasks."""
+        self._act(self.dispatcher.ready, worker, _monotonic())
+
+    def worker_failed(self, worker: Worker, detail: str) -> None:
+        """Report that a worker did not come up."""
+        if self.dispatcher.phase is Phase.OPEN:
+            _logger.error(
+                "a worker of pool %r did not start: %s",
+                self.name,
+                detail,
+                extra={"offload_pool": self.name},
+            )
+        self._start_error = detail
+        self._act(self.dispatcher.start_failed, worker, _monotonic())
+
+    def worker_recovered(self, worker: Worker) -> None:
+        """Report that an abandoned worker ended its task by itself."""
+        if worker.task is None:
+            self._act(self.dispatcher.recovered, worker, _monotonic())
+
+    def worker_gone(self, worker: Worker, how: Exit) -> None:
+        """Report that a worker, once ready, has ended."""
+        was, task = self._act(self._gone, worker, how)
+        if isinstance(task, Call):
+            self._on_loop(task, task.fail, crash_error(task.function, how))
+        elif was is WorkerState.IDLE:
+            _logger.warning(
+                "an idle worker of pool %r ended: %s",
+                self.name,
+                how,
+                extra={"offload_pool": self.name, "offload_pid": how.pid},
+            )
+
+    def _gone(self, worker: Worker, how: Exit) -> tuple[WorkerState, Any]:
+        was = worker.state
+        task = worker.task
+        if was is WorkerState.BUSY and task is not None and not how.received:
+            self.dispatcher.requeue(task, _monotonic())
+            task = None
+        self.dispatcher.gone(worker, _monotonic())
+        if isinstance(task, Call):
+            task.lane.crashed += 1
+        return was, task
+
+    def _look_for_closed_loops(self) -> None:
+        """Free workers whose event loop was closed under their call, while others wait for one.
+
+        Nobody reads the sockets of such workers any more: nothing tells that their task has ended.
+        """
+        for call in self._running():
+            if call.loop.is_closed():
+                self.abandon(call, "cancel")
+        with self._lock:
+            self._is_looking = self.dispatcher.queued > 0
+        if self._is_looking:
+            keeper.loop.call_later(_LOOK_SECONDS, self._look_for_closed_loops)
+
+    # --- life; on any thread ---
+
+    def open(self) -> Future[None]:
+        """Accept calls and start the first workers; the future is done when they are ready.
+
+        It fails with `WorkerStartError` if none comes up.
+        """
+        future: Future[None] = Future()
+        self._act(self._open, future)
+        return future
+
+    def _open(self, future: Future[None]) -> None:
+        dispatcher = self.dispatcher
+        dispatcher.open(_monotonic())
+        self._openers.append((max(dispatcher.limits.min_workers, 1), future))
+
+    def _take_opened(self) -> list[tuple[Future[None], WorkerStartError | None]]:
+        """Return whoever waits for the pool to open and now knows."""
+        if not self._openers:
+            return []
+        dispatcher = self.dispatcher
+        ready = len(dispatcher.idle) + dispatcher.busy
+        error: WorkerStartError | None = None
+        if dispatcher.is_failing or dispatcher.phase is Phase.CLOSED:
+            error = WorkerStartError(
+                f"pool {self.name!r} cannot start workers. The last attempt said: "
+                f"{self._start_error or 'the pool was closed meanwhile'}",
+                detail=self._start_error,
+            )
+        opened = [
+            (future, None if ready >= wanted else error)
+            for wanted, future in self._openers
+            if ready >= wanted or error is not None
+        ]
+        done = {id(future) for future, _ in opened}
+        self._openers = [opener for opener in self._openers if id(opener[1]) not in done]
+        return opened
+
+    def drain(self) -> Future[None]:
+        """Accept nothing more; the future is done when no call is left."""
+        future: Future[None] = Future()
+        self._act(self._drain, future)
+        return future
+
+    def _drain(self, future: Future[None]) -> None:
+        self.dispatcher.close()
+        self._drained.append(future)
+
+    def kill(self) -> Future[None]:
+        """End everything now; the future is done when nothing is left."""
+        running, closed, is_first = self._act(self._kill)
+        for call in running:
+            self._on_loop(call, call.fail, self._closed_error(call.function, started=True))
+        if is_first:
+            closed.add_done_callback(lambda _: keeper.release())
+            if self._tick is not None:
+                keeper.post(self._tick.cancel)
+        return closed
+
+    def _kill(self) -> tuple[list[Call], Future[None], bool]:
+        if self._closed is not None:
+            return [], self._closed, False
+        now = _monotonic()
+        self.dispatcher.close(kill=True)
+        running = self._running()
+        for call in running:
+            assert call.worker is not None
+            self.dispatcher.abandon(call.worker, now, "close under load")
+        self._closed = self.crew.close()
+        return running, self._closed, True
+
+    def cancel_task(self, pid: int) -> bool:
+        """Stop the task of a worker; its caller is told. False if there is none."""
+        call = next((call for call in self._running() if call.pid == pid), None)
+        if call is None or not self.abandon(call, "cancel"):
+            return False
+        call.lane.cancelled += 1
+        self._on_loop(call, call.fail, task_cancelled_error(call.function, pid))
+        return True
+
+    def recycle(self, pid: int) -> bool:
+        """Replace a worker, after its task if it has one. False if there is no such worker."""
+        for worker in self.crew.workers():
+            if worker.pid == pid:
+                return self._act(self.dispatcher.recycle, worker, _monotonic())
+        return False
+
+    def _running(self) -> list[Call]:
+        return [
+            worker.task
+            for worker in self.crew.workers()
+            if isinstance(worker.task, Call) and worker.state is WorkerState.BUSY
+        ]
+
+    def statistics(self, max_workers: int) -> PoolStatistics:
+        """Return the state, the counters and the histograms of this instant."""
+        now = _monotonic()
+        with self._lock:
+            dispatcher = self.dispatcher
+            limits = dispatcher.limits
+            workers = tuple(
+                WorkerStatistics(
+                    pid=worker.pid,
+                    state=worker.state.value,
+                    function=task.function if (task := worker.task) is not None else None,
+                    tasks_done=worker.tasks_done,
+                    run_seconds=now - task.started_at if task is not None else None,
+                    recycling=worker.is_recycled,
+                )
+                for worker in self.crew.workers()
+                if worker.state is not WorkerState.GONE
+            )
+            functions = tuple(
+                sorted(
+                    (lane.statistics() for lane in self.lanes.values()),
+                    key=lambda function: function.name,
+                )
+            )
+            return PoolStatistics(
+                name=self.name,
+                state=dispatcher.phase.value,
+                max_workers=max_workers,
+                starting=dispatcher.starting,
+                idle=len(dispatcher.idle),
+                busy=dispatcher.busy,
+                leaving=dispatcher.leaving,
+                queued=dispatcher.queued,
+                queued_bytes=dispatcher.queued_bytes,
+                wait=merge(function.wait for function in functions),
+                run=merge(function.run for function in functions),
+                workers=workers,
+                functions=functions,
+                failures=self.failures.records(),
+                recycled=self._recycled,
+                opened_at=self._opened_at,
+                max_queued=limits.max_queued,
+                max_queued_bytes=limits.max_queued_bytes,
+                **totals(functions),
+            )
+
+    # --- inside ---
+
+    def _act(self, decide: Callable[..., T], *arguments: Any, grace: float = 0.0) -> T:
+        """Make one decision under the lock, and carry out what follows from it."""
+        with self._lock:
+            result = decide(*arguments)
+            actions = self._take_actions()
+            drained = self._take_drained()
+            opened = self._take_opened()
+        self._carry_out(actions, grace)
+        for future in drained:
+            settle(future)
+        for future, error in opened:
+            settle(future, error)
+        return result
+
+    def _take_actions(self) -> list[Any]:
+        actions = self.dispatcher.actions
+        if actions:
+            self.dispatcher.actions = []
+        return actions
+
+    def _take_drained(self) -> list[Future[None]]:
+        if self._drained and self.dispatcher.is_drained:
+            drained, self._drained = self._drained, []
+            return drained
+        return []
+
+    def _carry_out(self, actions: list[Any], grace: float = 0.0) -> None:
+        for action in actions:
+            match action:
+                case Assign(task=task):
+                    self._dispatch(task)
+                case StartWorker():
+                    self.crew.start()
+                case StopWorker(worker=worker, reason=reason):
+                    if reason == "recycle":
+                        self._recycled += 1
+                    if reason != "dead":
+                        self.crew.stop(worker, reason, grace)
+                case Refuse(task=Call() as call, refusal=refusal):
+                    self._on_loop(call, call.fail, self._refusal_error(call, refusal))
+                case _:
+                    raise AssertionError(action)
+        self._schedule_tick()
+
+    def _dispatch(self, call: Any) -> None:
+        """Let a call begin on the thread of its loop: now, if that is this one."""
+        if events._get_running_loop() is call.loop:  # noqa: SLF001 - documented for this use
+            call.begin()
+        elif not self._on_loop(call, call.begin):
+            self.unused(call)
+
+    def _on_loop(self, call: Any, callback: Callable[..., object], *arguments: Any) -> bool:
+        try:
+            call.loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            # Its loop was closed with the call waiting: there is nobody to tell.
+            return False
+        return True
+
+    def _schedule_tick(self) -> None:
+        wait = self.dispatcher.next_tick(_monotonic())
+        if wait is not None and _monotonic() + wait < self._tick_at - 0.001:
+            self._tick_at = _monotonic() + wait
+            keeper.post(self._arm_tick)
+
+    def _arm_tick(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tick = keeper.loop.call_later(max(self._tick_at - _monotonic(), 0.0), self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick_at = float("inf")
+        if self.dispatcher.phase is not Phase.CLOSED:
+            self._act(self.dispatcher.tick, _monotonic())
+
+    # --- errors ---
+
+    def _refused(self, target: Target, limit: str) -> QueueFullError:
+        lane = self.lanes.get(target.reference) or self.new_lane(target)
+        with self._lock:
+            lane.refused += 1
+            return self._full_error(target.name, limit)
+
+    def _full_error(self, function: str, limit: str) -> QueueFullError:
+        retry_after = self.dispatcher.retry_after()
+        return QueueFullError(
+            f"{function} was refused: the queue of pool {self.name!r} is full "
+            f"({self.dispatcher.queued} waiting, {limit}); it did not run. "
+            f"Try again in about {retry_after:.2g} s",
+            retry_after=retry_after,
+            limit=limit,
+        )
+
+    def _closed_error(self, function: str, *, started: bool = False) -> PoolClosedError:
+        what = "was stopped, having run in part" if started else "did not run"
+        return PoolClosedError(
+            f"{function} {what}: pool {self.name!r} is closed. A pool that was closed can be "
+            "opened again with `await pool.open()`",
+            started=started,
+        )
+
+    def too_late_error(self, call: Call) -> QueueTimeoutError | DeadlineError:
+        """Return the error of a call that waited too long."""
+        deadline, timeout = call.deadline, call.queue_timeout
+        # By which comes first, not by the clock: timers of uvloop are a little early.
+        latest = call.start_by or 0.0
+        if deadline is not None and (timeout is None or latest < call.queued_at + timeout):
+            return deadline_error(call.function, deadline, started=False)
+        timeout = timeout or 0.0
+        return QueueTimeoutError(
+            f"{call.function} waited longer than its queue_timeout of {timeout:g} s for a worker "
+            f"of pool {self.name!r}; it did not run",
+            timeout=timeout,
+            retry_after=self.dispatcher.retry_after(),
+        )
+
+    def _refusal_error(self, call: Call, refusal: Refusal) -> Exception:
+        if refusal is Refusal.DEADLINE:
+            return self.too_late_error(call)
+        if refusal is Refusal.CLOSED:
+            return self._closed_error(call.function)
+        return WorkerStartError(
+            f"{call.function} did not run: no worker of pool {self.name!r} can be started. "
+            f"The last attempt said: {self._start_error}",
+            detail=self._start_error,
+        )
