@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from offload import Pool, offload
 from offload.starlette import install, lifespan
 
-# Preloaded: importing FastAPI anew in the worker of every test takes a second.
+# Preloaded: importing FastAPI anew, in the worker that follows a crash, takes a second.
 pool = Pool("fastapi-tests", max_workers=1, preload=["tests.fastapi_app"])
 app = FastAPI(lifespan=lifespan(pool, drain=0))
 install(app)

@@ -19,11 +19,13 @@ from PIL import Image
 
 from demo_server import work
 from demo_server.settings import Settings, SettingsError
+from tests.processes import PATIENCE
 
 MAX_BODY_BYTES = 300_000
 MAX_PIXELS = 1_000_000
-# Seconds until a test says that something hangs; generous, since CI machines are slow.
-PATIENCE = 60.0
+# A request that nobody would live to see the answer of, and the settings that let it run.
+ENDLESS = "/heavy?n=1000000000"
+ENDLESS_ALLOWED = {"DEMO_MAX_N": "1000000000", "DEMO_TIMEOUT": "3600"}
 
 
 @dataclasses.dataclass
@@ -437,15 +439,17 @@ class TestOperation:
     @pytest.mark.parametrize("sig,status", [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
     def test_signal_ends_the_server_cleanly(self, sig, status):
         """Quietly, at once, with the usual exit status; connections that idle do not hold it."""
-        with started() as server, httpx.Client(base_url=server.url) as http:
+        drain = 10 * PATIENCE
+        with (
+            started(DEMO_DRAIN=str(drain)) as server,
+            httpx.Client(base_url=server.url) as http,
+        ):
             http.get("/heavy", params={"n": 10})
             started_by_server = server.processes()
-            began = time.monotonic()
+            # Who drained without need would not be done when this gives up.
             ended = server.end(sig)
 
         assert ended == (status, "", "")
-        # A drain alone would take its 2 seconds.
-        assert time.monotonic() - began < 2
         assert not [pid for pid in started_by_server if is_alive(pid)]
 
     def test_running_request_is_answered_before_the_end(self):
@@ -463,25 +467,25 @@ class TestOperation:
     def test_request_longer_than_the_drain_is_told(self):
         """The end is no later than the drain allows, with an honest answer and no worker left."""
         with (
-            started(DEMO_DRAIN="0.1") as server,
+            started(DEMO_DRAIN="0.1", **ENDLESS_ALLOWED) as server,
             httpx.Client(base_url=server.url) as http,
-            in_background(http, "/heavy?n=2000000", status=503) as heavy,
+            in_background(http, ENDLESS, status=503) as heavy,
         ):
             until_busy(http)
             started_by_server = server.processes()
-            began = time.monotonic()
             ended = server.end(signal.SIGINT)
             heavy.join(PATIENCE)
 
         assert ended == (0, "", "")
-        # The work itself would take some 15 seconds.
-        assert time.monotonic() - began < 5
         assert not [pid for pid in started_by_server if is_alive(pid)]
 
     def test_second_signal_ends_the_server_at_once(self):
         """Who presses Ctrl+C again does not wait for the drain, and reads no tracebacks."""
-        with started(DEMO_DRAIN="30") as server, httpx.Client(base_url=server.url) as http:
-            url = f"{server.url}/heavy?n=2000000"
+        with (
+            started(DEMO_DRAIN="3600", **ENDLESS_ALLOWED) as server,
+            httpx.Client(base_url=server.url) as http,
+        ):
+            url = f"{server.url}{ENDLESS}"
             client = threading.Thread(target=lambda: expect_cut(url))
             client.start()
             until_busy(http)
@@ -496,8 +500,8 @@ class TestOperation:
 
     def test_server_that_is_killed_leaves_no_process(self):
         """Not even SIGKILL of the server leaves a busy worker behind."""
-        with started() as server, httpx.Client(base_url=server.url) as http:
-            url = f"{server.url}/heavy?n=2000000"
+        with started(**ENDLESS_ALLOWED) as server, httpx.Client(base_url=server.url) as http:
+            url = f"{server.url}{ENDLESS}"
             client = threading.Thread(target=lambda: expect_cut(url))
             client.start()
             until_busy(http)

@@ -13,9 +13,9 @@ import pytest
 from offload import ArgumentError, FunctionError, Pool, PoolClosedError, QueueFullError, RemoteError
 from offload.errors import RemoteTraceback
 from tests import some_functions, view_functions
+from tests.processes import PATIENCE
 from tests.view_functions import Account
 
-PATIENCE = 20.0
 WORKERS = 2
 
 
@@ -324,7 +324,12 @@ class TestShutdown:
         """`shutdown(cancel_futures=True)` cancels waiting calls and waits for the running ones."""
         running = busy(own_executor, tmp_path / "go")
         waiting = [own_executor.submit(view_functions.square, n) for n in range(5)]
-        opener = threading.Timer(0.1, (tmp_path / "go").touch)
+
+        def open_when_cancelled():
+            until(lambda: all(future.cancelled() for future in waiting))
+            (tmp_path / "go").touch()
+
+        opener = threading.Thread(target=open_when_cancelled)
         opener.start()
         own_executor.shutdown(cancel_futures=True)
         opener.join()

@@ -1,26 +1,47 @@
 """FastAPI takes decorated functions as they are, in endpoints, as endpoints and as dependencies."""
 
 import os
+from functools import partial
 
+import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from tests import fastapi_app
+from offload import Pool
+from offload.starlette import lifespan
+from tests import fastapi_app, pool_functions
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(scope="module")
+def app():
+    """Serve all tests with one worker, which takes its time to import FastAPI."""
+    anyio.run(fastapi_app.pool.open)
+    yield fastapi_app.app
+    anyio.run(partial(fastapi_app.pool.aclose, drain=0))
+
+
 @pytest.fixture
-async def http():
-    """Serve the application on one worker."""
-    app = fastapi_app.app
+async def http(app):
+    """Return a client of the application."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as http,
-    ):
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         yield http
+
+
+async def test_pool_lives_as_long_as_the_application():
+    """`FastAPI(lifespan=lifespan(pool))` opens the pool before it serves, and closes it after."""
+    pool = Pool("fastapi-lifespan", max_workers=1)
+    app = FastAPI(lifespan=lifespan(pool, drain=0))
+    try:
+        async with app.router.lifespan_context(app):
+            assert pool.statistics().state == "open"
+            assert await pool.run(pool_functions.pid) != os.getpid()
+        assert pool.statistics().state == "closed"
+    finally:
+        del Pool._registry[pool.name]
 
 
 @pytest.mark.parametrize("path", ["/awaited", "/model"])

@@ -38,9 +38,8 @@ from offload import (
 )
 from offload.function import Stream
 from tests import some_functions as functions
+from tests.processes import PATIENCE
 from tests.some_functions import DoubleScale, Scale
-
-PATIENCE = 20.0
 
 
 @pytest.fixture(scope="module")

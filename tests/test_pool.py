@@ -35,7 +35,7 @@ from offload._child import context
 from offload._system import BLAS_VARIABLES
 from offload._workers.keeper import threads
 from tests import pool_functions as functions
-from tests.processes import PATIENCE, Fifo, gone, is_alive, parent_of, until
+from tests.processes import PATIENCE, Fifo, gone, is_alive, longer_and_longer, parent_of, until
 
 _numbers = itertools.count()
 
@@ -642,7 +642,8 @@ async def test_retry_after_follows_measured_run_times(
             with pytest.raises(QueueFullError) as caught:
                 await pool.run(functions.pid)
             gate.let()
-        assert 0.1 <= caught.value.retry_after < 1.0
+        # Two calls, of which one runs, after those that took 0.1 s, or what the machine made of it.
+        assert 0.1 <= caught.value.retry_after <= 3 * pool.statistics().run.maximum
 
 
 @pytest.mark.anyio
@@ -729,14 +730,17 @@ async def test_queue_timeout_holds_for_a_call_that_went_back(
 @one_loop
 async def test_timeout_stops_the_function(new_pool: Callable[..., Pool], entered: Fifo) -> None:
     """Guarantee 4, not wanted means not running: the worker of a call that timed out ends."""
-    async with new_pool(max_workers=1, timeout=1.0) as pool:
-        with pytest.raises(TaskTimeoutError, match="ran in part") as caught:
-            await pool.run(functions.run_fault, "hang in native code", entered.path)
-        assert caught.value.timeout == 1.0
-        await gone(await entered.heard(), seconds=1.0)
-        assert pool.statistics().timed_out == 1
-        # Of the call, before that of the pool.
-        assert await offload(pool=pool, timeout=None)(functions.echo)(1) == 1
+    for timeout in longer_and_longer(0.25):
+        async with new_pool(max_workers=1, timeout=timeout) as pool:
+            with pytest.raises(TaskTimeoutError, match="ran in part") as caught:
+                await pool.run(functions.run_fault, "hang in native code", entered.path)
+            assert caught.value.timeout == timeout
+            assert pool.statistics().timed_out == 1
+            # Of the call, before that of the pool.
+            assert await offload(pool=pool, timeout=None)(functions.echo)(1) == 1
+            if pids := entered.rest():
+                await gone(*pids)
+                break
 
 
 @pytest.mark.anyio
@@ -800,9 +804,10 @@ async def test_function_that_does_not_stop_in_time_is_killed(
         async with anyio.create_task_group() as group:
             held = Held(pool, entered, gate, group)
             (pid,) = await held.start(grace=0.1)
+            began = time.monotonic()
             group.cancel_scope.cancel()
-        assert is_alive(pid)
         await gone(pid)
+        assert time.monotonic() - began >= 0.1
 
 
 @pytest.mark.anyio

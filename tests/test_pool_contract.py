@@ -27,7 +27,7 @@ from offload import (
 )
 from offload.errors import RemoteTraceback
 from tests import pool_functions as functions
-from tests.processes import PATIENCE, Fifo, gone, is_alive, until
+from tests.processes import PATIENCE, Fifo, gone, is_alive, longer_and_longer, until
 
 pytestmark = pytest.mark.anyio
 
@@ -275,15 +275,19 @@ async def test_cancelled_while_running(pool: Pool, kind: Kind, entered: Fifo, ga
 
 async def test_timeout_while_running(pool: Pool, kind: Kind, entered: Fifo, gate: Fifo) -> None:
     """A function that runs longer than its `timeout` fails its call, and is stopped if possible."""
-    held = offload(pool=pool, timeout=0.05)(functions.hold)
-    before = pool.statistics().timed_out
-    with pytest.raises(TaskTimeoutError) as caught:
-        await held(entered.path, gate.path)
-    assert caught.value.timeout == 0.05
-    assert pool.statistics().timed_out == before + 1
-    pid = await entered.heard()
+    for timeout in longer_and_longer(0.05):
+        held = offload(pool=pool, timeout=timeout)(functions.hold)
+        before = pool.statistics().timed_out
+        with pytest.raises(TaskTimeoutError) as caught:
+            await held(entered.path, gate.path)
+        assert caught.value.timeout == timeout
+        assert pool.statistics().timed_out == before + 1
+        # What can be stopped may have been before it said anything.
+        pids = entered.rest() if kind.can_stop else [await entered.heard()]
+        if pids:
+            break
     if kind.can_stop:
-        await gone(pid)
+        await gone(*pids)
     else:
         assert pool.statistics().busy == 1
         gate.let()
@@ -374,10 +378,10 @@ async def test_task_knows_its_deadline(pool: Pool) -> None:
     """`current_task()` names the function and tells when it will be stopped."""
     name = "tests.pool_functions:task_facts"
     assert await pool.run(functions.task_facts) == (name, None, False)
-    function, left, is_cancelled = await offload(pool=pool, timeout=60)(functions.task_facts)()
+    function, left, is_cancelled = await offload(pool=pool, timeout=3600)(functions.task_facts)()
     assert (function, is_cancelled) == (name, False)
     assert left is not None
-    assert 50 < left <= 60
+    assert 3600 - PATIENCE < left <= 3600
 
 
 async def test_request_to_stop_arrives_as_declared(pool: Pool, kind: Kind, entered: Fifo) -> None:

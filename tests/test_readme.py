@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import PATIENCE
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(
     r"^```python\n# (\w+\.py)\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE
@@ -40,12 +42,12 @@ def test_example_serves(name, code, tmp_path):
         assert process.stderr is not None
         said = iter(process.stderr.readline, "")
         base = next(found[0] for line in said if (found := re.search(r"http://[0-9.:]+", line)))
-        with urllib.request.urlopen(f"{base}/heavy", timeout=30) as response:  # noqa: S310 - our own server
+        with urllib.request.urlopen(f"{base}/heavy", timeout=PATIENCE) as response:  # noqa: S310 - our own server
             assert response.status == 200
             assert response.read()
         process.send_signal(signal.SIGINT)
         process.stderr.read()
-        assert process.wait(20) in (0, -signal.SIGINT)
+        assert process.wait(PATIENCE) in (0, -signal.SIGINT)
 
 
 def test_commands_are_one_line_each():

@@ -39,6 +39,7 @@ from offload import (
 from offload._child.wire import dumps
 from offload.starlette import ProblemResponse, exception_handlers, install, lifespan
 from tests import starlette_app
+from tests.processes import PATIENCE
 
 SECRET = "secret-argument"  # noqa: S105 - no password, but as private as one
 
@@ -225,7 +226,7 @@ class TestLifespan:
                 for other in arrived.values():
                     await other.wait()
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             async with lifespan(make_pool("a", Meeting), make_pool("b", Meeting))(None):
                 pass
 

@@ -25,7 +25,7 @@ def wait_for(path, value=None):
     """Wait for a file that the test makes, having made one that the test waits for."""
     path = Path(path)
     (path.parent / f"{path.name}-{value}-began").touch()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not path.exists():
         if time.monotonic() > deadline:
             message = f"{path} did not appear"
