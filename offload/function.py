@@ -244,6 +244,8 @@ class Offloaded(_Common[P, R]):
         __wrapped__: the plain function; calling it runs it here and now.
     """
 
+    __wrapped__: Callable[P, R]
+
     if TYPE_CHECKING:
 
         async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -305,6 +307,8 @@ class OffloadedGenerator(_Common[P, T]):
     Attributes:
         __wrapped__: the plain generator function.
     """
+
+    __wrapped__: Callable[P, Iterator[T]]
 
     if not TYPE_CHECKING:
 

@@ -84,6 +84,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.idle_since = {}
         self.leaving = {}
         self.can_recover = set()
+        self.to_recycle = set()
         self.tasks_done = Counter()
         # Growth.
         self.floor = None
@@ -315,7 +316,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         following = self.dispatcher.finish(worker, self.now, recycle=recycle, returned=returned)
         maximum = self.limits.max_tasks_per_worker
         is_used_up = maximum is not None and self.tasks_done[worker] >= maximum
-        if recycle or is_used_up or self.phase is Phase.CLOSED:
+        if recycle or is_used_up or worker in self.to_recycle or self.phase is Phase.CLOSED:
             assert following is None
             self.leave(worker)
         else:
@@ -418,15 +419,31 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.dispatcher.recovered(worker, self.now)
         self.settle()
 
+    @precondition(lambda self: self.idle_since or self.running or self.leaving)
+    @rule(data=st.data())
+    def recycle(self, data):
+        """By hand: at once if idle, after its task if busy."""
+        workers = [*self.idle_since, *self.running, *self.leaving]
+        worker = data.draw(st.sampled_from(workers))
+        alive = self.alive
+        if self.idle_since.pop(worker, None) is not None:
+            self.leave(worker)
+            self.floor = max(self.floor or 0, self.limits.min_workers, alive)
+        elif worker in self.running:
+            self.to_recycle.add(worker)
+        is_leaving = worker in self.leaving and alive == self.alive
+        assert self.dispatcher.recycle(worker, self.now) is not is_leaving
+        self.settle()
+
     # --- events: the pool and time ---
 
     @precondition(lambda self: self.phase is not Phase.CLOSED)
     @rule(what=st.sampled_from(("open",) * 18 + ("close", "kill")))
     def pool(self, what):
         if what == "open":
-            if self.phase is Phase.OPEN:
-                is_cold = not self.idle_since and not self.running
-                self.floor = max(self.limits.min_workers, is_cold)
+            self.phase = Phase.OPEN  # a drain is taken back
+            if not self.idle_since and not self.running:
+                self.floor = max(self.limits.min_workers, 1)
             self.dispatcher.open(self.now)
             self.settle()
         elif what == "close":

@@ -30,6 +30,7 @@ class _Process:
     is_worker = False
     page: memoryview | None = None
     report: Callable[[float, float | None], None] | None = None
+    relay_logs: Callable[[], None] | None = None
 
 
 process = _Process()

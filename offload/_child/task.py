@@ -99,11 +99,17 @@ def _enter(carrier: dict[str, str]) -> Any:
         manager = importlib.import_module(carrier["hook"]).enter(carrier)
         manager.__enter__()
     except Exception:
-        import logging
-
-        logging.getLogger("offload.workers").exception("the hook of an observer failed")
+        _log_failed_hook()
         return None
     return manager
+
+
+def _log_failed_hook() -> None:
+    import logging
+
+    if context.process.relay_logs is not None:  # nobody may have imported `logging` before
+        context.process.relay_logs()
+    logging.getLogger("offload.workers").exception("the hook of an observer failed")
 
 
 def leave(
@@ -117,9 +123,7 @@ def leave(
         try:
             scope.run(manager.__exit__, *how)
         except Exception:
-            import logging
-
-            logging.getLogger("offload.workers").exception("the hook of an observer failed")
+            _log_failed_hook()
 
 
 def raised(error: BaseException, *, skip: int = 1) -> Failure:

@@ -163,6 +163,7 @@ class Serving:
         self._levels = levels
         self._is_relaying = False
         context.process.report = self._report
+        context.process.relay_logs = self.relay_logs
         self.relay_logs()
         self._page = page
         self._received = 0

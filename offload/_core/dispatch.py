@@ -387,12 +387,11 @@ class Dispatcher:
             return True
         if worker.state is not WorkerState.IDLE:
             return False
+        # As many as there were, also where nothing has been asked of the pool for long.
+        self._floor = max(self._floor, self.starting + self.busy + len(self.idle))
         self.idle.remove(worker)
         self._leave(worker, "recycle")
-        if self.phase is Phase.OPEN and now >= self._retry_start_at:
-            # As many as there were, also where nothing has been asked of the pool for long.
-            self.starting += 1
-            self.actions.append(StartWorker())
+        self._grow(now)
         return True
 
     def recovered(self, worker: Worker, now: float) -> None:

@@ -94,7 +94,7 @@ async def calls() -> None:
     assert_type(await generic("text"), list[str])
     assert_type(await bare.options(timeout=1)(1), bytes)
     assert_type(await bare.options(timeout=None, priority=5, grace=0.1)(1, flag=True), bytes)
-    assert_type(bare.__wrapped__(1), Any)
+    assert_type(bare.__wrapped__(1), bytes)
     awaitable: Awaitable[bytes] = bare(1)
     await awaitable
     function: Callable[[int], Coroutine[Any, Any, list[int]]] = with_options
