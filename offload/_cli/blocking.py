@@ -309,8 +309,8 @@ def _walk(node: ast.AST, names: _Names) -> Iterator[ast.Call]:
     # What a nested function does happens when, and where, that is called.
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
         return
-    if isinstance(node, ast.comprehension):
-        names.hide(node.target)
+    for comprehension in getattr(node, "generators", ()):
+        names.hide(comprehension.target)
     for child in ast.iter_child_nodes(node):
         yield from _walk(child, names)
     # After the parts: the right side of an assignment is evaluated before its name changes.

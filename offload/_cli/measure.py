@@ -135,13 +135,9 @@ async def measure(
     """
     case = _Case(function, arguments, keywords)
     budget = _Budget(repeat, seconds)
-    inline, computing, result = await _inline(case, budget)
-    size, pickling = _pickling((arguments, keywords))
-    items = len(result) if case.is_generator else None
-    # Not if it fails: the call itself fails with a better error, which names the culprit.
-    result_size, result_pickling = (0, 0.0) if case.is_generator else _pickling(result)
     pool = case.pool
     try:
+        inline, computing, result = await _inline(case, budget)
         started = time.perf_counter()
         await pool.run(probe.nothing)
         cold = time.perf_counter() - started
@@ -155,6 +151,9 @@ async def measure(
         worker_seconds = await _in_worker(case, budget)
     finally:
         await pool.aclose(drain=0.0)
+    size, pickling = _pickling((arguments, keywords))
+    items = len(result) if case.is_generator else None
+    result_size, result_pickling = (0, 0.0) if case.is_generator else _pickling(result)
     return Measurement(
         function=case.target.name,
         pool=pool.name,
