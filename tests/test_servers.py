@@ -1,7 +1,6 @@
 """Under the servers that people run: Ctrl+C ends them cleanly and at once, SIGKILL leaves nothing.
 
-Each server here is a real one, with its reloader or its web workers, running the demo application
-with heavy requests under way.
+Each server here is a real one, with its reloader or its web workers, with calls under way.
 """
 
 import os
@@ -13,29 +12,29 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from tests.processes import PATIENCE, Fifo, gone_now
+
 ROOT = Path(__file__).parent.parent
-APP = "demo_server.app:app"
-PYTHON = [sys.executable, "-m"]
-GUNICORN = [*PYTHON, "gunicorn", APP, "-b", "127.0.0.1:{port}", "-w", "2"]
-GUNICORN += ["-k", "uvicorn.workers.UvicornWorker"]
+APP = "tests.served_app:app"
+UVICORN = f"uvicorn {APP} --port PORT --timeout-graceful-shutdown GRACE"
+GUNICORN = f"gunicorn {APP} -b 127.0.0.1:PORT --graceful-timeout GRACE -w 2"
+GUNICORN += " -k uvicorn.workers.UvicornWorker"
 SERVERS = {
-    "uvicorn": [*PYTHON, "uvicorn", APP, "--port", "{port}"],
-    "uvicorn --workers 2": [*PYTHON, "uvicorn", APP, "--port", "{port}", "--workers", "2"],
-    "uvicorn --reload": [*PYTHON, "uvicorn", APP, "--port", "{port}", "--reload"],
-    "gunicorn -w 2": [*GUNICORN],
-    "gunicorn --preload": [*GUNICORN, "--preload"],
+    "uvicorn": UVICORN,
+    "uvicorn --workers 2": f"{UVICORN} --workers 2",
+    # It looks at every file of its folder, again and again.
+    "uvicorn --reload": f"{UVICORN} --reload --reload-dir demo_server",
+    "gunicorn -w 2": GUNICORN,
+    "gunicorn --preload": f"{GUNICORN} --preload",
 }
-# A heavy request of about a second: under way when the server is told to end.
-HEAVY = "/heavy?n=300000"
-# Every server waits for its requests; the demo's pool gives them this many seconds.
-DRAIN = 1.0
+# At once, for whole servers with their web processes, their pools and their interpreters: most of
+# it is the servers' own doing. What it must be told from is the drain of the application.
 END_SECONDS = 10.0
 # Guarantee 7.
 GUARANTEED_SECONDS = 1.0
@@ -44,39 +43,48 @@ GUARANTEED_SECONDS = 1.0
 class Served:
     """A server in a process group of its own, as a terminal would have it."""
 
-    def __init__(self, command: list[str]) -> None:
-        # A port that was free a moment ago: with several web workers, 0 would be one for each.
+    def __init__(self, folder: Path, command: str, grace: int) -> None:
+        # A port that was free a moment ago: with several web processes, 0 would be one for each.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         self.base = f"http://127.0.0.1:{port}"
+        self.report, self.gate = Fifo(folder / "report"), Fifo(folder / "gate")
+        words = command.replace("PORT", str(port)).replace("GRACE", str(grace)).split()
         self.process = subprocess.Popen(
-            [word.format(port=port) for word in command],
+            [sys.executable, "-m", *words],
             cwd=ROOT,
             env=os.environ
-            | {"PYTHONPATH": str(ROOT), "DEMO_DRAIN": str(DRAIN), "PYTHONWARNINGS": "ignore"},
+            | {
+                "PYTHONPATH": str(ROOT),
+                "SERVED_DIRECTORY": str(folder),
+                "PYTHONWARNINGS": "ignore",
+            },
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,
         )
+        # All that was ever seen of it; those of which nothing may be left, among them.
+        self.everything = {psutil.Process(self.process.pid)}
+        self.answers: list[int] = []
         self.said: list[str] = []
-        self.everything: list[psutil.Process] = []
+        self._clients: list[threading.Thread] = []
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def open(self) -> None:
-        assert self._listening.wait(30), "".join(self.said)
+        assert self._listening.wait(PATIENCE), "".join(self.said)
         # It listens before it serves, or says so before it does: this waits for the pool.
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                assert self.get("/fast")
+                assert self.get("/fast") == 200
             except urllib.error.URLError:
-                assert time.monotonic() < deadline
+                assert time.monotonic() < deadline, "".join(self.said)
                 time.sleep(0.02)
             else:
                 break
-        self.everything = self.tree()
+        self.look()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -86,60 +94,73 @@ class Served:
                 self._listening.set()
         self._listening.set()
 
-    def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.base + path, timeout=30) as response:  # noqa: S310
-            return response.read()
+    def get(self, path: str) -> int:
+        with urllib.request.urlopen(self.base + path, timeout=PATIENCE) as response:  # noqa: S310
+            return response.status
 
-    def tree(self) -> list[psutil.Process]:
-        parent = psutil.Process(self.process.pid)
-        return [parent, *parent.children(recursive=True)]
+    def ask(self, *paths: str) -> None:
+        """Make requests in the background; their answers, if they come, are in `answers`."""
+
+        def ask(path: str) -> None:
+            try:
+                self.answers.append(self.get(path))
+            except urllib.error.HTTPError as error:
+                self.answers.append(error.code)
+            except OSError:
+                return  # cut, by the signal
+
+        for path in paths:
+            self._clients.append(threading.Thread(target=ask, args=(path,)))
+            self._clients[-1].start()
+
+    def heard(self, voices: int) -> list[int]:
+        """Wait until so many have told that they run; then we know every process below it."""
+        heard = [self.report.heard_now() for _ in range(voices)]
+        self.look()
+        self.everything |= {psutil.Process(pid) for pid in heard}
+        return heard
+
+    def look(self) -> None:
+        self.everything |= set(psutil.Process(self.process.pid).children(recursive=True))
+
+    def left(self, seconds: float, processes: set[psutil.Process] | None = None) -> list[str]:
+        """Return what is left of it after so many seconds."""
+        among = self.everything if processes is None else processes
+        left = gone_now(*(process.pid for process in among), seconds=seconds)
+        return [repr(process) for process in among if process.pid in left]
 
     def close(self) -> None:
         if self.process.poll() is None:
-            self.everything += self.tree()
+            self.look()
         for process in self.everything:
             if process.is_running():
                 process.kill()
         self.process.wait()
+        for client in self._clients:
+            client.join()
         self._reader.join()
         assert self.process.stderr is not None
         self.process.stderr.close()
+        self.report.__exit__()
+        self.gate.__exit__()
 
 
-@pytest.fixture(params=SERVERS, ids=list(SERVERS))
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    """A server that serves, and of which nothing is left afterwards."""
-    server = Served(SERVERS[request.param])
-    try:
-        server.open()
-        yield server
-    finally:
+@pytest.fixture(params=SERVERS)
+def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts a server that gives its requests so many seconds at its end; nothing is left of it."""
+    started = []
+
+    def serve(grace: int = 300) -> Served:
+        started.append(Served(tmp_path, SERVERS[request.param], grace))
+        started[-1].open()
+        return started[-1]
+
+    yield serve
+    for server in started:
         server.close()
 
 
-def busy(server: Served) -> list[threading.Thread]:
-    """Have heavy requests run, and return when every process below the server is known."""
-
-    def ask() -> None:
-        try:
-            server.get(HEAVY)
-        except (OSError, urllib.error.URLError):
-            return  # cut, by the signal
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        server.everything = server.tree()
-        # A pool's worker that has computed for a while is one that runs the heavy function.
-        if any(is_worker(process) and cpu(process) > 0.2 for process in server.everything):
-            return threads
-        time.sleep(0.02)
-    raise TimeoutError
-
-
-def is_worker(process: psutil.Process) -> bool:
+def is_of_a_pool(process: psutil.Process) -> bool:
     """Return whether this is a worker of a pool, or its supervisor."""
     try:
         return "offload._child" in " ".join(process.cmdline())
@@ -147,48 +168,48 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def cpu(process: psutil.Process) -> float:
-    """Return the seconds that a process has computed."""
-    try:
-        return sum(process.cpu_times()[:2])
-    except psutil.Error:
-        return 0.0
-
-
-def left(processes: list[psutil.Process], seconds: float) -> list[Any]:
-    """Return which of the processes are still there after so many seconds."""
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_interrupt_ends_it_cleanly(served: Served) -> None:
+def test_interrupt_ends_it_cleanly(serve: Callable[..., Served]) -> None:
     """Ctrl+C in the terminal reaches the whole group; the server ends by itself, with no noise."""
-    assert served.get("/fast")
-    assert b"result" in served.get("/heavy?n=1000")
-    served.everything = served.tree()
-    os.killpg(served.process.pid, signal.SIGINT)
-    assert not left(served.everything, END_SECONDS)
-    said = "".join(served.said)
-    assert "Traceback" not in said, said
+    server = serve()
+    server.ask("/hold")
+    server.heard(1)
+    server.gate.let()
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.left(END_SECONDS) == []
+    assert "Traceback" not in "".join(server.said)
 
 
-def test_terminate_under_load_ends_within_the_drain(served: Served) -> None:
-    """SIGTERM with heavy requests running ends the server in order, and its workers with it."""
-    threads = busy(served)
-    served.process.send_signal(signal.SIGTERM)
-    assert not left(served.everything, DRAIN + END_SECONDS)
-    for thread in threads:
-        thread.join()
+def test_interrupt_under_endless_work_ends_it_when_the_server_gives_up(
+    serve: Callable[..., Served],
+) -> None:
+    """Ctrl+C while workers hang: as soon as the server does not wait, nothing else does."""
+    server = serve(grace=1)
+    server.ask("/hang?how=hang+in+Python", "/hang?how=hang+in+native+code", "/family")
+    server.heard(6)
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.left(1 + END_SECONDS) == []
 
 
-def test_kill_of_the_server_leaves_nothing(served: Served) -> None:
-    """SIGKILL of every web process, with tasks running: no worker outlives it by a second."""
-    threads = busy(served)
-    workers = [process for process in served.everything if is_worker(process)]
-    assert len(workers) > 1
-    for process in served.everything:
-        if process not in workers:
-            process.kill()
-    assert not left(workers, GUARANTEED_SECONDS)
-    for thread in threads:
-        thread.join()
+def test_terminate_under_load_ends_it_in_order(serve: Callable[..., Served]) -> None:
+    """SIGTERM with calls running: they end, their clients are answered, and then the server is."""
+    server = serve()
+    server.ask("/hold", "/hold", "/hold")
+    server.heard(3)
+    server.process.send_signal(signal.SIGTERM)
+    server.gate.let(3)
+    assert server.left(END_SECONDS) == []
+    assert server.answers == [200, 200, 200]
+
+
+def test_kill_of_the_server_leaves_nothing(serve: Callable[..., Served]) -> None:
+    """SIGKILL of every web process: no worker in native code, and no child of one, stays."""
+    server = serve()
+    server.ask("/hang?how=hang+in+Python", "/hang?how=hang+in+native+code", "/family")
+    heard = server.heard(6)
+    ours = {
+        process for process in server.everything if is_of_a_pool(process) or process.pid in heard
+    }
+    assert len(ours) > 6  # with supervisors
+    for process in server.everything - ours:
+        process.kill()
+    assert server.left(GUARANTEED_SECONDS, ours) == []
