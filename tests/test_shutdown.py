@@ -28,13 +28,17 @@ class Server:
 
     def __init__(self, folder: Path, kind: str, how: str) -> None:
         self.folder = folder
+        self.kind = kind
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
         self.report = Fifo(folder / "report")
         self.go = Fifo(folder / "go")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.pool_server", kind, how, str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(self.temporary)},
             process_group=0,
         )
         self.below: set[int] = set()
@@ -49,13 +53,27 @@ class Server:
         """Send it a signal, and check that it is gone, and nothing is left, in time."""
         assert len(self.below) > 1
         assert all(is_alive(pid) for pid in self.below)
+        # What has no name ends with the last process that holds it.
+        memory = {name for pid in self.below for name in named_memory(pid)}
+        assert not (memory and self.kind in OWN)
         self.process.send_signal(number)
         self.process.wait(PATIENCE)
         self.check_nothing_left()
+        # The resource tracker unlinks the semaphores of stdlib's executors.
+        assert [name for name in memory if Path(name).exists()] == []
 
     def check_nothing_left(self) -> None:
         left = gone_now(*self.below, seconds=GUARANTEED_SECONDS)
         assert not left, [psutil.Process(pid) for pid in left if psutil.pid_exists(pid)]
+        if self.kind in OWN:  # stdlib's fork server has its socket there
+            assert list(self.temporary.iterdir()) == []
+
+
+def named_memory(pid: int) -> set[str]:
+    """Return the shared memory and semaphores of a process that have a name, and so could stay."""
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    names = {line.split(maxsplit=5)[5] for line in maps if "/dev/shm/" in line}  # noqa: S108
+    return {name for name in names if not name.endswith("(deleted)")}
 
 
 @pytest.fixture
