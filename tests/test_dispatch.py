@@ -505,7 +505,7 @@ class TestRecycling:
         pool = dispatcher(1, max_tasks_per_worker=1)
         task = submit(pool)
         assert pool.finish(task.worker, 9.0, returned=False) is None
-        assert (task.worker.tasks_done, pool.mean_run) == (0, 0.0)
+        assert (task.worker.tasks_done, pool.run_time.mean) == (0, 0.0)
         assert pool.idle == [task.worker]
 
 
@@ -867,4 +867,46 @@ class TestRetryAfter:
         pool = dispatcher(1)
         for seconds in [1.0] * 5 + [10.0] * 50:
             pool.finish(submit(pool).worker, seconds)
-        assert pool.mean_run == pytest.approx(10.0, rel=0.1)
+        assert pool.run_time.mean == pytest.approx(10.0, rel=0.1)
+
+    def test_first_run_is_forgotten_when_the_second_is_shorter(self):
+        """It imported what the function needs: who is told to wait is told of usual runs."""
+        pool = dispatcher(1)
+        for seconds in (30.0, 1.0):
+            pool.finish(submit(pool).worker, seconds)
+        assert pool.run_time.mean == 1.0
+
+
+class TestDeadline:
+    def test_newcomer_that_cannot_end_in_time_is_too_late(self):
+        """The waiting tasks before it and its own run must fit."""
+        pool, lane = dispatcher(1), Lane()
+        pool.finish(submit(pool, lane=lane).worker, 2.0)
+        for _ in range(3):
+            submit(pool, lane=lane, now=2.0)
+        # Two wait, two seconds each, and two of its own.
+        assert not pool.is_too_late(Task(lane), 8.1, 2.0)
+        assert pool.is_too_late(Task(lane), 7.9, 2.0)
+
+    def test_only_what_goes_before_it_counts(self):
+        """Tasks of lower priority do not delay a newcomer, and do not make it late."""
+        pool, lane = dispatcher(1), Lane()
+        pool.finish(submit(pool, lane=lane).worker, 2.0)
+        for _ in range(3):
+            submit(pool, lane=lane, now=2.0, priority=-1)
+        assert not pool.is_too_late(Task(lane), 4.1, 2.0)
+        assert pool.is_too_late(Task(lane, priority=-1), 4.1, 2.0)
+
+    def test_estimate_is_trusted_less_each_time_it_refuses(self):
+        """A function whose one run was slow is measured again, some refusals later."""
+        pool, lane = dispatcher(1), Lane()
+        pool.finish(submit(pool, lane=lane).worker, 2.0)
+        refusals = 0
+        while pool.is_too_late(Task(lane), 3.0, 2.0):
+            refusals += 1
+        assert 1 < refusals < 100
+
+    def test_deadline_that_has_passed_is_always_too_late(self):
+        """Whatever the estimate says."""
+        pool = dispatcher(1)
+        assert pool.is_too_late(Task(Lane()), 1.0, 1.0)

@@ -26,7 +26,9 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 # A run-time average that follows a change of load within some ten runs; arbitrary, not critical.
-_EWMA_WEIGHT = 0.1
+_MEMORY_RUNS = 10
+# What a refusal by estimate leaves of the estimate. Arbitrary, does not matter much.
+_TRUST = 0.95
 # What a refused caller is told before anything has been measured.
 _UNKNOWN_RETRY_SECONDS = 1.0
 _BACKOFF_FIRST_SECONDS = 0.1
@@ -98,16 +100,43 @@ class Limits:
     max_tasks_per_worker: int | None = None
 
 
+class RunTime:
+    """How long tasks took of late: a mean in seconds, 0.0 where none has ended."""
+
+    __slots__ = ("_count", "mean")
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        """Take note of one run."""
+        count = self._count = self._count + 1
+        if count == 2 and seconds < self.mean:  # noqa: PLR2004 - the second one
+            # The first run of a function imports what it needs, and says little of the others.
+            self.mean = seconds
+        else:
+            self.mean += (seconds - self.mean) / min(count, _MEMORY_RUNS)
+
+    def add_stopped(self, seconds: float) -> None:
+        """Take note of a run that was stopped after so long.
+
+        How long it would have taken nobody knows: longer. Without this, attempts that end at their
+        deadline would let the estimate only ever sink.
+        """
+        if self.mean:
+            self.mean += (2.0 * seconds - self.mean) / _MEMORY_RUNS
+
+
 class Lane:
     """All tasks of one function, which may be limited to `limit` running at once."""
 
-    __slots__ = ("claim", "limit", "mean_run", "parked", "ready", "running", "stale")
+    __slots__ = ("claim", "limit", "parked", "ready", "run_time", "running", "stale")
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.running = 0
-        # Seconds that its tasks took of late, 0.0 where none has ended.
-        self.mean_run = 0.0
+        self.run_time = RunTime()
         self.ready = 0
         # How many of the ready ones could run now, were there workers enough.
         self.claim = 0
@@ -211,11 +240,13 @@ class Dispatcher:
         self.queued_bytes = 0
         self.runnable = 0
         self.failed_starts = 0
-        self.mean_run = 0.0
+        self.run_time = RunTime()
         # Workers to keep alive whatever the load: `min_workers`, at least one while a pool opens.
         self._floor = limits.min_workers
         self._ready: list[tuple[int, int, Task]] = []
         self._parking: set[Lane] = set()
+        # How many wait, by priority.
+        self._waiting: dict[int, int] = {}
         self._stale = 0
         self._sequence = count()
         self._retry_start_at = 0.0
@@ -332,9 +363,8 @@ class Dispatcher:
         if returned:
             worker.tasks_done += 1
             seconds = now - task.started_at
-            self.mean_run += (seconds - self.mean_run) * (_EWMA_WEIGHT if self.mean_run else 1.0)
-            lane = task.lane
-            lane.mean_run += (seconds - lane.mean_run) * (_EWMA_WEIGHT if lane.mean_run else 1.0)
+            self.run_time.add(seconds)
+            task.lane.run_time.add(seconds)
         maximum = self.limits.max_tasks_per_worker
         if recycle or worker.is_recycled or (maximum is not None and worker.tasks_done >= maximum):
             self._leave(worker, "recycle")
@@ -516,15 +546,25 @@ class Dispatcher:
             return False
         return max(self.failed_starts, self._early_deaths) >= _FAILED_STARTS_UNTIL_REFUSAL
 
-    def measure(self, seconds: float) -> None:
-        """Take note of how long a task held a worker."""
-        self.mean_run += (seconds - self.mean_run) * (_EWMA_WEIGHT if self.mean_run else 1.0)
-
     def retry_after(self) -> float:
         """Return seconds until a newcomer would be served (Little's law over measured runs)."""
-        if not self.mean_run:
-            return _UNKNOWN_RETRY_SECONDS
-        return (self.queued + 1) * self.mean_run / self.limits.max_workers
+        mean = self.run_time.mean
+        return (
+            (self.queued + 1) * mean / self.limits.max_workers if mean else _UNKNOWN_RETRY_SECONDS
+        )
+
+    def is_too_late(self, task: Task, deadline: float, now: float) -> bool:
+        """Return whether a newcomer could not end by its deadline, going by measured runs."""
+        ahead = sum(count for priority, count in self._waiting.items() if priority >= task.priority)
+        run = task.lane.run_time
+        wait = ahead * self.run_time.mean / self.limits.max_workers
+        if deadline > now + wait + run.mean:
+            return False
+        if deadline > now:
+            # An estimate says so. Trust it a little less each time: else a function whose one
+            # measured run was slow would be refused for ever, and never be measured again.
+            run.mean *= _TRUST
+        return True
 
     # --- inside ---
 
@@ -533,6 +573,7 @@ class Dispatcher:
         task.worker = None
         self.queued += 1
         self.queued_bytes += task.size_bytes
+        self._waiting[task.priority] = self._waiting.get(task.priority, 0) + 1
         self._make_ready(task)
 
     def _make_ready(self, task: Task) -> None:
@@ -548,6 +589,11 @@ class Dispatcher:
     def _leave_queue(self, task: Task) -> None:
         self.queued -= 1
         self.queued_bytes -= task.size_bytes
+        left = self._waiting[task.priority] - 1
+        if left:
+            self._waiting[task.priority] = left
+        else:  # priorities may be of any number
+            del self._waiting[task.priority]
 
     def _recount(self, lane: Lane) -> None:
         claim = lane.ready

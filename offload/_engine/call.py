@@ -98,7 +98,7 @@ class Call(Task):
         if deadline is not None:
             self.deadline = deadline
             # As late as it may start and still end in time, going by how long it took of late.
-            latest = deadline - self.lane.mean_run
+            latest = deadline - self.lane.run_time.mean
             self.start_by = latest if self.start_by is None else min(latest, self.start_by)
         self.state = TaskState.NEW
         self.worker = None

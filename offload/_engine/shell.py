@@ -66,8 +66,6 @@ _monotonic = time.monotonic
 # Between looks at whether a busy worker's event loop has been closed, while calls wait; such loops
 # are rare, and a look costs a microsecond for each worker.
 _LOOK_SECONDS = 1.0
-# What a refusal by estimate leaves of the estimate. Arbitrary, does not matter much.
-_TRUST = 0.95
 
 
 def settle(future: Future[None], error: Exception | None = None) -> None:
@@ -193,7 +191,7 @@ class Shell:
             call.started = started
         dispatcher = self.dispatcher
         with self._lock:
-            if call.deadline is not None and self._is_too_late(call, now):
+            if call.deadline is not None and dispatcher.is_too_late(call, call.deadline, now):
                 raise deadline_error(call.function, call.deadline, started=False)
             try:
                 worker = dispatcher.submit(call, now)
@@ -213,19 +211,6 @@ class Shell:
                 self._is_looking = True
                 keeper.post(self._look_for_closed_loops)
         return call
-
-    def _is_too_late(self, call: Call, now: float) -> bool:
-        """Return whether the call would wait past the last instant at which it can start."""
-        assert call.deadline is not None
-        dispatcher, lane = self.dispatcher, call.lane
-        wait = dispatcher.queued * dispatcher.mean_run / dispatcher.limits.max_workers
-        if call.deadline > now + wait + lane.mean_run:
-            return False
-        if call.deadline > now:
-            # An estimate says so. Trust it a little less each time: else a function whose one
-            # measured run was slow would be refused for ever, and never be measured again.
-            lane.mean_run *= _TRUST
-        return True
 
     def leave(self, call: Call) -> None:
         """Give a call up, whose caller is gone: out of the queue, or its worker stopped."""
@@ -297,14 +282,11 @@ class Shell:
             return False
         now = _monotonic()
         # They held a worker as others do: who is refused must be told so.
-        self.dispatcher.measure(now - call.started_at)
-        lane = call.lane
+        seconds = now - call.started_at
+        self.dispatcher.run_time.add(seconds)
         if reason == "timeout":
-            lane.timed_out += 1
-            if mean := lane.mean_run:
-                # How long it would have taken nobody knows: longer. Without this, attempts
-                # that end at their deadline would let the estimate only ever sink.
-                lane.mean_run = mean + (2.0 * (now - call.started_at) - mean) * 0.1
+            call.lane.timed_out += 1
+            call.lane.run_time.add_stopped(seconds)
         if self.crew.can_stop:
             self.dispatcher.abandon(worker, now, reason)
         return True
