@@ -510,6 +510,23 @@ class TestOperation:
             client.join(PATIENCE)
             until_gone(started_by_server)
 
+    def test_application_runs_under_any_server(self):
+        """`uvicorn demo_server.app:app`, as its own documentation says."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "demo_server.app:app", "--port", "0"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            said = iter(process.stderr.readline, "")
+            url = next(found[0] for line in said if (found := re.search(r"http://[0-9.:]+", line)))
+            answer = httpx.get(f"{url}/heavy?n=100", timeout=PATIENCE)
+            process.send_signal(signal.SIGINT)
+            rest = process.stderr.read()
+
+        assert answer.json()["result"] == 25
+        assert "Traceback" not in rest
+
     def test_missing_package_is_a_501_that_names_it(self, tmp_path):
         """A server without Pillow or python-multipart starts, and says what to install."""
         hide = "import sys; sys.modules['PIL'] = sys.modules['python_multipart'] = None"
