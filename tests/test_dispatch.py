@@ -877,7 +877,7 @@ class TestRetryAfter:
         assert pool.run_time.mean == 1.0
 
 
-class TestDeadline:
+class TestTooLate:
     def test_newcomer_that_cannot_end_in_time_is_too_late(self):
         """The waiting tasks before it and its own run must fit."""
         pool, lane = dispatcher(1), Lane()
