@@ -42,7 +42,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from offload._child.wire import register_reducer
+from offload._child.payload import register_reducer
 from offload._middleware import CLIENT_CLOSED_REQUEST, CancelOnDisconnect, DeadlineFromHeader
 from offload.errors import (
     ArgumentError,
@@ -55,6 +55,7 @@ from offload.errors import (
     PoolNotFoundError,
     QueueFullError,
     QueueTimeoutError,
+    TaskCancelledError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
@@ -262,6 +263,8 @@ _ANSWERS: dict[type, _Answer] = {
     # same one is no better idea than before.
     DeadlineError: _Answer(_LATE, _INFO, "The work could not be done by its deadline."),
     ClientDisconnectedError: _Answer(CLIENT_CLOSED_REQUEST, _INFO, "The client has left."),
+    # Not 503: what somebody stops by hand should not come back by itself.
+    TaskCancelledError: _Answer(_BROKEN, _WARNING, "The work was stopped."),
     WorkerCrashedError: _Answer(_BROKEN, _ERROR, "The work ended unexpectedly."),
     FunctionError: _NO_CALL,
     FunctionNotFoundError: _NO_CALL,

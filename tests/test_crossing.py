@@ -94,7 +94,7 @@ def open_files() -> list[int]:
     sizes = []
     for fd in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            if "memfd:offload" in str(fd.readlink()):
+            if "memfd:offload " in str(fd.readlink()):
                 sizes.append(fd.stat().st_size)
     return [size for size in sizes if size > PAGE_BYTES]
 

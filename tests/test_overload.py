@@ -68,7 +68,7 @@ def open_files() -> list[int]:
     sizes = []
     for fd in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            if "memfd:offload" in str(fd.readlink()):
+            if "memfd:offload " in str(fd.readlink()):
                 sizes.append(fd.stat().st_size)
     return [size for size in sizes if size > PAGE_BYTES]
 
@@ -105,15 +105,15 @@ async def test_place_of_a_call_that_left_is_free(entered: Fifo, gate: Fifo) -> N
 
 async def test_queue_holds_as_many_bytes_as_declared(entered: Fifo, gate: Fifo) -> None:
     """Past `max_queued_bytes` a call is refused, small or large; a smaller one may still fit."""
-    async with held_pool(entered, gate, max_queued_bytes=3 * MIB) as (pool, group):
+    async with held_pool(entered, gate, max_queued_bytes=12 * MIB) as (pool, group):
         for _ in range(2):
-            group.start_soon(pool.run, pool_functions.length, bytes(MIB))
+            group.start_soon(pool.run, pool_functions.length, bytes(4 * MIB))
         await until(lambda: pool.statistics().queued == 2)
-        assert 2 * MIB < pool.statistics().queued_bytes < 2 * MIB + 2000
+        assert 8 * MIB < pool.statistics().queued_bytes < 8 * MIB + 2000
         with pytest.raises(QueueFullError) as caught:
-            await pool.run(pool_functions.length, bytes(MIB))
+            await pool.run(pool_functions.length, bytes(4 * MIB))
         assert caught.value.limit == "max_queued_bytes"
-        group.start_soon(pool.run, pool_functions.length, bytes(MIB // 2))
+        group.start_soon(pool.run, pool_functions.length, bytes(3 * MIB))
         await until(lambda: pool.statistics().queued == 3)
         await until(lambda: len(open_files()) == 3)
     assert pool.statistics().queued_bytes == 0

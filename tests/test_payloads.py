@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
-from offload._child import wire
+from offload._child import payload, wire
 from offload._child.context import PAGE_BYTES
 from offload._engine.codec import encode_request
 from offload._engine.target import target_of
@@ -56,7 +56,7 @@ def open_files() -> list[int]:
     sizes = []
     for fd in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            if "memfd:offload" in str(fd.readlink()):
+            if "memfd:offload " in str(fd.readlink()):
                 sizes.append(fd.stat().st_size)
     return [size for size in sizes if size > PAGE_BYTES]
 
@@ -414,12 +414,12 @@ class TestNoRoom:
         with monkeypatch.context() as patch:
             patch.setattr(wire.os, where, _in_payload_threads(refuse, getattr(os, where)))
             with pytest.raises(ArgumentError, match="no room") as caught:
-                await pool.run(functions.echo, bytes(MIB))
+                await pool.run(functions.echo, bytes(4 * MIB))
             # Small calls need no file.
             assert await pool.run(functions.echo, 5) == 5
         assert isinstance(caught.value.__cause__, OSError)
         assert "did not run" in str(caught.value)
-        assert await pool.run(functions.echo, bytes(MIB)) == bytes(MIB)
+        assert await pool.run(functions.echo, bytes(4 * MIB)) == bytes(4 * MIB)
 
     async def test_half_written_arguments_are_freed(
         self, pool: Pool, monkeypatch: pytest.MonkeyPatch
@@ -460,7 +460,7 @@ class TestNoRoomInTheWorker:
         ) as pool:
             pid = await pool.run(pool_functions.pid)
             with pytest.raises(ResultError, match="No space left"):
-                await pool.run(functions.make_bytes, MIB)
+                await pool.run(functions.make_bytes, 4 * MIB)
             # A large traceback finds no room either: it is cut.
             with pytest.raises(Exception, match="Large") as caught:
                 await pool.run(functions.raise_large, MIB)
@@ -483,7 +483,7 @@ async def test_result_that_waits_for_a_thread_is_closed_when_cancelled(pool: Poo
     """A large result whose caller leaves before a thread has come to it leaves no file open."""
     gate = threading.Event()
     with anyio.fail_after(PATIENCE):
-        calling = asyncio.ensure_future(pool.run(functions.make_bytes, MIB))
+        calling = asyncio.ensure_future(pool.run(functions.make_bytes, 4 * MIB))
         blocking = [threads.submit(gate.wait, PATIENCE) for _ in range(8)]
         try:
             await until(open_files)
@@ -543,7 +543,8 @@ async def test_size_of_a_request_is_that_of_its_payload() -> None:
         body, descriptor, counted = await encode(arguments=(bytes(size),), has_descriptors=True)
         try:
             assert size <= counted <= size + 300
-            assert (descriptor is None) == (size < wire.INLINE_BYTES)
+            assert (descriptor is None) == (size < payload.TRAY_BYTES)
+            assert isinstance(body, payload.Parcel) == (size == 100_000)
             assert descriptor is None or len(body) < 300
         finally:
             if descriptor is not None:

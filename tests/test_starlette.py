@@ -32,11 +32,12 @@ from offload import (
     QueueTimeoutError,
     RemoteError,
     ResultError,
+    TaskCancelledError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
 )
-from offload._child.wire import dumps
+from offload._child.payload import dumps
 from offload.starlette import ProblemResponse, exception_handlers, install, lifespan
 from tests import starlette_app
 from tests.processes import PATIENCE
@@ -54,6 +55,7 @@ ANSWERS = [
     (TaskTimeoutError(SECRET, timeout=1.0), 504, True, "WARNING"),
     (DeadlineError(SECRET, deadline=1.0, started=True), 504, True, "INFO"),
     (DeadlineError(SECRET, deadline=1.0, started=False), 504, False, "INFO"),
+    (TaskCancelledError(SECRET, pid=1), 500, True, "WARNING"),
     (WorkerCrashedError(SECRET, pid=1, signal=9, started=True), 500, True, "ERROR"),
     (WorkerCrashedError(SECRET, pid=1, signal=9, started=False), 500, False, "ERROR"),
     (

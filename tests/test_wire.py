@@ -22,18 +22,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from offload._child import wire
+from offload._child import payload
+from offload._child.payload import TooLarge, decode_large, encode, encode_large
 from offload._child.wire import (
     INLINE_BYTES,
     Assembler,
     Flag,
-    TooLarge,
     anonymous_file,
-    decode_large,
-    encode,
-    encode_large,
     frame,
-    pack_descriptor,
+    pack_descriptors,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -174,7 +171,7 @@ class TestLarge:
 
     def test_calls_are_split(self, monkeypatch):
         """What is more than the kernel moves in one call is moved in several."""
-        monkeypatch.setattr(wire, "_CALL_BYTES", 1000)
+        monkeypatch.setattr(payload, "_CALL_BYTES", 1000)
         value = [b"b" * 99_999, "s" * 99_999, bytearray(99_999), np.arange(99_999)]
         *again, array = crossed(value)
         assert again == value[:-1]
@@ -197,7 +194,7 @@ class TestLarge:
 
     def test_newlines_in_the_stream_are_found(self):
         """A reducer's text opcodes, which end in a newline, are read to it and no further."""
-        source = wire._FileSource(anonymous_file(), 0)
+        source = payload._FileSource(anonymous_file(), 0)
         try:
             source.end = os.write(source.fd, b"one\ntwo")
             assert [source.readline() for _ in range(3)] == [b"one\n", b"two", b""]
@@ -359,7 +356,7 @@ class TestDescriptors:
         """A server that keeps a thousand arrays can still open sockets."""
         before = descriptors()
         kept = [crossed(np.full(1_000, number)) for number in range(300)]
-        limit = 0 if sys.version_info >= (3, 13) else wire._MAX_MAPPINGS
+        limit = 0 if sys.version_info >= (3, 13) else payload._MAX_MAPPINGS
         assert len(descriptors() - before) <= limit
         assert all((array == number).all() for number, array in enumerate(kept))
         kept[0][:] = kept[-1][:] = 7  # mapped or copied, it is the receiver's own
@@ -368,11 +365,11 @@ class TestDescriptors:
 
     def test_mapping_is_used_again_after_many_were_kept(self):
         """What was kept and given up again no longer counts."""
-        kept = [crossed(np.zeros(1_000)) for _ in range(wire._MAX_MAPPINGS + 5)]
+        kept = [crossed(np.zeros(1_000)) for _ in range(payload._MAX_MAPPINGS + 5)]
         del kept
         gc.collect()
         array = crossed(np.zeros(1_000))
-        used = sum(known() is not None for known in wire._mappings)
+        used = sum(known() is not None for known in payload._mappings)
         assert used == (0 if sys.version_info >= (3, 13) else 1)
         assert not array.any()
 
@@ -389,7 +386,7 @@ class TestDescriptors:
         """A descriptor that came over the socket is as private as one that was opened here."""
         here, there = connection
         fd = anonymous_file()
-        here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptor(fd))
+        here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
         os.close(fd)
         frames = Assembler()
         frames.receive(there)
@@ -403,7 +400,7 @@ class TestDescriptors:
         """At the limit of open files a frame is not taken without its descriptor."""
         here, there = connection
         fd = anonymous_file()
-        here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptor(fd))
+        here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
         frames = Assembler()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, hard))
@@ -421,7 +418,7 @@ class TestDescriptors:
         frames = Assembler()
         for _ in range(3):
             fd = anonymous_file()
-            here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptor(fd))
+            here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
             os.close(fd)
             frames.receive(there)
         assert len(descriptors()) == len(before) + 3
@@ -524,6 +521,6 @@ def send(connection, data, size=None):
     fd = anonymous_file()
     try:
         os.truncate(fd, size)
-        assert connection.sendmsg([data], pack_descriptor(fd)) == len(data)
+        assert connection.sendmsg([data], pack_descriptors(fd)) == len(data)
     finally:
         os.close(fd)

@@ -1,35 +1,23 @@
-"""Frames and payloads: what the two ends of a worker's socket say to each other.
+"""Frames: what the two ends of a worker's socket say to each other.
 
     ┌────────────┬──────┬───────┬─────────┐
-    │ body bytes │ kind │ flags │ unused  │  header, 8 bytes   + up to 64 KiB of body
+    │ body bytes │ kind │ flags │ files   │  header, 8 bytes   + up to 64 KiB of body
     └────────────┴──────┴───────┴─────────┘
 
-A small payload is pickled into the body: one send, one receive. A large one is pickled into an
-anonymous file (a memfd) that travels beside the frame as a descriptor; the body then holds only
-its layout:
-
-    memfd:  pickle stream │ buffer 0 │ buffer 1 │ …        buffers start at multiples of 64
-    copies: sender's object ──write(2)──► memfd ──mmap──► receiver (buffers), or
-                                                ──read(2)─► receiver (bytes objects)
-
-Every copy is made by the kernel while the GIL is free. An anonymous file has no name to leak, needs
-no /dev/shm, and dies with its last descriptor (memfd_create(2)).
-
-Pickles are read only from our own parent or child process, over a socketpair that no one else has.
+A small payload is the body of its frame: one send, one receive. A larger one is elsewhere, in a
+tray or in a file that travels beside the frame as a descriptor; see `offload._child.payload`. The
+last field is the number of descriptors beside that one: files that are arguments.
 """
 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
-import sys
 
-from offload._child.lean import pickle, socket, struct
+from offload._child.lean import socket, struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from typing import Any, Final
 
 HEADER = struct.Struct("<IBBH")
@@ -46,14 +34,12 @@ SOCKET_BUFFER_BYTES = 4 * INLINE_BYTES
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 DONT_WAIT = _RECEIVE_FLAGS | getattr(socket, "MSG_DONTWAIT", 0)
 _TRUNCATED = getattr(socket, "MSG_CTRUNC", 0)
-_ANCILLARY_BYTES = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
-_ALIGNMENT = 64
-# Below this a buffer costs more as a separate mapping entry than as a part of the stream.
-_OUT_OF_BAND_BYTES = 4096
-# Where each mapping costs a descriptor: how many to spend at once, of the usual 1024.
-_MAX_MAPPINGS = 64
-# read(2) and write(2) move at most 0x7ffff000 bytes a call.
-_CALL_BYTES = 1 << 30
+# Descriptors beside one frame: the payload's, and those of files that are arguments. Arbitrary, and
+# far below what the kernel passes at once (SCM_MAX_FD, 253).
+MAX_DESCRIPTORS = 32
+_ANCILLARY_BYTES = (
+    socket.CMSG_SPACE(_INT.size * MAX_DESCRIPTORS) if hasattr(socket, "CMSG_SPACE") else 0
+)
 
 
 class Kind:
@@ -89,80 +75,12 @@ class Flag:
     RECYCLE: Final = 2
     # Pickling took the worker long; unpickle off the event loop.
     SLOW: Final = 4
+    # The payload is in a tray; the body is its size.
+    TRAY: Final = 8
+    # The payload is no pickle, but the `bytes` that are the result.
+    RAW: Final = 16
     # What is not to be unpickled right where it is received.
-    NOT_INLINE: Final = LARGE | SLOW
-
-
-class TooLarge(Exception):  # noqa: N818 - a signal between encode() and its caller
-    """The payload does not fit a frame."""
-
-
-class _Sink:
-    """Collects what a pickler writes, and stops it at the first byte over the limit."""
-
-    __slots__ = ("limit", "parts", "size")
-
-    def __init__(self, limit: int = INLINE_BYTES) -> None:
-        self.limit = limit
-        self.parts: list[Any] = []
-        self.size = 0
-
-    def write(self, data: Any) -> None:
-        # The C pickler passes a large bytes object itself here, uncopied: it is refused by its
-        # length before anything has been touched.
-        self.size += len(data) if type(data) is bytes else memoryview(data).nbytes
-        if self.size > self.limit:
-            raise TooLarge
-        self.parts.append(data)
-
-
-# Reducers that only our picklers use: to register one with copyreg would change what `copy.copy`
-# does with the type in the whole process. None until there is one, so that the usual pickler stays
-# as fast as it is.
-_dispatch_table: Mapping[type, Callable[[Any], Any]] | None = None
-
-
-def register_reducer(kind: type, reduce: Callable[[Any], Any]) -> None:
-    """Let objects of exactly this type cross as `reduce(object)` says, as `__reduce__` would."""
-    import copyreg
-    from collections import ChainMap
-
-    global _dispatch_table  # noqa: PLW0603 - set once, by a module that is imported
-    known: Any = getattr(_dispatch_table, "maps", ({},))[0]
-    _dispatch_table = ChainMap({**known, kind: reduce}, copyreg.dispatch_table)
-
-
-def _pickler(sink: Any, in_band: Callable[[Any], Any] | None = None) -> pickle.Pickler:
-    pickler = pickle.Pickler(sink, 5, buffer_callback=in_band)
-    if _dispatch_table is not None:
-        pickler.dispatch_table = _dispatch_table
-    return pickler
-
-
-def dumps(value: object) -> bytes:
-    """Pickle a value of any size into memory.
-
-    Raises:
-        Exception: whatever pickling raises.
-    """
-    if _dispatch_table is None:
-        return pickle.dumps(value, 5)
-    sink = _Sink(limit=sys.maxsize)
-    _pickler(sink).dump(value)
-    return b"".join(sink.parts)
-
-
-def encode(value: object) -> bytes:
-    """Pickle a small value.
-
-    Raises:
-        TooLarge: its pickle is larger than a frame; `encode_large` takes it.
-        Exception: whatever pickling raises.
-    """
-    sink = _Sink()
-    _pickler(sink).dump(value)
-    parts = sink.parts
-    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+    NOT_INLINE: Final = LARGE | SLOW | RAW
 
 
 def anonymous_file(label: str = "offload") -> int:
@@ -176,170 +94,14 @@ def anonymous_file(label: str = "offload") -> int:
         return os.dup(file.fileno())
 
 
-class _FileSink:
-    """A pickler's file on a descriptor. Python-level, so that the GIL is free between frames."""
-
-    __slots__ = ("fd", "size")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.size = 0
-
-    def write(self, data: Any) -> None:
-        with memoryview(data) as view, view.cast("B") as raw:
-            start = 0
-            while start < raw.nbytes:
-                start += os.write(self.fd, raw[start : start + _CALL_BYTES])
-            self.size += raw.nbytes
-
-    def align(self) -> None:
-        padding = -self.size % _ALIGNMENT
-        if padding:
-            self.write(bytes(padding))
-
-
-def encode_large(
-    value: object, *, dump: Callable[[Any, Any, Any], None] | None = None
-) -> tuple[bytes, int, int]:
-    """Pickle a value of any size into an anonymous file. Call it off the event loop.
-
-    Returns:
-        The body that describes the file, the file's descriptor, which the caller closes, and the
-        payload's size in bytes.
-
-    Raises:
-        OSError: there is no memory or disk for it.
-        Exception: whatever pickling raises.
-    """
-    buffers: list[memoryview] = []
-
-    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()  # contiguous in some order: the pickler has refused all others
-        if raw.nbytes < _OUT_OF_BAND_BYTES:
-            return True
-        buffers.append(raw)
-        return False
-
-    fd = anonymous_file()
-    try:
-        sink = _FileSink(fd)
-        if dump is None:
-            _pickler(sink, is_in_band).dump(value)
-        else:
-            dump(value, sink, is_in_band)
-        stream = sink.size
-        layout: list[tuple[int, int]] = []
-        for raw in buffers:
-            sink.align()
-            layout.append((sink.size, raw.nbytes))
-            sink.write(raw)
-        return pickle.dumps((stream, layout), 5), fd, sink.size
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-class _FileSource:
-    """An unpickler's file on a descriptor; the GIL is free while the kernel copies."""
-
-    __slots__ = ("end", "fd", "position")
-
-    def __init__(self, fd: int, end: int) -> None:
-        self.fd = fd
-        self.position = 0
-        self.end = end
-
-    def read(self, size: int = -1) -> bytes:
-        size = self.end - self.position if size < 0 else min(size, self.end - self.position)
-        if size > _CALL_BYTES:
-            parts: list[bytes] = []
-            while size > 0 and (part := self.read(min(size, _CALL_BYTES))):
-                parts.append(part)
-                size -= len(part)
-            return b"".join(parts)
-        data = os.pread(self.fd, size, self.position)
-        self.position += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        total = 0
-        with memoryview(buffer) as view, view.cast("B") as raw:
-            while total < raw.nbytes:
-                moved = os.preadv(self.fd, [raw[total : total + _CALL_BYTES]], self.position)
-                if not moved:
-                    break
-                total += moved
-                self.position += moved
-        return total
-
-    def readline(self) -> bytes:
-        # Only protocol 0 opcodes are terminated by newlines; ours is 5, but a reducer may embed.
-        parts: list[bytes] = []
-        while (byte := self.read(1)) not in (b"", b"\n"):
-            parts.append(byte)
-        return b"".join(parts) + byte
-
-
-# Those that are still in use, or were when it was last looked.
-_mappings: list[Callable[[], mmap.mmap | None]] = []
-
-
-def _open_buffers(fd: int, start: int, end: int) -> tuple[memoryview, int]:
-    """Return writable memory of our own with what is in a file, and the offset that it begins at.
-
-    Args:
-        fd: the file.
-        start: the first byte that is needed.
-        end: the byte after the last one.
-    """
-    if sys.version_info >= (3, 13):
-        mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY, trackfd=False)
-        return memoryview(mapping), 0
-    # Before 3.13 a mapping keeps a descriptor of its own (gh-78502): a thousand results that
-    # somebody keeps would be all that a server may open. Past some, copy: a millisecond for each
-    # megabyte, while the GIL is free.
-    from weakref import ref
-
-    if len(_mappings) >= _MAX_MAPPINGS:
-        _mappings[:] = [known for known in _mappings if known() is not None]
-    if len(_mappings) < _MAX_MAPPINGS:
-        mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY)
-        _mappings.append(ref(mapping))
-        return memoryview(mapping), 0
-    memory = memoryview(mmap.mmap(-1, end - start, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    source = _FileSource(fd, end)
-    source.position = start
-    source.readinto(memory)
-    return memory, start
-
-
-def decode_large(body: bytes, fd: int) -> Any:
-    """Unpickle what `encode_large` made, and close the descriptor. Call it off the event loop.
-
-    Out-of-band buffers are mapped, not copied: copy-on-write, so that what was writable still is.
-    Keeping them keeps no descriptor open, or not many.
-    """
-    try:
-        stream, layout = pickle.loads(body)
-        buffers: list[memoryview] = []
-        if layout:
-            view, start = _open_buffers(fd, layout[0][0], sum(layout[-1]))
-            # Those that were read-only are made so by the unpickler: the stream says which.
-            for offset, size in layout:
-                buffers.append(view[offset - start : offset - start + size])
-        return pickle.Unpickler(_FileSource(fd, stream), buffers=buffers).load()
-    finally:
-        os.close(fd)
-
-
-def frame(kind: int, body: bytes = b"", flags: int = 0) -> bytes:
+def frame(kind: int, body: bytes = b"", flags: int = 0, files: int = 0) -> bytes:
     """Return header and body as one message."""
-    return HEADER.pack(len(body), kind, flags, 0) + body
+    return HEADER.pack(len(body), kind, flags, files) + body
 
 
-def pack_descriptor(fd: int) -> list[tuple[int, int, Any]]:
-    """Return the ancillary data that carries one descriptor."""
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _INT.pack(fd))]
+def pack_descriptors(*fds: int) -> list[tuple[int, int, Any]]:
+    """Return the ancillary data that carries descriptors."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(map(_INT.pack, fds)))]
 
 
 def unpack_descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -355,11 +117,13 @@ def unpack_descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 class Assembler:
     """Makes whole frames of what a stream socket delivers in pieces."""
 
-    __slots__ = ("_buffer", "_fds")
+    __slots__ = ("_buffer", "_fds", "files")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._fds: list[int] = []
+        # Of the frame that was taken last; whoever takes it closes them.
+        self.files: list[int] = []
 
     def receive(self, connection: socket.socket, how: int = _RECEIVE_FLAGS) -> bool:
         """Read once; False at the end of the stream.
@@ -397,7 +161,7 @@ class Assembler:
         length = len(buffer)
         if length < _HEADER_BYTES:
             return None
-        size, kind, flags, _ = _unpack_header(buffer)
+        size, kind, flags, files = _unpack_header(buffer)
         end = _HEADER_BYTES + size
         if length < end:
             return None
@@ -407,7 +171,11 @@ class Assembler:
         else:
             self._buffer = buffer[end:]
             body = buffer[_HEADER_BYTES:end]
-        return kind, flags, body, self._fds.pop(0) if flags & Flag.LARGE else None
+        descriptor = self._fds.pop(0) if flags & Flag.LARGE else None
+        if files:
+            self.files = self._fds[:files]
+            del self._fds[:files]
+        return kind, flags, body, descriptor
 
     def close(self) -> None:
         """Close descriptors that nobody took."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import mmap
 import os
 import sys
@@ -11,19 +12,26 @@ import time
 from offload._child import context
 from offload._child.functions import install_main
 from offload._child.lean import contextvars, pickle, signal, socket
+from offload._child.payload import (
+    TRAY_BYTES,
+    Parcel,
+    TooLarge,
+    Trays,
+    decode_with_files,
+    encode_large,
+    in_pieces,
+    pack,
+)
 from offload._child.task import Failure, Stopwatch, leave, prepare, raised, summary, trace
 from offload._child.wire import (
     DONT_WAIT,
+    INLINE_BYTES,
     SOCKET_BUFFER_BYTES,
     Assembler,
     Flag,
     Kind,
-    TooLarge,
-    decode_large,
-    encode,
-    encode_large,
     frame,
-    pack_descriptor,
+    pack_descriptors,
 )
 
 TYPE_CHECKING = False
@@ -124,6 +132,11 @@ class Connection:
             raise _Gone from None
         return self._frames.take()
 
+    def files(self) -> list[int]:
+        """Return the descriptors beside the frame that was received last; its receiver's now."""
+        files, self._frames.files = self._frames.files, []
+        return files
+
     def send(self, kind: int, body: bytes = b"", flags: int = 0, fd: int | None = None) -> None:
         """Send one frame whole, with a descriptor beside it if there is one."""
         data = frame(kind, body, flags)
@@ -132,7 +145,7 @@ class Connection:
                 if fd is None:
                     self._socket.sendall(data)
                 else:
-                    sent = self._socket.sendmsg([data], pack_descriptor(fd))
+                    sent = self._socket.sendmsg([data], pack_descriptors(fd))
                     if sent < len(data):
                         self._socket.sendall(data[sent:])
         except ConnectionError:
@@ -156,6 +169,7 @@ class Serving:
         self,
         connection: Connection,
         page: memoryview,
+        trays: Trays,
         levels: dict[str, int],
         memory_limit_bytes: int | None,
     ) -> None:
@@ -166,6 +180,7 @@ class Serving:
         context.process.relay_logs = self.relay_logs
         self.relay_logs()
         self._page = page
+        self._trays = trays
         self._received = 0
         self._memory_limit_bytes = memory_limit_bytes
 
@@ -183,16 +198,18 @@ class Serving:
     def run(self) -> None:
         """Serve until the parent closes the socket."""
         while True:
-            kind, _, body, fd = self._connection.receive()
+            kind, flags, body, fd = self._connection.receive()
             # CREDIT and CLOSE of a stream that has just ended by itself come late: no answer.
             if kind in (Kind.CALL, Kind.STREAM):
-                self._serve(kind, body, fd)
+                self._serve(kind, body, flags, fd)
 
-    def _serve(self, kind: int, body: bytes, fd: int | None) -> None:
+    def _serve(self, kind: int, body: bytes, flags: int, fd: int | None) -> None:
         page = self._page
         self._received += 1
         page[context.RECEIVED] = self._received
-        load = pickle.loads if fd is None else lambda body: decode_large(body, fd)
+        load: Callable[[bytes], Any] = pickle.loads
+        if flags:
+            load = self._trays.load if fd is None else self._opener(fd)
         by_value = False
         try:
             scope, function, arguments, keywords, meta = prepare(load, body)
@@ -223,6 +240,22 @@ class Serving:
             self._fail(failure)
         else:
             self._reply(Kind.RESULT, result, by_value=by_value)
+
+    def _opener(self, fd: int) -> Callable[[bytes], Any]:
+        files = self._connection.files()
+
+        def load(body: bytes) -> Any:
+            # The collector would look through a large graph again and again while it grows. Safe
+            # here: the function has not been entered, and what there is of it is ours.
+            is_collecting = gc.isenabled()
+            gc.disable()
+            try:
+                return decode_with_files(body, fd, files)
+            finally:
+                if is_collecting:
+                    gc.enable()
+
+        return load
 
     def _stream(
         self, scope: contextvars.Context, items: Iterator[Any], credit: int, *, by_value: bool
@@ -257,36 +290,52 @@ class Serving:
         return self._connection.receive() if wait else self._connection.poll()
 
     def _reply(self, kind: int, value: Any, *, by_value: bool) -> bool:
-        watch = Stopwatch()
-        fd: int | None = None
-        flags = 0
         try:
-            if by_value:
-                import cloudpickle
-
-                body = cloudpickle.dumps(value, 5)
-                if len(body) > _INLINE_BYTES:
-                    body, fd, _ = encode_large(body)
-                    flags = Flag.LARGE
-            elif value is None:
-                body = _NONE
+            if value is None and not by_value:
+                body, flags, fd = _NONE, 0, None
             else:
-                try:
-                    body = encode(value)
-                except TooLarge:
-                    body, fd, _ = encode_large(value)
-                    flags = Flag.LARGE
+                body, flags, fd = self._pack(value, by_value=by_value)
         except BaseException as error:
             self._fail(Failure(Kind.BAD_RESULT, (summary(error), trace(error))))
             return False
-        if not fd and watch.is_slow():
-            flags |= Flag.SLOW
         try:
             self._send(kind, body, flags, fd)
         finally:
             if fd is not None:
                 os.close(fd)
         return True
+
+    def _pack(self, value: Any, *, by_value: bool) -> tuple[bytes, int, int | None]:
+        """Return body, flags and descriptor of a reply."""
+        if by_value:
+            import cloudpickle
+
+            value = cloudpickle.dumps(value, 5)
+            if len(value) <= _INLINE_BYTES:
+                return value, 0, None
+        if type(value) is bytes and INLINE_BYTES < len(value) <= TRAY_BYTES:
+            # Not even pickled: this is how a response that is encoded already goes back.
+            parcel = Parcel([value], len(value))
+            flags = Flag.RAW
+        else:
+            watch = Stopwatch()
+            try:
+                packed = pack(value)
+            except TooLarge:
+                body, fd, _ = encode_large(in_pieces(value))
+                return body, Flag.LARGE, fd
+            flags = Flag.SLOW if watch.is_slow() else 0
+            if isinstance(packed, bytes):
+                return packed, flags, None
+            parcel = packed
+        tray = self._trays.put(parcel)
+        if tray is not None:
+            return tray, flags | Flag.TRAY, None
+        if flags & Flag.RAW:
+            body, fd, _ = encode_large(value)
+        else:
+            body, fd = parcel.file()
+        return body, Flag.LARGE, fd
 
     def _fail(self, failure: Failure) -> None:
         body = pickle.dumps(failure.detail, 5)
@@ -347,7 +396,8 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
     """
     reset_signals()
     connection = Connection(socket.socket(fileno=socket_fd))
-    page = memoryview(mmap.mmap(page_fd, context.PAGE_BYTES)).cast("Q")
+    shared = mmap.mmap(page_fd, 0)
+    page = memoryview(shared)[: context.PAGE_BYTES].cast("Q")
     os.close(page_fd)
     context.process.is_worker = True
     context.process.page = page
@@ -358,7 +408,9 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
                 return
             _, _, body, _ = connection.receive()
             modules, levels = pickle.loads(body)
-            serving = Serving(connection, page, levels, settings["max_memory_bytes"])
+            serving = Serving(
+                connection, page, Trays(shared, page), levels, settings["max_memory_bytes"]
+            )
             prepare_process(settings, modules, serving.relay_logs)
         except _Gone:
             raise

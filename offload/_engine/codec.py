@@ -9,17 +9,19 @@ import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from offload._child.wire import (
-    INLINE_BYTES,
-    Flag,
-    Kind,
+from offload._child.payload import (
+    TRAY_BYTES,
+    Parcel,
     TooLarge,
     decode_large,
     dumps,
     encode,
-    encode_large,
-    frame,
+    encode_with_files,
+    has_trays,
+    in_pieces,
+    pack,
 )
+from offload._child.wire import INLINE_BYTES, Flag, Kind, frame
 from offload._engine.culprit import fail_argument
 from offload._engine.outcome import bad_result
 from offload._engine.target import pickle_by_value
@@ -38,9 +40,10 @@ __all__ = [
     "is_small",
 ]
 
-# A pickled call: its bytes; the descriptor of the anonymous file that a large one is in, or None;
-# its size in bytes. A tuple, not a class: this is on the path of each call.
-Request = tuple[bytes, "int | None", int]
+# A pickled call: its bytes, or what takes their place; the descriptor of the anonymous file that a
+# large one is in, or None; its size in bytes. A tuple, not a class: this is on the path of each
+# call.
+Request = tuple["bytes | Parcel", "int | None", int]
 
 # Pickling takes about two microseconds an element here, and the loop's budget is 1 ms.
 _LARGE_LENGTH = 400
@@ -75,7 +78,7 @@ def looks_large(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     """Return whether pickling an argument would hold the loop, as far as a glance can tell.
 
     Only what costs nothing to ask: a large value deeper inside is found out by its size, after the
-    pickler's first 64 KiB.
+    pickler's first 64 KiB of what is no buffer.
     """
     for argument in arguments:
         if _looks_large(argument):
@@ -92,11 +95,25 @@ def _looks_large(argument: Any) -> bool:
     if kind in _CONTAINERS:
         return len(argument) > _LARGE_LENGTH
     if kind in _TEXTS:
-        # The pickler makes a copy of a bytearray, and the UTF-8 of a str, before it writes.
-        return len(argument) > INLINE_BYTES
-    # An array: it is copied as well if its memory is not in one piece.
+        size = len(argument)
+        # To make UTF-8 takes twenty times as long as to copy, which is all that ASCII needs.
+        return size > INLINE_BYTES and (
+            size > TRAY_BYTES or (kind is str and not argument.isascii())
+        )
     size = getattr(argument, "nbytes", 0)
-    return type(size) is int and size > INLINE_BYTES
+    return type(size) is int and size > INLINE_BYTES and not _is_quick(argument, size)
+
+
+def _is_quick(argument: Any, size: int) -> bool:
+    """Return whether an array or a view is in one piece that fits a tray."""
+    if size > TRAY_BYTES:
+        return False
+    try:
+        with memoryview(argument) as view:
+            # An array of objects is a graph like any other.
+            return view.contiguous and view.format != "O"
+    except (TypeError, ValueError, BufferError):
+        return False
 
 
 def glance_bytes(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int:
@@ -142,6 +159,8 @@ async def encode_request(
             payload = (target.reference, pickle_by_value((arguments, keywords)), {}, meta)
         if not looks_large(arguments, keywords):
             try:
+                if has_descriptors and has_trays():
+                    return _addressed(kind, pack(payload))
                 body = encode(payload)
             except TooLarge:
                 pass
@@ -155,6 +174,13 @@ async def encode_request(
     return await _encode_large(target, arguments, keywords, payload, kind)
 
 
+def _addressed(kind: int, packed: bytes | Parcel) -> Request:
+    if isinstance(packed, bytes):
+        return frame(kind, packed), None, len(packed)
+    packed.kind = kind
+    return packed, None, packed.size
+
+
 async def _encode_large(
     target: Target,
     arguments: tuple[Any, ...],
@@ -162,9 +188,13 @@ async def _encode_large(
     payload: tuple[Any, ...],
     kind: int,
 ) -> Request:
-    pending = asyncio.ensure_future(threads.run(encode_large, payload))
+    if not target.by_value:
+        reference, _, _, meta = payload
+        whole = tuple(map(in_pieces, arguments))
+        payload = (reference, whole, {k: in_pieces(v) for k, v in keywords.items()}, meta)
+    pending = asyncio.ensure_future(threads.run(encode_with_files, payload))
     try:
-        body, descriptor, size = await asyncio.shield(pending)
+        body, descriptor, size, files = await asyncio.shield(pending)
     except asyncio.CancelledError:
         # The thread goes on; what it makes must be closed when it is made.
         pending.add_done_callback(_close_unwanted)
@@ -179,7 +209,11 @@ async def _encode_large(
             raise ArgumentError(message, function=target.name) from error
         await threads.run(fail_argument, target, arguments, keywords, payload[3], error)
         raise
-    return frame(kind, body, Flag.LARGE), descriptor, size
+    if not files:
+        return frame(kind, body, Flag.LARGE), descriptor, size
+    parcel = Parcel([], size)
+    parcel.kind, parcel.body, parcel.files = kind, body, files
+    return parcel, descriptor, size
 
 
 async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: Target) -> Any:
@@ -199,6 +233,8 @@ async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: 
                 raise
             # A value that was pickled by value is bytes inside a large payload.
             return pickle.loads(value) if target.by_value else value
+        if flags & Flag.RAW:
+            return body if not target.by_value else await threads.run(pickle.loads, body)
         if flags & Flag.SLOW:
             return await threads.run(pickle.loads, body)
         return pickle.loads(body)
@@ -206,6 +242,6 @@ async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: 
         raise bad_result(target, error) from error
 
 
-def _close_unwanted(pending: asyncio.Future[tuple[bytes, int, int]]) -> None:
+def _close_unwanted(pending: asyncio.Future[tuple[bytes, int, int, list[Any]]]) -> None:
     if not pending.cancelled() and pending.exception() is None:
         os.close(pending.result()[1])

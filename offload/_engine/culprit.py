@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._child.wire import dumps
+from offload._child.payload import dumps
 from offload.errors import ArgumentError, FunctionError
 
 if TYPE_CHECKING:

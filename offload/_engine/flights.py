@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from offload._child.payload import Parcel
     from offload._workers.base import Reply
 
 __all__ = ["Flights"]
@@ -30,9 +31,11 @@ class Flights:
     """
 
     def __init__(self) -> None:
-        self._flights: dict[tuple[Any, bytes], _Flight] = {}
+        self._flights: dict[tuple[Any, bytes | Parcel], _Flight] = {}
 
-    async def join(self, request: bytes, begin: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
+    async def join(
+        self, request: bytes | Parcel, begin: Callable[[], Coroutine[Any, Any, Reply]]
+    ) -> Reply:
         """Return the reply of the run of `request`, beginning it if there is none."""
         # Of one event loop: a task of another cannot be awaited.
         loop = asyncio.get_running_loop()
@@ -51,11 +54,11 @@ class Flights:
             if not flight.waiting:
                 self._end(key, flight)
 
-    def _land(self, key: tuple[Any, bytes], flight: _Flight) -> None:
+    def _land(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    def _end(self, key: tuple[Any, bytes], flight: _Flight) -> None:
+    def _end(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
         task = flight.task
         if not task.done():
             # Out of the books at once: whoever comes before the run has ended needs another.

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future
 
+    from offload._child.payload import Parcel
     from offload._core.dispatch import Worker
 
 __all__ = ["Call", "Crew", "Exit", "Owner", "Reply", "Settings"]
@@ -69,7 +70,7 @@ class Call(Protocol):
     """One call, as its worker sees it. All of it happens on the thread of `loop`."""
 
     loop: asyncio.AbstractEventLoop
-    request: bytes
+    request: bytes | Parcel
     descriptor: int | None
 
     def take(self, reply: Reply) -> None:

@@ -27,13 +27,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from offload._child import context, supervisor
+from offload._child.payload import shared_bytes, take_tray
 from offload._child.wire import (
     SOCKET_BUFFER_BYTES,
     Assembler,
+    Flag,
     Kind,
     anonymous_file,
     frame,
-    pack_descriptor,
+    pack_descriptors,
 )
 from offload._core.dispatch import Worker, WorkerState
 from offload._workers.base import Exit
@@ -42,6 +44,7 @@ from offload._workers.logs import log_levels, relay, relay_all
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from offload._workers.base import Call, Owner, Settings
 
@@ -121,26 +124,26 @@ class _Binding:
         self.is_open = True
         loop.add_reader(self.endpoint.fileno(), self._read)
 
-    def send(self, data: bytes, descriptor: int | None) -> None:
+    def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send without blocking; what does not fit follows when there is room.
 
         Raises:
             ConnectionError: the worker is dead.
         """
         if self.pending:
-            if descriptor is not None:
+            if descriptors:
                 # It would be lost: what follows later is bytes only. An idle worker has an empty
                 # socket, so this one cannot be idle.
                 raise ConnectionAbortedError
             self.pending += data
             return
         try:
-            if descriptor is None:
+            if not descriptors:
                 sent = self.endpoint.send(data)
             else:
-                sent = self.endpoint.sendmsg([data], pack_descriptor(descriptor))
+                sent = self.endpoint.sendmsg([data], pack_descriptors(*descriptors))
         except BlockingIOError:
-            if descriptor is not None:
+            if descriptors:
                 raise ConnectionAbortedError from None
             sent = 0
         if sent < len(data):
@@ -185,6 +188,9 @@ class _Binding:
         records: list[bytes] | None = None
         while (reply := self.frames.take()) is not None:
             task: Any = self.worker.task
+            if reply[1] & Flag.TRAY:
+                # Now: the worker that is given its next call may put something else there.
+                reply = (*reply[:2], take_tray(self.worker.page, reply[2]), None)
             if reply[0] == Kind.LOG:
                 records = [] if records is None else records
                 records.append(reply[2])
@@ -318,8 +324,14 @@ class ProcessCrew:
         # Before it is sent: its number must be above what a worker that is dead has received.
         worker.sent += 1
         worker.last = call
+        request, descriptor = call.request, call.descriptor
         try:
-            binding.send(call.request, call.descriptor)
+            if not isinstance(request, bytes):
+                request.post(worker.page, descriptor, binding.send)
+            elif descriptor is None:
+                binding.send(request)
+            else:
+                binding.send(request, (descriptor,))
         except OSError:
             return False
         return True
@@ -328,7 +340,7 @@ class ProcessCrew:
         """Send a frame to a worker that has a stream; a dead worker is noticed elsewhere."""
         if worker.binding is not None:
             try:
-                worker.binding.send(frame(kind, body), None)
+                worker.binding.send(frame(kind, body))
             except OSError:
                 return
 
@@ -342,8 +354,9 @@ class ProcessCrew:
         try:
             ours, theirs = socket.socketpair()
             page_fd = anonymous_file(f"{supervisor.PAGE_LABEL}{number}")
-            os.ftruncate(page_fd, context.PAGE_BYTES)
-            page = mmap.mmap(page_fd, context.PAGE_BYTES)
+            size = shared_bytes()
+            os.ftruncate(page_fd, size)
+            page = mmap.mmap(page_fd, size)
             ours.setblocking(False)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
             worker = ProcessWorker(number, ours, page)
