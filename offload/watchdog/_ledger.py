@@ -170,6 +170,7 @@ def _frozen(place: _Place) -> PlaceStatistics:
         function=last.function,
         file=last.file,
         line=last.line,
+        code=last.code,
         advice=last.advice,
         thread=last.thread,
         count=place.count,

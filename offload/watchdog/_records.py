@@ -40,6 +40,7 @@ class Block:
             there is none of the application.
         file: its file.
         line: the line seen most often.
+        code: the expression that was being evaluated when it was last seen there.
         advice: what to do about it.
         stack: the stack, as text, outermost first; that of the thread which held the GIL if the
             cause is `gil`.
@@ -59,6 +60,7 @@ class Block:
     function: str
     file: str
     line: int
+    code: str
     advice: str
     stack: str
     thread: str = ""
@@ -79,7 +81,7 @@ class Block:
             how += f" in thread {self.thread}"
         return (
             f"the event loop {held} {self.seconds * 1e3:.0f} ms{whom}: "
-            f"{self.function} at {self.file}:{self.line} ({self.cause}: {how})"
+            f"{self.function} at {self.file}:{self.line} ({self.cause}: {how}): {self.code}"
         )
 
 
@@ -88,8 +90,8 @@ class PlaceStatistics:
     """One place that has blocked the loop, and how often.
 
     Attributes:
-        cause: as in `Block`; so are `what`, `route`, `function`, `file`, `line`, `advice` and
-            `thread`: those of its last block.
+        cause: as in `Block`; so are `what`, `route`, `function`, `file`, `line`, `code`,
+            `advice` and `thread`: those of its last block.
         count: blocks at this place.
         total: seconds of all of them.
         longest: seconds of the longest.
@@ -103,6 +105,7 @@ class PlaceStatistics:
     function: str
     file: str
     line: int
+    code: str
     advice: str
     thread: str
     count: int
