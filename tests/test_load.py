@@ -199,6 +199,16 @@ class TestOutput:
         # A client that is refused waits 50 ms.
         assert 0 < heavy["statuses"]["503"] <= 2 * 9
 
+    def test_heavy_clients_hang_up_when_told(self, server):
+        """The end does not wait for answers that come too late to count, and they are no errors."""
+        begin = time.monotonic()
+
+        result = run(server, "--heavy", "/never", "--clients", "2", "--hang-up")
+
+        assert time.monotonic() - begin < 30  # The time-out of a request is 60.
+        assert result["heavy"]["completed"] == 0
+        assert result["heavy"]["errors"] == result["heavy"]["statuses"] == {}
+
     def test_body_and_headers_are_sent(self, server, tmp_path):
         """Heavy work is often an upload, and a path often needs a key."""
         (tmp_path / "body").write_bytes(b"\0\1\2")

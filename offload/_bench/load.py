@@ -7,8 +7,9 @@ open-loop stream (`--fast`, as often as wanted) has an intended send time, and i
 from that: a server that freezes is charged for every request that it kept from being sent or
 answered in time, not only for the one that it froze on (coordinated omission; wrk2's README tells
 the story). A heavy client sends its next request when the last one is answered, or 50 ms after it
-was refused. `{lognormal:MEDIAN:SIGMA}` in a path is replaced by a whole number drawn anew for each
-request. What happens in the warm-up is done and not counted.
+was refused; at the end it waits for its last answer, or leaves with `--hang-up`.
+`{lognormal:MEDIAN:SIGMA}` in a path is replaced by a whole number drawn anew for each request. What
+happens in the warm-up is done and not counted.
 
 Prints one JSON object, and nothing else, on standard output. Keys are only ever added:
 

@@ -30,6 +30,7 @@ class Plan:
     connections: int
     seed: int
     server_pids: Sequence[int]
+    hang_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request")
     parser.add_argument("--connections", type=int, default=128, help="at most, for each --fast")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--hang-up", action="store_true", help="heavy clients leave at the end, without an answer"
+    )
     parser.add_argument("--server-pid", action="append", type=int, default=[], metavar="PID")
     return parser
 
@@ -137,4 +141,5 @@ def plan_of(argv: Sequence[str] | None = None) -> Plan:
         connections=options.connections,
         seed=options.seed,
         server_pids=options.server_pid,
+        hang_up=options.hang_up,
     )
