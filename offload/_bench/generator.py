@@ -208,12 +208,8 @@ class HeavyClients:
         target, stream = self._plan.heavy[which], self._requests[which]
         connection: Connection | None = None
         while (began := time.perf_counter()) < self._end:
-            patience = self._plan.timeout
-            if self._plan.hang_up:
-                # What comes later does not count: the answers to many clients may take long.
-                patience = min(patience, self._end - began)
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(self._patience(began)):
                     if connection is None or not connection.usable:
                         connection = Connection(target)
                         await connection.open()
@@ -235,6 +231,12 @@ class HeavyClients:
                 await asyncio.sleep(_PAUSE_SECONDS)
         if connection is not None:
             connection.close()
+
+    def _patience(self, began: float) -> float:
+        if self._plan.hang_up:
+            # What comes later does not count, and the answers to many clients take long.
+            return min(self._plan.timeout, self._end - began)
+        return self._plan.timeout
 
     def _counts(self, at: float) -> bool:
         return self._start <= at <= self._end
