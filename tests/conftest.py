@@ -47,6 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
         uvloop.new_event_loop().close()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-k` and `-m` choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let every test of a guarantee be found by its name: `-k guarantee_7`."""
+    for item in items:
+        for marker in item.iter_markers("guarantee"):
+            item.extra_keyword_matches.add(f"guarantee_{marker.args[0]}")
+
+
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     """Run every test marked `anyio` on each event loop that the library supports."""

@@ -139,6 +139,7 @@ def level() -> Iterator[None]:
 
 @pytest.mark.anyio
 class TestContext:
+    @pytest.mark.guarantee(8)
     async def test_declared_variable_reaches_the_worker(self, pool: Pool) -> None:
         """The value that a declared variable has at the call is what the function sees."""
         functions.user.set("ada")
@@ -224,6 +225,7 @@ def test_one_name_is_not_a_list_of_names() -> None:
 
 @pytest.mark.anyio
 class TestLogs:
+    @pytest.mark.guarantee(8)
     async def test_record_reaches_the_handlers_of_the_server(
         self, pool: Pool, records: Records
     ) -> None:
@@ -338,6 +340,7 @@ class TestLogs:
             seen.setdefault(number, []).append(int(index))
         assert seen == {str(number): list(range(50)) for number in range(4)}
 
+    @pytest.mark.guarantee(8)
     async def test_thousands_of_records_in_order(self, pool: Pool, records: Records) -> None:
         """Many records are all there, in order, and the result behind them."""
         assert await pool.run(functions.log_many, 3000) == 3000
@@ -538,6 +541,7 @@ class TestCurrentTask:
 
 @pytest.mark.anyio
 class TestExceptions:
+    @pytest.mark.guarantee(8)
     async def test_type_arguments_notes_and_attributes_stay(self, pool: Pool) -> None:
         """An exception is raised here as it was raised there."""
         with pytest.raises(functions.Detailed) as caught:
@@ -550,6 +554,7 @@ class TestExceptions:
         assert "in raise_detailed" in str(error.__cause__)
         assert "a note of the worker" in str(error.__cause__)
 
+    @pytest.mark.guarantee(8)
     async def test_causes_are_in_the_text(self, pool: Pool) -> None:
         """The worker's whole chain of exceptions is shown."""
         with pytest.raises(ValueError, match="effect") as caught:
@@ -576,6 +581,7 @@ class TestExceptions:
             await pool.run(functions.raise_large, 1_000_000)
         assert len(str(caught.value)) == 1_000_000
 
+    @pytest.mark.guarantee(5)
     async def test_unpicklable_exception_is_told_by_name(self, pool: Pool) -> None:
         """What cannot cross is a RemoteError with type, text and traceback."""
         with pytest.raises(RemoteError, match="ValueError") as caught:
@@ -642,6 +648,7 @@ class TestDeadlines:
                 deadline=time.monotonic() + 60.0,
             )
 
+    @pytest.mark.guarantee(6)
     async def test_deadline_in_the_queue_never_runs(
         self, pool: Pool, entered: Fifo, gate: Fifo, tmp_path: Path
     ) -> None:
@@ -704,6 +711,7 @@ class TestDeadlines:
                     )
                 gate.let()
 
+    @pytest.mark.guarantee(6)
     async def test_deadline_that_cannot_be_met_is_not_started(self, pool: Pool) -> None:
         """Going by how long the function takes, a call that cannot end in time is refused."""
         for _ in range(2):
@@ -735,6 +743,7 @@ class TestDeadlines:
 
 @pytest.mark.anyio
 class TestRetryOnCrash:
+    @pytest.mark.guarantee(3)
     async def test_poison_stops_at_its_limit(self, wide: Pool, tmp_path: Path) -> None:
         """An input that kills every worker is tried once and as often again as allowed."""
         trace = tmp_path / "runs"
@@ -769,6 +778,7 @@ class TestRetryOnCrash:
             await call(wide, functions.poison, str(trace))
         assert len(trace.read_text().split()) == 1
 
+    @pytest.mark.guarantee(5)
     async def test_retry_that_is_refused_says_that_it_ran(
         self, entered: Fifo, gate: Fifo, tmp_path: Path
     ) -> None:

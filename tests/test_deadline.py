@@ -60,6 +60,7 @@ def held(entered, gate):
 @pytest.mark.anyio
 @pytest.mark.usefixtures("_pool")
 class TestBlock:
+    @pytest.mark.guarantee(4)
     async def test_call_that_runs_is_stopped(self, entered, held):
         """When the time is over, the worker ends and the call says that it ran in part."""
         for seconds in longer_and_longer(SOON):
@@ -71,6 +72,7 @@ class TestBlock:
         assert caught.value.started
         await gone(*pids)
 
+    @pytest.mark.guarantee(6)
     @pytest.mark.parametrize("seconds", [0, -1.5])
     async def test_call_that_comes_too_late_is_not_started(self, seconds, entered, held):
         """Nothing left, or less: not begun, and nothing but the call is interrupted."""
@@ -219,6 +221,7 @@ async def echo(request):
 @pytest.mark.anyio
 @pytest.mark.usefixtures("_pool")
 class TestHeader:
+    @pytest.mark.guarantee(4)
     async def test_call_that_runs_is_stopped(self, entered, held):
         """The client learns that its time was over, and that it may have run."""
 

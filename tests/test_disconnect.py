@@ -75,6 +75,7 @@ async def serving(connection, app):
 
 @pytest.mark.usefixtures("_pools")
 class TestCalls:
+    @pytest.mark.guarantee(4)
     async def test_running_call_is_stopped(self, entered, held):
         """The worker ends, and the handler learns that the function may have run."""
         errors = []
@@ -97,6 +98,7 @@ class TestCalls:
         assert "may have run" in str(error)
         assert functions.pool.statistics().cancelled == before + 1
 
+    @pytest.mark.guarantee(4)
     async def test_queued_call_is_withdrawn(self, entered, gate, held):
         """It never starts, and the error knows that."""
         errors = []

@@ -135,6 +135,7 @@ def server(request, tmp_path_factory):
     assert "Traceback" not in rest
 
 
+@pytest.mark.guarantee(4)
 def test_work_stops_when_the_connection_is_closed(server):
     """The worker is gone when its client is."""
     with server.ask("/hold?value=x"):
@@ -219,6 +220,7 @@ def test_stream_ends_with_its_client(server):
     server.until(lambda now: not now["busy"])
 
 
+@pytest.mark.guarantee(4)
 def test_left_clients_cost_next_to_nothing(server):
     """Half of the clients leave: CPU seconds for them are at most 5 % of what was asked for."""
     seconds, count = 0.5, 30

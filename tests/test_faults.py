@@ -37,7 +37,7 @@ from tests.processes import (
     supervisors,
 )
 
-pytestmark = [pytest.mark.anyio]
+pytestmark = [pytest.mark.anyio, pytest.mark.guarantee(3)]
 
 METHODS = ("forkserver", "spawn")
 # Long enough for a worker to reach its fault, as a rule, and short enough to be waited for.

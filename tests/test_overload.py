@@ -76,6 +76,7 @@ def open_files() -> list[int]:
 # --- limits ---
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize("limit", [0, 1, 7])
 async def test_queue_holds_as_many_as_declared(entered: Fifo, gate: Fifo, limit: int) -> None:
     """Exactly `max_queued` calls wait, and the next one is refused."""
@@ -103,6 +104,7 @@ async def test_place_of_a_call_that_left_is_free(entered: Fifo, gate: Fifo) -> N
     assert pool.statistics().refused == 0
 
 
+@pytest.mark.guarantee(6)
 async def test_queue_holds_as_many_bytes_as_declared(entered: Fifo, gate: Fifo) -> None:
     """Past `max_queued_bytes` a call is refused, small or large; a smaller one may still fit."""
     async with held_pool(entered, gate, max_queued_bytes=12 * MIB) as (pool, group):
@@ -141,6 +143,7 @@ async def test_idle_worker_is_no_queue(entered: Fifo, gate: Fifo) -> None:
 # --- refusals ---
 
 
+@pytest.mark.guarantee(6)
 async def test_refusals_are_immediate_under_load() -> None:
     """At many times the capacity a refusal takes no longer than it takes to say no."""
     refusals: list[float] = []
@@ -173,6 +176,7 @@ async def test_refusals_are_immediate_under_load() -> None:
     assert statistics.median(waits) < 0.1 + 10 * now.run.quantile(0.5)
 
 
+@pytest.mark.guarantee(1)
 async def test_large_call_is_refused_before_it_is_pickled(entered: Fifo, gate: Fifo) -> None:
     """A full queue costs a caller with 64 MiB nothing: no pickling, no file."""
     async with held_pool(entered, gate, max_queued=0) as (pool, _):
@@ -185,6 +189,7 @@ async def test_large_call_is_refused_before_it_is_pickled(entered: Fifo, gate: F
         assert open_files() == []
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_retry_after_is_honest() -> None:
     """Under a steady load a refused caller is told about how long the queue takes to pass."""
@@ -286,6 +291,7 @@ async def test_recovers_at_once() -> None:
         assert now.failed == now.crashed == now.cancelled == now.timed_out == 0
 
 
+@pytest.mark.guarantee(5)
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_every_call_ends_exactly_once() -> None:
     """However calls end under overload, each one does, and the counters add up."""

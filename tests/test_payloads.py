@@ -227,6 +227,7 @@ BIG: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.guarantee(1)
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("kind", BIG)
@@ -239,6 +240,7 @@ async def test_64_mib_in_and_out_do_not_hold_the_loop(pool: Pool, kind: str) -> 
     assert lag.seconds < LAG_SECONDS
 
 
+@pytest.mark.guarantee(1)
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize(
@@ -344,11 +346,13 @@ def test_any_value_comes_back_equal(pool: Pool) -> None:
 
 @pytest.mark.anyio
 class TestLostOnTheWay:
+    @pytest.mark.guarantee(3)
     async def test_worker_killed_while_it_unpickles(self, pool: Pool, entered: Fifo) -> None:
         """A worker that dies with a large argument half read costs that call only."""
         argument = [bytes(16 * MIB), functions.SlowToLoad(entered.path, bytes(MIB))]
         await self.lost(pool, entered, functions.echo, argument)
 
+    @pytest.mark.guarantee(3)
     async def test_worker_killed_while_it_pickles(self, pool: Pool, entered: Fifo) -> None:
         """A worker that dies with a large result half written costs that call."""
         await self.lost(pool, entered, functions.return_slowly, entered.path)
@@ -367,6 +371,7 @@ class TestLostOnTheWay:
             await until(lambda: not open_files())
             assert await pool.run(functions.make_bytes, 300_000) == bytes(300_000)
 
+    @pytest.mark.guarantee(4)
     async def test_cancelled_at_any_moment(self, pool: Pool) -> None:
         """A call that is cancelled while its payload is on its way leaves nothing open."""
         value = bytes(8 * MIB)

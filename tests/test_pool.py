@@ -165,6 +165,7 @@ def test_pool_starts_nothing_until_it_is_used(new_pool: Callable[..., Pool]) -> 
 # --- life ---
 
 
+@pytest.mark.guarantee(1)
 @pytest.mark.anyio
 async def test_open_starts_min_workers_warm(new_pool: Callable[..., Pool]) -> None:
     """When `open` returns, `min_workers` are ready, without having run anything."""
@@ -230,6 +231,7 @@ async def test_close_lets_running_and_queued_calls_end(
     assert pool.statistics().state == "closed"
 
 
+@pytest.mark.guarantee(7)
 @pytest.mark.anyio
 async def test_close_kills_what_outlives_the_drain(
     new_pool: Callable[..., Pool], entered: Fifo, gate: Fifo
@@ -250,6 +252,7 @@ async def test_close_kills_what_outlives_the_drain(
     assert {error.started for error in held.results} == {True, False}
 
 
+@pytest.mark.guarantee(7)
 @pytest.mark.anyio
 async def test_cancelled_close_kills_at_once(
     new_pool: Callable[..., Pool], entered: Fifo, gate: Fifo
@@ -286,6 +289,7 @@ async def test_exception_closes_at_once(
     assert pool.statistics().state == "closed"
 
 
+@pytest.mark.guarantee(7)
 @pytest.mark.anyio
 async def test_kill_from_any_thread_ends_everything(
     new_pool: Callable[..., Pool], entered: Fifo, gate: Fifo
@@ -387,6 +391,7 @@ async def test_worker_is_recycled_by_count(
         assert pool.statistics().recycled == 3
 
 
+@pytest.mark.guarantee(3)
 @pytest.mark.anyio
 async def test_recycling_under_load_loses_nothing(new_pool: Callable[..., Pool]) -> None:
     """Many calls at once on workers that are all replaced after each: every one has its result."""
@@ -429,6 +434,7 @@ async def test_initializer_runs_once_in_each_worker(
         assert await pool.run(functions.initialized) == [{"a": 1}]
 
 
+@pytest.mark.guarantee(5)
 @pytest.mark.anyio
 @one_loop
 async def test_failing_initializer_is_named(new_pool: Callable[..., Pool]) -> None:
@@ -494,6 +500,7 @@ async def test_environment_of_workers(
     assert dict(zip(BLAS_VARIABLES, caps, strict=True)) == expected
 
 
+@pytest.mark.guarantee(2)
 @pytest.mark.anyio
 @one_loop
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
@@ -504,7 +511,7 @@ async def test_environment_of_workers(
 async def test_os_priority_is_really_applied(
     new_pool: Callable[..., Pool], method: str, priority: str, policy: int, nice: int
 ) -> None:
-    """Guarantee 2, the server comes first: workers run at the priority that the pool says."""
+    """Workers run at the priority that the pool says."""
     own = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
     async with new_pool(max_workers=1, start_method=method, os_priority=priority) as pool:
         pid = await pool.run(functions.pid)
@@ -571,9 +578,10 @@ def links_of(pid: int) -> set[str]:
 # --- the queue ---
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.anyio
 async def test_full_by_count(new_pool: Callable[..., Pool], entered: Fifo, gate: Fifo) -> None:
-    """Guarantee 6, bounded: past `max_queued` a call is refused at once, and did not run."""
+    """Past `max_queued` a call is refused at once, and did not run."""
     async with new_pool(max_workers=1, max_queued=1) as pool:
         async with anyio.create_task_group() as group:
             held = Held(pool, entered, gate, group)
@@ -602,6 +610,7 @@ async def test_no_queue_at_all(new_pool: Callable[..., Pool], entered: Fifo, gat
     await pool.aclose()
 
 
+@pytest.mark.guarantee(6)
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [3000, 300_000])
 async def test_full_by_bytes(
@@ -688,6 +697,7 @@ async def test_function_runs_no_more_often_at_once_than_it_may(
         assert len(entered.rest()) == 2
 
 
+@pytest.mark.guarantee(5)
 @pytest.mark.anyio
 @one_loop
 async def test_queue_timeout_holds_while_no_worker_comes_up(
@@ -725,10 +735,11 @@ async def test_queue_timeout_holds_for_a_call_that_went_back(
 # --- timeouts, cancellation, crashes ---
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.anyio
 @one_loop
 async def test_timeout_stops_the_function(new_pool: Callable[..., Pool], entered: Fifo) -> None:
-    """Guarantee 4, not wanted means not running: the worker of a call that timed out ends."""
+    """The worker of a call that timed out ends."""
     for timeout in longer_and_longer(0.25):
         async with new_pool(max_workers=1, timeout=timeout) as pool:
             with pytest.raises(TaskTimeoutError, match="ran in part") as caught:
@@ -742,6 +753,7 @@ async def test_timeout_stops_the_function(new_pool: Callable[..., Pool], entered
                 break
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.anyio
 @one_loop
 async def test_cancelled_call_stops_with_its_children(
@@ -793,6 +805,7 @@ async def test_request_to_stop_is_not_lost_on_the_way(
         assert is_alive(pid)
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.anyio
 @one_loop
 async def test_function_that_does_not_stop_in_time_is_killed(
@@ -809,10 +822,11 @@ async def test_function_that_does_not_stop_in_time_is_killed(
         assert time.monotonic() - began >= 0.1
 
 
+@pytest.mark.guarantee(5)
 @pytest.mark.anyio
 @one_loop
 async def test_crash_is_told(new_pool: Callable[..., Pool], entered: Fifo) -> None:
-    """Guarantee 5, you always know: who died of what, and whether the function had begun."""
+    """Who died of what, and whether the function had begun."""
     async with new_pool(max_workers=1) as pool:
         with pytest.raises(WorkerCrashedError, match="SIGKILL") as caught:
             await pool.run(functions.run_fault, "SIGKILL", entered.path)
@@ -820,6 +834,7 @@ async def test_crash_is_told(new_pool: Callable[..., Pool], entered: Fifo) -> No
         assert pool.statistics().crashed == 1
 
 
+@pytest.mark.guarantee(3)
 @pytest.mark.anyio
 async def test_call_whose_worker_died_idle_runs_on_another(new_pool: Callable[..., Pool]) -> None:
     """The death of an idle worker is nobody's error."""
@@ -968,11 +983,12 @@ def no_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.guarantee(1)
 @pytest.mark.anyio
 async def test_large_bytes_cross_both_ways_beside_a_free_loop(
     new_pool: Callable[..., Pool],
 ) -> None:
-    """Guarantee 1, the loop stays free: 64 MiB cross while other tasks of the loop go on."""
+    """64 MiB cross while other tasks of the loop go on."""
     async with new_pool(max_workers=1) as pool:
         data = os.urandom(1) * 64 * 2**20
         with anyio.fail_after(PATIENCE):
@@ -980,11 +996,12 @@ async def test_large_bytes_cross_both_ways_beside_a_free_loop(
             assert await pool.run(functions.echo, data) == data
 
 
+@pytest.mark.guarantee(1)
 @pytest.mark.anyio
 async def test_many_small_objects_cross_both_ways_beside_a_free_loop(
     new_pool: Callable[..., Pool],
 ) -> None:
-    """Guarantee 1, the loop stays free, for what takes long to pickle, too."""
+    """The loop stays free while what takes long to pickle crosses, too."""
     rows = [
         {"id": number, "name": f"row {number}", "value": number / 7} for number in range(30_000)
     ]
@@ -1006,6 +1023,7 @@ async def test_many_buffers_cross_at_once(
         back[0][0] = 1  # and what was writable is so still
 
 
+@pytest.mark.guarantee(7)
 @pytest.mark.anyio
 async def test_cancelled_transfers_leave_no_descriptor(new_pool: Callable[..., Pool]) -> None:
     """A call with large payloads may be cancelled at any point of its way."""

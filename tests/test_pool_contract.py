@@ -145,6 +145,7 @@ async def test_worker_process_is_as_declared(pool: Pool, kind: Kind) -> None:
     assert (pid, thread) != (os.getpid(), threading.get_ident())
 
 
+@pytest.mark.guarantee(8)
 async def test_exception_keeps_its_type_and_shows_the_workers_traceback(pool: Pool) -> None:
     """A remote exception is raised as itself; its cause is the traceback of the worker."""
     with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
@@ -154,6 +155,7 @@ async def test_exception_keeps_its_type_and_shows_the_workers_traceback(pool: Po
     assert "offload/_child" not in str(caught.value.__cause__)
 
 
+@pytest.mark.guarantee(5)
 async def test_unpicklable_argument_is_named(pool: Pool) -> None:
     """An argument that does not pickle fails its own call at once, and the error names it."""
     with pytest.raises(ArgumentError, match="value\\['deep'\\]\\[1\\]") as caught:
@@ -161,12 +163,14 @@ async def test_unpicklable_argument_is_named(pool: Pool) -> None:
     assert caught.value.parameter == "value"
 
 
+@pytest.mark.guarantee(5)
 async def test_unpicklable_result_is_an_error(pool: Pool) -> None:
     """A result that does not pickle fails its own call, with the reason."""
     with pytest.raises(ResultError, match="live connection"):
         await pool.run(functions.return_unpicklable)
 
 
+@pytest.mark.guarantee(5)
 async def test_exception_that_does_not_unpickle_becomes_remote_error(pool: Pool) -> None:
     """An exception whose class cannot be rebuilt is told by name and text."""
     with pytest.raises(RemoteError) as caught:
@@ -176,6 +180,7 @@ async def test_exception_that_does_not_unpickle_becomes_remote_error(pool: Pool)
     assert "in raise_not_back" in caught.value.remote_traceback
 
 
+@pytest.mark.guarantee(3)
 @pytest.mark.parametrize(
     "fault, type_name", [("sys.exit", "SystemExit"), ("KeyboardInterrupt", "KeyboardInterrupt")]
 )
@@ -188,6 +193,7 @@ async def test_exit_of_a_function_does_not_exit_the_server(
     assert caught.value.type_name == type_name
 
 
+@pytest.mark.guarantee(5)
 async def test_missing_function_is_not_found(pool: Pool, kind: Kind) -> None:
     """A function that a worker cannot import did not run, and the error says why."""
     vanished = partial(functions.pid)
@@ -212,6 +218,7 @@ async def test_no_more_run_at_once_than_allowed(pool: Pool, entered: Fifo, gate:
     assert len(entered.rest()) == 1
 
 
+@pytest.mark.guarantee(6)
 async def test_full_queue_refuses_at_once(pool: Pool, entered: Fifo, gate: Fifo) -> None:
     """Past `max_queued` a call is refused, with the time until a place should be free."""
     before = pool.statistics().refused
@@ -230,6 +237,7 @@ async def test_full_queue_refuses_at_once(pool: Pool, entered: Fifo, gate: Fifo)
     assert entered.rest() == []
 
 
+@pytest.mark.guarantee(4)
 async def test_cancelled_in_the_queue_never_runs(pool: Pool, entered: Fifo, gate: Fifo) -> None:
     """A call that is cancelled while it waits is taken out of the queue."""
     with anyio.fail_after(PATIENCE):
@@ -244,6 +252,7 @@ async def test_cancelled_in_the_queue_never_runs(pool: Pool, entered: Fifo, gate
     assert entered.rest() == []
 
 
+@pytest.mark.guarantee(4)
 async def test_queue_timeout_means_it_never_runs(pool: Pool, entered: Fifo, gate: Fifo) -> None:
     """A call that waits longer than its `queue_timeout` fails, and does not run later."""
     waiting = offload(pool=pool, queue_timeout=0.02)(functions.knock)
@@ -258,6 +267,7 @@ async def test_queue_timeout_means_it_never_runs(pool: Pool, entered: Fifo, gate
     assert entered.rest() == []
 
 
+@pytest.mark.guarantee(4)
 async def test_cancelled_while_running(pool: Pool, kind: Kind, entered: Fifo, gate: Fifo) -> None:
     """A cancelled call stops burning CPU where its worker can be stopped; nobody waits for it."""
     with anyio.fail_after(PATIENCE):
@@ -273,6 +283,7 @@ async def test_cancelled_while_running(pool: Pool, kind: Kind, entered: Fifo, ga
             await until(lambda: not pool.statistics().busy)
 
 
+@pytest.mark.guarantee(4)
 async def test_timeout_while_running(pool: Pool, kind: Kind, entered: Fifo, gate: Fifo) -> None:
     """A function that runs longer than its `timeout` fails its call, and is stopped if possible."""
     for timeout in longer_and_longer(0.05):
@@ -298,6 +309,7 @@ async def test_what_cannot_be_stopped_is_said(pool: Pool, kind: Kind) -> None:
     assert ("cannot stop a running task" in repr(pool)) == (not kind.can_stop)
 
 
+@pytest.mark.guarantee(3)
 @pytest.mark.parametrize("fault", ["os._exit", "segfault", "SIGKILL"])
 async def test_crash_costs_one_task(  # noqa: PLR0917 - fixtures
     pool: Pool, kind: Kind, entered: Fifo, gate: Fifo, tmp_path: Any, fault: str
@@ -326,6 +338,7 @@ async def test_crash_costs_one_task(  # noqa: PLR0917 - fixtures
     assert how == {"os._exit": (3, None), "segfault": (None, 11), "SIGKILL": (None, 9)}[fault]
 
 
+@pytest.mark.guarantee(5)
 async def test_crash_while_unpickling_tells_what_is_known(
     pool: Pool, kind: Kind, entered: Fifo
 ) -> None:
@@ -455,6 +468,7 @@ async def test_executor_view_runs_on_the_pool(pool: Pool, kind: Kind) -> None:
     assert (pid != os.getpid()) == kind.has_own_process
 
 
+@pytest.mark.guarantee(7)
 async def test_close_fails_what_still_runs(kind: Kind, entered: Fifo, gate: Fifo) -> None:
     """Closing ends running calls with `PoolClosedError(started=True)`, queued ones with False."""
     options = kind.options()

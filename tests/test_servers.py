@@ -36,7 +36,6 @@ SERVERS = {
 # At once, for whole servers with their web processes, their pools and their interpreters: most of
 # it is the servers' own doing. What it must be told from is the drain of the application.
 END_SECONDS = 10.0
-# Guarantee 7.
 GUARANTEED_SECONDS = 1.0
 
 
@@ -168,6 +167,7 @@ def is_of_a_pool(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.guarantee(7)
 def test_interrupt_ends_it_cleanly(serve: Callable[..., Served]) -> None:
     """Ctrl+C in the terminal reaches the whole group; the server ends by itself, with no noise."""
     server = serve()
@@ -179,6 +179,7 @@ def test_interrupt_ends_it_cleanly(serve: Callable[..., Served]) -> None:
     assert "Traceback" not in "".join(server.said)
 
 
+@pytest.mark.guarantee(7)
 def test_interrupt_under_endless_work_ends_it_when_the_server_gives_up(
     serve: Callable[..., Served],
 ) -> None:
@@ -190,6 +191,7 @@ def test_interrupt_under_endless_work_ends_it_when_the_server_gives_up(
     assert server.left(1 + END_SECONDS) == []
 
 
+@pytest.mark.guarantee(7)
 def test_terminate_under_load_ends_it_in_order(serve: Callable[..., Served]) -> None:
     """SIGTERM with calls running: they end, their clients are answered, and then the server is."""
     server = serve()
@@ -201,6 +203,7 @@ def test_terminate_under_load_ends_it_in_order(serve: Callable[..., Served]) -> 
     assert server.answers == [200, 200, 200]
 
 
+@pytest.mark.guarantee(7)
 def test_kill_of_the_server_leaves_nothing(serve: Callable[..., Served]) -> None:
     """SIGKILL of every web process: no worker in native code, and no child of one, stays."""
     server = serve()

@@ -16,7 +16,8 @@ from offload import Pool, WorkerCrashedError
 from tests import pool_functions as functions
 from tests.processes import PATIENCE, Fifo, descendants, gone_now, is_alive, parent_of, until
 
-# Guarantee 7.
+pytestmark = pytest.mark.guarantee(7)
+
 GUARANTEED_SECONDS = 1.0
 OWN = ("forkserver", "spawn")
 # The tasks that say when they run: two that hang, and one with three children beside itself.
