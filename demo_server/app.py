@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
 
 from demo_server import work
+from demo_server.burst import Burst
+from demo_server.page import Page
 from demo_server.settings import Settings
 from demo_server.uploads import read_upload
 from offload import Pool
+from offload.dashboard import Dashboard
 from offload.starlette import (
     CancelOnDisconnect,
     ProblemResponse,
@@ -27,20 +30,26 @@ from offload.starlette import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import Request
+
+    from demo_server.page import Endpoint
 
 __all__ = ["create_app"]
 
 # What the index page lists: method, path, what it does, and the rest of a curl command to try it.
-ENDPOINTS = (
+ENDPOINTS: tuple[Endpoint, ...] = (
     ("GET", "/fast", "a few bytes, at once", ""),
     ("GET", "/heavy?n=100000", "count the primes below n, in a worker process", ""),
     ("GET", "/heavy/inline?n=100000", "the same on the event loop: everything else waits", ""),
     ("GET", "/heavy/thread?n=100000", "the same in a thread: everything else is slow", ""),
+    ("POST", "/burst?count=8", "many of them at once; way=inline or thread as well", " -N -X POST"),
     ("POST", "/thumbnail?size=200", "shrink an image", " -F file=@photo.jpg -o thumbnail.jpg"),
     ("POST", "/csv", "summarise each column of a table", " -F file=@table.csv"),
     ("GET", "/health", "is the process alive?", ""),
     ("GET", "/ready", "will it take requests?", ""),
+    ("GET", "/dashboard/", "pools, workers, functions and failures, live", ""),
     ("GET", "/stats", "what the pool is doing", ""),
 )
 
@@ -57,35 +66,23 @@ class Demo:
         self._settings = settings
         self._pool = pool
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[BaseRoute]:
         """Return a route for each endpoint."""
         return [
-            Route("/", self.index),
+            *Page(self._settings, ENDPOINTS).routes(),
             Route("/fast", self.fast),
             Route("/heavy", self.heavy),
             Route("/heavy/inline", self.heavy_inline),
             Route("/heavy/thread", self.heavy_thread),
+            Route("/burst", self.burst, methods=["POST"]),
             Route("/thumbnail", self.thumbnail, methods=["POST"]),
             Route("/csv", self.csv, methods=["POST"]),
             Route("/health", self.health),
             Route("/ready", self.ready),
             Route("/stats", self.stats),
+            # Open to this machine only, wherever the server listens.
+            Mount("/dashboard", Dashboard(actions=True)),
         ]
-
-    async def index(self, request: Request) -> Response:
-        """List the endpoints."""
-        base = str(request.base_url).rstrip("/")
-        items = "".join(
-            f"<dt>{_link(method, path)}<dd>{what}<pre>{html.escape(_curl(base, path, rest))}</pre>"
-            for method, path, what, rest in ENDPOINTS
-        )
-        return HTMLResponse(
-            "<!doctype html><html lang=en><meta charset=utf-8><title>offload demo</title>"
-            "<h1>offload demo</h1><p>Heavy requests run in worker processes; the others do not "
-            "wait for them. Work stops when its client leaves: end a <code>curl</code> of "
-            "<code>/heavy</code> with Ctrl+C, and <code>/stats</code> counts one more as "
-            f"cancelled.<dl>{items}</dl></html>\n"
-        )
 
     async def fast(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
         """Answer a few bytes."""
@@ -93,16 +90,23 @@ class Demo:
 
     async def heavy(self, request: Request) -> Response:
         """Count in a worker process: the event loop stays free."""
-        return _json(await work.count_primes(self._n(request)))
+        return _json(await _offloaded(self._n(request)))
 
     async def heavy_inline(self, request: Request) -> Response:
         """Count on the event loop: no other request is served meanwhile."""
-        return _json(work.count_primes.__wrapped__(self._n(request)))
+        return _json(await _inline(self._n(request)))
 
     async def heavy_thread(self, request: Request) -> Response:
         """Count in a thread: it takes the GIL from the event loop, again and again."""
-        n = self._n(request)
-        return _json(await anyio.to_thread.run_sync(work.count_primes.__wrapped__, n))
+        return _json(await _thread(self._n(request)))
+
+    async def burst(self, request: Request) -> Response:
+        """Do many pieces of work at once, and tell of each when it ends."""
+        way = request.query_params.get("way", "offloaded")
+        if way not in _WAYS:
+            raise HTTPException(400, f"way must be one of {', '.join(_WAYS)}.")
+        count = _whole_number(request, "count", default=8, least=1, greatest=self._most_at_once())
+        return Burst(count, partial(_WAYS[way], self._n(request)))
 
     async def thumbnail(self, request: Request) -> Response:
         """Shrink the posted image in a worker process."""
@@ -138,13 +142,19 @@ class Demo:
 
     async def stats(self, request: Request) -> Response:  # noqa: ARG002 - as in fast
         """Show the pool's statistics."""
-        now = self._pool.statistics()
+        # Failures stay with the dashboard: their texts may quote what a client has sent.
+        now = dataclasses.replace(self._pool.statistics(), functions=(), failures=())
         shown = dataclasses.asdict(now)
+        del shown["functions"], shown["failures"]
         for name, histogram in (("wait", now.wait), ("run", now.run)):
             # Instead of some hundred buckets, what a human asks for, in seconds.
             quantiles = {f"p{percent}": histogram.quantile(percent / 100) for percent in (50, 99)}
             shown[name] = {"count": histogram.count, "mean": histogram.mean, **quantiles}
         return JSONResponse(shown)
+
+    def _most_at_once(self) -> int:
+        # Enough to fill the queue and to be refused.
+        return self._settings.max_queued + 1000
 
     def _n(self, request: Request) -> int:
         settings = self._settings
@@ -153,12 +163,23 @@ class Demo:
         )
 
 
-def _link(method: str, path: str) -> str:
-    return f'<a href="{path}">{path}</a>' if method == "GET" else f"{method} {path}"
+async def _inline(n: int) -> work.PrimeCount:
+    return work.count_primes.__wrapped__(n)
 
 
-def _curl(base: str, path: str, rest: str) -> str:
-    return f"curl{rest} '{base}{path}'"
+async def _thread(n: int) -> work.PrimeCount:
+    return await anyio.to_thread.run_sync(work.count_primes.__wrapped__, n)
+
+
+async def _offloaded(n: int) -> work.PrimeCount:
+    return await work.count_primes(n)
+
+
+_WAYS: dict[str, Callable[[int], Awaitable[work.PrimeCount]]] = {
+    "offloaded": _offloaded,
+    "inline": _inline,
+    "thread": _thread,
+}
 
 
 def _json(result: work.PrimeCount) -> Response:

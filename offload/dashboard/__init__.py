@@ -1,0 +1,12 @@
+"""A page that shows what the pools of this process do, live: see `Dashboard`."""
+
+try:
+    from offload.dashboard._app import Dashboard
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0] != "starlette":
+        raise
+    raise ModuleNotFoundError(
+        "offload.dashboard needs Starlette: pip install 'offload[dashboard]'", name=error.name
+    ) from None
+
+__all__ = ["Dashboard"]

@@ -1,0 +1,207 @@
+"""The ASGI application: who may see it, what it answers, what it can be told to do."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from offload._core.options import check_number
+from offload.dashboard._access import forgery, stranger
+from offload.dashboard._actions import ACTIONS
+from offload.dashboard._feed import Feed, Feeds
+from offload.dashboard._state import Sampler
+from offload.dashboard._stream import EventStream
+from offload.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from starlette.types import Receive, Scope, Send
+
+__all__ = ["Dashboard"]
+
+_logger = logging.getLogger("offload.dashboard")
+
+_HEADERS = {
+    # Nothing from another host, no inline code, and text can only become text: whatever an error
+    # or the name of a function says, a browser that knows these words runs none of it.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # Not "no-referrer": the browser would then say "Origin: null" with the page's own actions.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # What it says of the server is of now, and for those who may see it.
+    "Cache-Control": "no-store",
+}
+_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+_CLOSED = (
+    "This dashboard answers to its own machine only, and {reason}. To open it to others, tell it "
+    "who may see it: Dashboard(authorize=...)."
+)
+
+
+class Dashboard:
+    """ASGI application: a live page about the pools of this process.
+
+    For one's own server, `Mount("/offload", Dashboard(authorize=...))` of Starlette or
+    `app.mount("/offload", Dashboard(authorize=...))` of FastAPI, or by itself under any ASGI
+    server. Under its path it has the page (`/`), its files, the same as JSON (`/state`) and as
+    server-sent events (`/events`), the whole text of one failure (`/failure`) and the actions
+    (`POST /actions/...`).
+
+    The page shows names of functions, texts of errors and tracebacks, which may quote what users
+    have sent. Without `authorize` it is therefore refused to everybody but this machine, which is
+    told by the addresses of both ends of the connection, by the headers that proxies add, and by
+    the name that the client asks for. **A proxy on the same machine that adds nothing of itself
+    cannot be told from a local browser: behind a proxy, give `authorize`.**
+
+    A sample is taken at most once per `interval` and event loop, on a thread, however many watch;
+    none when nobody does.
+
+    Args:
+        pools: which to show, as pools or their names; None: all of this process.
+        authorize: called with each request; whether it may see the page and, with `actions`, act
+            (a POST). May be async, and may raise Starlette's `HTTPException`, such as a 401 that
+            makes the browser ask for a password. It must not read the body.
+        actions: whether tasks can be cancelled, workers recycled, pools drained and opened again.
+        interval: seconds between two samples.
+
+    Raises:
+        TypeError: `authorize` cannot be called, or `interval` is not a number.
+        ValueError: `interval` is not above 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        pools: Iterable[Pool | str] | None = None,
+        authorize: Callable[[Request], bool | Awaitable[bool]] | None = None,
+        actions: bool = False,
+        interval: float = 0.5,
+    ) -> None:
+        if authorize is not None and not callable(authorize):
+            raise TypeError(f"authorize must be a function of a request, not {authorize!r}")
+        if isinstance(pools, str):
+            raise TypeError(f"pools must be several, such as [{pools!r}], not one str")
+        check_number("interval", interval, above=0.0, optional=False)
+        self._names = None if pools is None else {getattr(each, "name", each) for each in pools}
+        self._authorize = authorize
+        self._actions = actions
+        self._interval = interval
+        self._feeds = Feeds(self._new_feed)
+        static = files("offload.dashboard") / "static"
+        # Read once: the event loop opens no file.
+        self._files = {each.name: each.read_bytes() for each in static.iterdir() if each.is_file()}
+        self._app = Starlette(
+            routes=[
+                Route("/", self._index),
+                Route("/static/{name}", self._file),
+                Route("/state", self._state),
+                Route("/events", self._events),
+                Route("/failure", self._failure),
+                Route("/actions/{action}", self._act, methods=["POST"]),
+            ]
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] == "http":
+            refused = await self._refusal(Request(scope, receive))
+            if refused is not None:
+                await refused(scope, receive, send)
+                return
+        # Starlette answers to the lifespan, and closes web sockets.
+        await self._app(scope, receive, send)
+
+    async def _refusal(self, request: Request) -> Response | None:
+        if self._authorize is None:
+            reason = stranger(request.scope)
+            return None if reason is None else _plain(403, _CLOSED.format(reason=reason))
+        try:
+            allowed = self._authorize(request)
+            if inspect.isawaitable(allowed):
+                allowed = await allowed
+        except HTTPException as error:
+            return _plain(error.status_code, error.detail, dict(error.headers or {}))
+        # Not what is merely true: a coroutine that was not awaited, or a Response, is a mistake.
+        return None if allowed is True else _plain(403, "You may not see this dashboard.")
+
+    def _shown(self) -> list[Pool]:
+        names = self._names
+        return [pool for pool in Pool.all() if names is None or pool.name in names]
+
+    def _named(self, request: Request) -> Pool:
+        name = request.query_params.get("pool")
+        for pool in self._shown():
+            if pool.name == name:
+                return pool
+        raise HTTPException(404, "There is no such pool.")
+
+    def _new_feed(self) -> Feed:
+        sampler = Sampler(self._shown, actions=self._actions, interval=self._interval)
+        return Feed(sampler.take, self._interval)
+
+    # --- endpoints ---
+
+    async def _index(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
+        return self._answer("index.html")
+
+    async def _file(self, request: Request) -> Response:
+        return self._answer(request.path_params["name"])
+
+    def _answer(self, name: str) -> Response:
+        if name not in self._files:
+            raise HTTPException(404)
+        media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
+        return Response(self._files[name], media_type=media_type, headers=_HEADERS)
+
+    async def _state(self, request: Request) -> Response:  # noqa: ARG002 - as in _index
+        sample = await self._feeds.here().after(0)
+        return Response(sample.data, media_type="application/json", headers=_HEADERS)
+
+    async def _events(self, request: Request) -> Response:  # noqa: ARG002 - as in _index
+        return EventStream(self._feeds.here(), _HEADERS)
+
+    async def _failure(self, request: Request) -> Response:
+        asked = request.query_params
+        for failure in self._named(request).statistics().failures:
+            # A number has one shortest form in JSON, whoever writes it: it names the failure.
+            if repr(failure.at) == asked.get("at") and failure.function == asked.get("function"):
+                told = {"message": failure.message, "traceback": failure.traceback}
+                return JSONResponse(told, headers=_HEADERS)
+        raise HTTPException(404, "It is not among the last failures any more.")
+
+    async def _act(self, request: Request) -> Response:
+        if not self._actions:
+            raise HTTPException(403, "Actions are not enabled: Dashboard(actions=True).")
+        if (reason := forgery(request.scope)) is not None:
+            raise HTTPException(403, f"{reason[:1].upper()}{reason[1:]}.")
+        action = ACTIONS.get(request.path_params["action"])
+        if action is None:
+            raise HTTPException(404, f"There are these actions: {', '.join(ACTIONS)}.")
+        pool = self._named(request)
+        pid = request.query_params.get("pid", "")
+        if action.of_worker and not re.fullmatch("[0-9]{1,9}", pid):
+            raise HTTPException(400, "pid must be that of a worker.")
+        _logger.warning("%s of pool %r, worker %s", action.name, pool.name, pid or "-")
+        done, told = await action.run(pool, int(pid or 0))
+        status = 200 if done else 409
+        return JSONResponse({"done": done, "text": told}, status, headers=_HEADERS)
+
+
+def _plain(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    return PlainTextResponse(f"{text}\n", status, headers={**_HEADERS, **(headers or {})})

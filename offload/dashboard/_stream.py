@@ -1,0 +1,84 @@
+"""Samples as server-sent events, for as long as somebody listens."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from offload.dashboard._feed import Feed
+
+__all__ = ["EventStream"]
+
+# A server that ends waits for its last response, and most give an application no sign of it: a
+# stream that never ended would keep it from ending. The browser asks again by itself, and is
+# authorized again. Below the 30 seconds that process managers mostly wait before they kill.
+_STREAM_SECONDS = 20.0
+# Milliseconds after which a browser asks again.
+_RETRY = b"retry: 300\n\n"
+
+
+class EventStream(Response):
+    """One event for each sample; who is too slow for them misses some.
+
+    Args:
+        feed: where they come from.
+        headers: more headers.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, feed: Feed, headers: Mapping[str, str]) -> None:
+        super().__init__(headers={**headers, "X-Accel-Buffering": "no"})
+        # It is not known before the end.
+        del self.headers["Content-Length"]
+        self._feed = feed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the client leaves, the server ends, or it is time to ask again."""
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        if scope["method"] != "HEAD":
+            async with anyio.create_task_group() as group:
+                group.start_soon(_cancel_when_left, receive, group.cancel_scope)
+                with suppress(OSError):
+                    await self._send_samples(send)
+                group.cancel_scope.cancel()
+        # How servers from version 2.4 of the specification on say that nobody is there.
+        with suppress(OSError):
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _send_samples(self, send: Send) -> None:
+        number = 0
+        end = anyio.current_time() + _STREAM_SECONDS
+        head = _RETRY
+        while anyio.current_time() < end and not _server_ends():
+            sample = await self._feed.after(number)
+            number = sample.number
+            body = head + sample.event
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            head = b""
+
+
+async def _cancel_when_left(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _server_ends() -> bool:
+    """Return whether uvicorn, if it is what serves, has been told to end.
+
+    It has no other sign for applications: it says so on an object whose method handles SIGTERM.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return getattr(server, "should_exit", False) is True

@@ -1,0 +1,204 @@
+// One card for each pool: its load, workers, functions and failures.
+
+import { bars, line } from "./pictures.js";
+import { bytes, cells, duration, find, keyed, memory, newRow, part, share, text, time, whole } from "./text.js";
+
+const HISTORY = 120;
+// Seconds over which a rate is taken: shorter, it would jump.
+const RATE = 2;
+// Milliseconds that a worker which is gone can still be seen.
+const FAREWELL = 3000;
+const ENDS = ["completed", "failed", "timed_out", "cancelled", "crashed"];
+const STATES = { open: "good", draining: "warn", closed: "bad" };
+const KINDS = { crashed: "bad", not_started: "bad", failed: "bad", timed_out: "warn", refused: "warn" };
+const TILES = [
+  ["done", (pool) => whole.format(pool.completed)],
+  ["failed", (pool) => whole.format(pool.failed), (pool) => pool.failed],
+  ["refused", (pool) => whole.format(pool.refused), (pool) => pool.refused],
+  ["timed out", (pool) => whole.format(pool.timed_out), (pool) => pool.timed_out],
+  ["cancelled", (pool) => whole.format(pool.cancelled)],
+  ["crashed", (pool) => whole.format(pool.crashed), (pool) => pool.crashed],
+  ["recycled", (pool) => whole.format(pool.recycled)],
+  ["run, p50", (pool) => duration(pool.run.count ? pool.run.p50 : null)],
+  ["run, p99", (pool) => duration(pool.run.count ? pool.run.p99 : null)],
+  ["wait, p50", (pool) => duration(pool.wait.count ? pool.wait.p50 : null)],
+  ["wait, p99", (pool) => duration(pool.wait.count ? pool.wait.p99 : null)],
+  ["waiting, size", (pool) => bytes(pool.queued_bytes)],
+];
+
+const histories = new Map();
+
+export function showPools(sample, act) {
+  keyed(find("pools"), sample.pools, (pool) => pool.name, () => newCard(act), (card, pool) =>
+    showPool(card, pool, sample, act));
+}
+
+function newCard(act) {
+  const card = find("pool").content.firstElementChild.cloneNode(true);
+  for (const [name] of TILES) {
+    const tile = document.createElement("div");
+    tile.append(Object.assign(document.createElement("dt"), { textContent: name }), document.createElement("dd"));
+    part(card, "tiles").append(tile);
+  }
+  for (const button of card.querySelectorAll("[data-action]")) {
+    button.addEventListener("click", () => act(button.dataset.action, card.dataset.key));
+  }
+  return card;
+}
+
+function showPool(card, pool, sample, act) {
+  const { history, rate } = remember(pool, sample.at);
+  text(card.querySelector("h2"), pool.name);
+  card.setAttribute("aria-label", `Pool ${pool.name}`);
+  text(part(card, "state"), pool.state);
+  part(card, "state").dataset.kind = STATES[pool.state] ?? "";
+  card.querySelector('[data-action="drain"]').hidden = pool.state !== "open";
+  card.querySelector('[data-action="open"]').hidden = pool.state === "open";
+
+  showMeter(card, "busy", pool.busy, pool.max_workers);
+  showMeter(card, "queued", pool.queued, pool.max_queued);
+  text(part(card, "rate"), whole.format(Math.round(rate)));
+  line(part(card, "rate-line"), history.map(({ at, rate: value }) => ({ at, value })), sample.at, HISTORY,
+    "Calls per second in the last two minutes");
+  line(part(card, "queued-line"), history.map(({ at, queued: value }) => ({ at, value })), sample.at, HISTORY,
+    "Waiting calls in the last two minutes");
+  [...part(card, "tiles").querySelectorAll("dd")].forEach((value, index) => {
+    const [, show, isBad] = TILES[index];
+    text(value, show(pool));
+    value.dataset.kind = isBad?.(pool) ? "bad" : "";
+  });
+
+  // Those that have no process id are told apart by their order.
+  pool.workers.forEach((worker, index) => { worker.key = worker.pid ?? `no ${index}`; });
+  keyed(part(card, "workers"), pool.workers, (worker) => worker.key,
+    (worker) => newWorker(worker, pool.name, act, history.length > 1), showWorker, sayFarewell);
+  keyed(part(card, "functions"), pool.functions, (each) => each.name, newFunction, showFunction);
+  text(part(card, "left-out"), pool.functions_left_out ? ` (${pool.functions_left_out} more, called less, are not shown)` : "");
+  showFailures(card, pool);
+}
+
+function remember(pool, at) {
+  let history = histories.get(pool.name);
+  if (!history || history.at(-1).opened !== pool.opened_at) histories.set(pool.name, (history = []));
+  const ended = ENDS.reduce((sum, name) => sum + pool[name], 0);
+  const then = history.findLast((point) => point.at <= at - RATE) ?? history[0];
+  const rate = then && at > then.at ? Math.max(ended - then.ended, 0) / (at - then.at) : 0;
+  history.push({ at, ended, rate, queued: pool.queued, opened: pool.opened_at });
+  while (history[0].at < at - HISTORY) history.shift();
+  return { history, rate };
+}
+
+function showMeter(card, name, value, most) {
+  const meter = part(card, `${name}-meter`);
+  text(part(card, name), most === null ? `${whole.format(value)}, no limit` : `${whole.format(value)} of ${whole.format(most)}`);
+  meter.hidden = most === null;
+  meter.max = Math.max(most ?? 1, 1);
+  // All workers busy is what they are for; a full queue is not.
+  meter.low = meter.high = name === "queued" ? 0.8 * meter.max : meter.max;
+  meter.optimum = 0;
+  meter.value = value;
+}
+
+function newWorker(worker, pool, act, isLater) {
+  const row = newRow(["", "", "function", "number", "number", "number", "number", "actions"]);
+  // Those that are there when the page opens are not new.
+  if (isLater) row.className = "new";
+  if (worker.pid === null) return row;
+  const group = document.createElement("span");
+  group.className = "buttons";
+  for (const [action, label] of [["cancel", "Cancel task"], ["recycle", "Recycle"]]) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: label });
+    button.dataset.action = action;
+    button.setAttribute("aria-label", `${label} of worker ${worker.pid}`);
+    button.addEventListener("click", () => {
+      if (button.getAttribute("aria-disabled") !== "true") act(action, pool, worker.pid);
+    });
+    group.append(button);
+  }
+  row.cells[7].append(group);
+  return row;
+}
+
+function showWorker(row, worker) {
+  row.dataset.state = worker.state;
+  const state = worker.recycling ? `${worker.state}, to be replaced` : worker.state;
+  const running = worker.run_seconds === null ? "" : duration(worker.run_seconds);
+  cells(row, [worker.pid ?? "–", state, worker.function ?? "", running, share(worker.cpu), memory(worker),
+    whole.format(worker.tasks_done)]);
+  const isAble = { cancel: worker.state === "busy", recycle: ["idle", "busy"].includes(worker.state) && !worker.recycling };
+  for (const button of row.querySelectorAll("button")) {
+    button.setAttribute("aria-disabled", String(!isAble[button.dataset.action]));
+  }
+}
+
+function sayFarewell(row) {
+  if (row.dataset.state === "gone") return;
+  row.dataset.state = "gone";
+  text(row.cells[1], "gone");
+  setTimeout(() => row.remove(), FAREWELL);
+}
+
+function newFunction() {
+  const row = newRow(["function", "number", "number", "number", "number", "", ""]);
+  for (const cell of [row.cells[5], row.cells[6]]) {
+    const box = document.createElement("span");
+    box.className = "bars";
+    const canvas = document.createElement("canvas");
+    canvas.setAttribute("role", "img");
+    box.append(canvas, document.createElement("span"));
+    cell.append(box);
+  }
+  return row;
+}
+
+function showFunction(row, each) {
+  const limit = each.max_concurrency === null ? "" : ` of ${each.max_concurrency}`;
+  const others = [["failed", each.failed], ["refused", each.refused], ["timed out", each.timed_out],
+    ["cancelled", each.cancelled], ["crashed", each.crashed]].filter(([, count]) => count);
+  cells(row, [each.name, `${each.running}${limit}`, whole.format(each.queued), whole.format(each.completed),
+    others.map(([name, count]) => `${whole.format(count)} ${name}`).join(", ") || "0"]);
+  for (const [cell, histogram, name] of [[row.cells[5], each.run, "Run time"], [row.cells[6], each.wait, "Queue wait"]]) {
+    bars(cell.querySelector("canvas"), histogram, name);
+    text(cell.querySelector(".bars > span"), histogram.count
+      ? `p50 ${duration(histogram.p50)}, p99 ${duration(histogram.p99)}` : "–");
+  }
+}
+
+function showFailures(card, pool) {
+  const list = part(card, "failures");
+  text(part(card, "failures-count"), pool.failures.length ? "" : "none");
+  keyed(list, pool.failures.toReversed(), (failure) => `${failure.at} ${failure.function}`,
+    (failure) => newFailure(failure, pool.name), () => {},
+    // What somebody reads is not taken away.
+    (element) => { if (!element.open) element.remove(); });
+}
+
+function newFailure(failure, pool) {
+  const details = find("failure").content.firstElementChild.cloneNode(true);
+  text(details.querySelector("time"), time(failure.at));
+  details.querySelector("time").dateTime = new Date(failure.at * 1000).toISOString();
+  const badge = details.querySelector(".badge");
+  text(badge, failure.kind.replace("_", " "));
+  badge.dataset.kind = KINDS[failure.kind] ?? "";
+  text(details.querySelector(".function"), failure.function);
+  text(details.querySelector(".error"), `${failure.error}: ${failure.message.split("\n", 1)[0]}`);
+  details.addEventListener("toggle", async () => {
+    if (!details.open || details.dataset.asked) return;
+    details.dataset.asked = "yes";
+    text(details.querySelector("pre"), await story(failure, pool));
+  });
+  return details;
+}
+
+async function story(failure, pool) {
+  const where = failure.pid === null ? "in no worker" : `in worker ${failure.pid}`;
+  try {
+    const question = new URLSearchParams({ pool, at: failure.at, function: failure.function });
+    const response = await fetch(`failure?${question}`);
+    if (!response.ok) return `${failure.error}, ${where}: ${failure.message}\n\n${await response.text()}`;
+    const told = await response.json();
+    return `${failure.error}, ${where}: ${told.message}${told.traceback ? `\n\n${told.traceback}` : ""}`;
+  } catch {
+    return `${failure.error}, ${where}: ${failure.message}\n\nThe server does not answer.`;
+  }
+}
