@@ -31,7 +31,7 @@ from offload._engine.target import target_of
 from offload.errors import RemoteTraceback
 from tests import crossing_functions as functions
 from tests import pool_functions
-from tests.processes import PATIENCE, Fifo, until
+from tests.processes import PATIENCE, Fifo, longer_and_longer, until
 
 HOME = "tests.crossing_functions"
 
@@ -383,7 +383,6 @@ def test_initializer_logs_too(records: Records, start_method: Any, kind: str) ->
         start_method=start_method,
         initializer=functions.log_when_initialized,
         initargs=(kind,),
-        start_timeout=10.0,
     ) as pool:
 
         async def main() -> None:
@@ -479,14 +478,14 @@ class TestCurrentTask:
 
     async def test_timeout_is_the_tasks_deadline(self, pool: Pool) -> None:
         """The function can see until when it may run."""
-        _, left, _ = await call(pool, functions.facts, timeout=30.0)
-        assert 25.0 < left <= 30.0
+        _, left, _ = await call(pool, functions.facts, timeout=3600.0)
+        assert 3600.0 - PATIENCE < left <= 3600.0
 
     async def test_deadline_is_the_tasks_deadline(self, pool: Pool) -> None:
         """A deadline of the call is the task's, if it comes before the timeout."""
-        deadline = time.monotonic() + 20.0
-        _, left, _ = await call(pool, functions.facts, timeout=30.0, deadline=deadline)
-        assert 15.0 < left <= 20.0
+        deadline = time.monotonic() + 1800.0
+        _, left, _ = await call(pool, functions.facts, timeout=3600.0, deadline=deadline)
+        assert 1800.0 - PATIENCE < left <= 1800.0
 
     async def test_deadline_counts_the_time_in_the_queue(
         self, pool: Pool, entered: Fifo, gate: Fifo
@@ -495,7 +494,7 @@ class TestCurrentTask:
         found: list[Any] = []
 
         async def waiting() -> None:
-            found.append(await call(pool, functions.facts, deadline=time.monotonic() + 20.0))
+            found.append(await call(pool, functions.facts, deadline=time.monotonic() + 1800.0))
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
@@ -504,14 +503,14 @@ class TestCurrentTask:
                 group.start_soon(waiting)
                 await until(lambda: pool.statistics().queued)
                 begin = time.monotonic()
-                await until(lambda: time.monotonic() > begin + 0.5)
+                await until(lambda: time.monotonic() > begin + 0.2)
                 gate.let()
-        assert found[0][1] < 19.6
+        assert 1800.0 - PATIENCE < found[0][1] < 1799.8
 
     async def test_deadline_crosses_with_a_large_argument(self, pool: Pool) -> None:
         """The way of large payloads carries the deadline as well."""
-        _, left, _ = await call(pool, functions.facts, b"x" * 200_000, timeout=30.0)
-        assert 25.0 < left <= 30.0
+        _, left, _ = await call(pool, functions.facts, b"x" * 200_000, timeout=3600.0)
+        assert 3600.0 - PATIENCE < left <= 3600.0
 
     async def test_cancelled_is_seen_by_the_function(self, pool: Pool, entered: Fifo) -> None:
         """A function with grace sees that nobody waits, ends by itself, and its worker lives."""
@@ -611,20 +610,23 @@ class TestDeadlines:
         self, wide: Pool, entered: Fifo, gate: Fifo, size: int
     ) -> None:
         """A call that runs at its deadline is stopped then, and the error says that it ran."""
-        begin = time.monotonic()
-        with pytest.raises(DeadlineError, match="ran in part") as caught:
-            await call(
-                wide,
-                pool_functions.hold,
-                entered.path,
-                gate.path,
-                b"x" * size,
-                deadline=begin + 0.3,
-            )
+        for seconds in longer_and_longer(0.3):
+            deadline = time.monotonic() + seconds
+            with pytest.raises(DeadlineError) as caught:
+                await call(
+                    wide,
+                    pool_functions.hold,
+                    entered.path,
+                    gate.path,
+                    b"x" * size,
+                    deadline=deadline,
+                )
+            assert time.monotonic() > deadline - 0.05
+            assert caught.value.deadline == deadline
+            if entered.rest():
+                break
         assert caught.value.started is True
-        assert caught.value.deadline == begin + 0.3
-        assert 0.25 < time.monotonic() - begin < 2.0
-        assert entered.rest() != []
+        assert "ran in part" in str(caught.value)
 
     async def test_deadline_is_told_from_timeout(
         self, wide: Pool, entered: Fifo, gate: Fifo
@@ -658,10 +660,9 @@ class TestDeadlines:
             async with anyio.create_task_group() as group:
                 group.start_soon(pool.run, pool_functions.hold, entered.path, gate.path)
                 await entered.heard()
-                begin = time.monotonic()
+                deadline = time.monotonic() + 0.2
                 with pytest.raises(DeadlineError, match="did not run") as caught:
-                    await call(pool, pool_functions.note, str(trace), "ran", deadline=begin + 0.2)
-                assert time.monotonic() - begin < 1.0
+                    await call(pool, pool_functions.note, str(trace), "ran", deadline=deadline)
                 gate.let()
         assert caught.value.started is False
         await pool.run(pool_functions.pid)
@@ -716,12 +717,11 @@ class TestDeadlines:
         """Going by how long the function takes, a call that cannot end in time is refused."""
         for _ in range(2):
             await pool.run(functions.spin, 0.3)
-        begin = time.monotonic()
+        # A worker is free: whoever tried would have begun.
         with pytest.raises(DeadlineError, match="did not run") as caught:
-            await call(pool, functions.spin, 0.3, deadline=begin + 0.1)
-        assert time.monotonic() - begin < 0.09
+            await call(pool, functions.spin, 0.3, deadline=time.monotonic() + 0.1)
         assert caught.value.started is False
-        assert await call(pool, functions.spin, 0.3, deadline=time.monotonic() + 5.0) == 0.3
+        assert await call(pool, functions.spin, 0.3, deadline=time.monotonic() + 60.0) == 0.3
 
     async def test_one_slow_run_does_not_refuse_for_ever(self, pool: Pool, tmp_path: Path) -> None:
         """A first run that took long is forgotten: a function that is fast now is tried again."""
@@ -986,8 +986,7 @@ class TestCoalesce:
                 # Two runs or three, as it happens: take back what is left.
                 await until(lambda: not wide.statistics().busy)
                 entered.rest()
-                with contextlib.suppress(BlockingIOError):
-                    os.read(gate._fd, 8)
+                gate.take_back()
 
     async def test_exception_is_shared(self, wide: Pool, entered: Fifo, gate: Fifo) -> None:
         """All callers of a run that fails are told, each with an exception of its own."""
@@ -1049,8 +1048,7 @@ class TestCoalesce:
                     await anyio.sleep(pause)
                     group.cancel_scope.cancel()
                 await until(lambda: not wide.statistics().busy)
-                with contextlib.suppress(BlockingIOError):
-                    os.read(gate._fd, 8)
+                gate.take_back()
         await until(lambda: not open_files())
 
     async def test_deadline_does_not_keep_calls_from_sharing(
@@ -1070,8 +1068,7 @@ class TestCoalesce:
                 gate.let(2)
         assert wide.statistics().completed == before + 1
         entered.rest()
-        with contextlib.suppress(BlockingIOError):
-            os.read(gate._fd, 8)
+        gate.take_back()
 
 
 def test_two_event_loops_share_nothing_and_lose_nothing() -> None:
