@@ -257,6 +257,15 @@ def crash_times_with(value: bytes, path: str, times: int) -> int:
     return crash_times(path, times) * len(value)
 
 
+def report_and_hold(entered: str, gate: str) -> str:
+    knock(entered)
+    pass_gate(gate)
+    task = current_task()
+    assert task is not None
+    task.progress(1, 1)
+    return "done"
+
+
 def run_and_hold(entered: str, gate: str, value: Any) -> Any:
     knock(entered)
     pass_gate(gate)

@@ -892,6 +892,37 @@ class TestCoalesce:
             await self.shared(wide, pool_functions.pid)
         assert wide.statistics().completed == before + 3
 
+    async def test_each_caller_is_told_how_far_the_shared_run_is(
+        self, wide: Pool, entered: Fifo, gate: Fifo
+    ) -> None:
+        """Whoever asks with `on_progress` is told, and a callback that fails stays its caller's."""
+        told: list[tuple[str, float, float | None]] = []
+
+        def fail(done: float, total: float | None) -> None:
+            raise RuntimeError("a callback that fails")
+
+        callbacks = [fail, None, lambda *far: told.append(("third", *far))]
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                callers = [
+                    Caller(
+                        self.shared(
+                            wide,
+                            functions.report_and_hold,
+                            entered.path,
+                            gate.path,
+                            on_progress=callback,
+                        )
+                    )
+                    for callback in callbacks
+                ]
+                for caller in callers:
+                    group.start_soon(caller)
+                await entered.heard()
+                gate.let()
+        assert [caller.result for caller in callers] == ["done"] * 3
+        assert told == [("third", 1, 1)]
+
     async def test_different_arguments_are_not_shared(
         self, wide: Pool, entered: Fifo, gate: Fifo
     ) -> None:

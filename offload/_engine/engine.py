@@ -187,7 +187,9 @@ class Engine(Shell):
         request = await self._encode(target, arguments, keywords, meta)
         if options.coalesce and request[1] is None:
             reply = await self._flights.join(
-                request[0], lambda: self._exchange(target, request, options, None, record)
+                request[0],
+                options,
+                lambda shared: self._exchange(target, request, shared, None, record),
             )
         else:
             reply = await self._exchange(target, request, options, started, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +11,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from offload._child.payload import Parcel
+    from offload._core.options import Progress, ResolvedOptions
     from offload._workers.base import Reply
 
 __all__ = ["Flights"]
 
+_logger = logging.getLogger("offload.pool")
+
 
 class _Flight:
-    __slots__ = ("task", "waiting")
+    __slots__ = ("listeners", "task", "waiting")
 
-    def __init__(self, task: asyncio.Task[Reply]) -> None:
-        self.task = task
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Reply] | None = None
         self.waiting = 0
+        self.listeners: list[Progress] = []
+
+    def tell(self, done: float, total: float | None) -> None:
+        """Tell all callers that want to know how far the run is."""
+        for listener in tuple(self.listeners):
+            try:
+                listener(done, total)
+            except Exception:
+                # Of one caller: the others are told all the same.
+                _logger.exception("on_progress of a shared run failed")
 
 
 class Flights:
@@ -34,32 +48,52 @@ class Flights:
         self._flights: dict[tuple[Any, bytes | Parcel], _Flight] = {}
 
     async def join(
-        self, request: bytes | Parcel, begin: Callable[[], Coroutine[Any, Any, Reply]]
+        self,
+        request: bytes | Parcel,
+        options: ResolvedOptions,
+        begin: Callable[[ResolvedOptions], Coroutine[Any, Any, Reply]],
     ) -> Reply:
-        """Return the reply of the run of `request`, beginning it if there is none."""
+        """Return the reply of the run of `request`, beginning it if there is none.
+
+        Args:
+            request: the pickled call.
+            options: how this caller wants it treated; what the run has is the first caller's, but
+                for `on_progress`, which each of them has.
+            begin: makes the run.
+        """
         # Of one event loop: a task of another cannot be awaited.
         loop = asyncio.get_running_loop()
         key = (loop, request)
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight(loop.create_task(begin()))
-            flight.task.add_done_callback(lambda _: self._land(key, flight))
+            flight = self._flights[key] = _Flight()
+            # Told of progress even if the first caller does not want it: a later one may.
+            task = loop.create_task(begin(options._replace(on_progress=flight.tell)))
+            flight.task = task
+            task.add_done_callback(lambda _: self._land(key, flight))
+        assert flight.task is not None
         flight.waiting += 1
+        listener = options.on_progress
+        if listener is not None:
+            flight.listeners.append(listener)
         try:
             # shield: the cancellation of one caller is not that of the others.
             kind, flags, body, descriptor = await asyncio.shield(flight.task)
             return kind, flags, body, None if descriptor is None else os.dup(descriptor)
         finally:
             flight.waiting -= 1
+            if listener is not None:
+                flight.listeners.remove(listener)
             if not flight.waiting:
-                self._end(key, flight)
+                self._end(key, flight, flight.task)
 
     def _land(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
-    def _end(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
-        task = flight.task
+    def _end(
+        self, key: tuple[Any, bytes | Parcel], flight: _Flight, task: asyncio.Task[Reply]
+    ) -> None:
         if not task.done():
             # Out of the books at once: whoever comes before the run has ended needs another.
             self._land(key, flight)
