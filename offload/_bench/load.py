@@ -44,6 +44,8 @@ Prints one JSON object, and nothing else, on standard output. Keys are only ever
                         null: not known, or no --server-pid
         server_cpu_seconds          of the trees below the --server-pid, or null
         disturbed       texts; not empty: measure again
+        causes          what they are about, a list of "steal", "others", "lateness". The last one
+                        alone may be the server's doing, where it leaves no CPU to anybody
 """
 
 from __future__ import annotations
@@ -136,7 +138,7 @@ def health(
         "others_share": None,
         "server_cpu_seconds": None,
     }
-    disturbed: list[str] = []
+    disturbed: dict[str, str] = {}
     if before is not None and after is not None:
         used = usage(before, after, plan.server_pids)
         available = after.cpus * plan.seconds
@@ -144,17 +146,17 @@ def health(
         found["busy_share"] = round(used.busy / available, 4)
         found["steal_share"] = steal = round(used.steal / available, 4)
         if steal > _STEAL_SHARE:
-            disturbed.append(f"the hypervisor took {steal:.0%} of the CPU time")
+            disturbed["steal"] = f"the hypervisor took {steal:.0%} of the CPU time"
         if plan.server_pids:
             found["server_cpu_seconds"] = round(used.tree, 3)
             others = round(max(used.busy - used.tree - cpu, 0.0) / available, 4)
             found["others_share"] = others
             if others > _OTHERS_SHARE:
-                disturbed.append(f"other processes took {others:.0%} of the CPU time")
+                disturbed["others"] = f"other processes took {others:.0%} of the CPU time"
     late = lateness["p99"]
     if late is not None and late > _LATENESS_MS:
-        disturbed.append(f"1 % of the requests were sent more than {late:.1f} ms late")
-    found["disturbed"] = disturbed
+        disturbed["lateness"] = f"1 % of the requests were sent more than {late:.1f} ms late"
+    found["disturbed"], found["causes"] = list(disturbed.values()), list(disturbed)
     return found
 
 

@@ -15,6 +15,10 @@ __all__ = ["main"]
 
 # Name of each command: its module, and one line of help, which is read without importing it.
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "bench": (
+        "offload._cli.bench",
+        "does a path of your application stay fast while another one computes?",
+    ),
     "doctor": (
         "offload._cli.doctor",
         "check an application and the machine it runs on: what would hurt in production?",
