@@ -9,8 +9,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from offload._child.context import TaskContext, current_task, in_worker
-    from offload._core.histogram import HistogramSnapshot
     from offload._core.events import CallRecord, Observer
+    from offload._core.histogram import HistogramSnapshot
     from offload._core.statistics import (
         FailureRecord,
         FunctionStatistics,

@@ -490,6 +490,7 @@ def offload(
             and ending its process, default 0. `coalesce`: identical calls (same pickled arguments,
             up to 64 KiB) that are under way at once share one run, default False. `on_progress`:
             called on the event loop with (done, total) of `current_task().progress(…)`.
+            `max_payload_bytes`: size that the pickled arguments, and the result, may have.
             `cancel_on_disconnect`: whether a call is stopped when the client of its HTTP request
             leaves, default True; only where `offload.starlette.CancelOnDisconnect` watches.
 

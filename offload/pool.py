@@ -108,6 +108,9 @@ class Pool:
             None: never.
         timeout: default for calls, in seconds of run time; None: no limit.
         queue_timeout: default for calls, in seconds of waiting for a worker; None: no limit.
+        max_payload_bytes: default for calls: size that the pickled arguments of a call, and its
+            result or each item of a stream, may have; past it, `ArgumentError` or `ResultError`.
+            Files that cross as descriptors do not count. None: no limit.
         start_timeout: seconds that a worker may take to be ready.
 
     Raises:
@@ -142,6 +145,7 @@ class Pool:
         max_worker_memory_bytes: int | None = None,
         timeout: float | None = None,
         queue_timeout: float | None = None,
+        max_payload_bytes: int | None = None,
         start_timeout: float = 60.0,
     ) -> None:
         check_name("name", name)
@@ -150,6 +154,7 @@ class Pool:
         check_integer("spare_workers", spare_workers, minimum=0)
         check_integer("max_queued", max_queued, minimum=0, optional=True)
         check_integer("max_queued_bytes", max_queued_bytes, minimum=1, optional=True)
+        check_integer("max_payload_bytes", max_payload_bytes, minimum=1, optional=True)
         check_integer("max_tasks_per_worker", max_tasks_per_worker, minimum=1, optional=True)
         check_integer("max_worker_memory_bytes", max_worker_memory_bytes, minimum=1, optional=True)
         check_number("idle_timeout", idle_timeout, above=0.0)
@@ -169,6 +174,7 @@ class Pool:
         self.max_workers = workers
         self.timeout = timeout
         self.queue_timeout = queue_timeout
+        self.max_payload_bytes = max_payload_bytes
         self._min_workers = min_workers
         self._spare_workers = spare_workers
         self._max_queued = max_queued
@@ -548,12 +554,14 @@ class Pool:
 
     def resolve(self, options: CallOptions) -> ResolvedOptions:
         """Return `options` with what they inherit from this pool."""
-        timeout, queue_timeout = options.timeout, options.queue_timeout
+        timeout, queue_timeout, size = options.timeout, options.queue_timeout, options[-1]
         if isinstance(timeout, Inherit):
             timeout = self.timeout
         if isinstance(queue_timeout, Inherit):
             queue_timeout = self.queue_timeout
-        return ResolvedOptions(timeout, queue_timeout, *options[2:])
+        if isinstance(size, Inherit):
+            size = self.max_payload_bytes
+        return ResolvedOptions(timeout, queue_timeout, *options[2:-1], size)
 
     def _opened(self) -> Engine:
         """Return what runs the calls, making it at the first one.

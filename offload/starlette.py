@@ -42,7 +42,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from offload._child.payload import register_reducer
+from offload._child.pickling import register_reducer
 from offload._middleware import CLIENT_CLOSED_REQUEST, CancelOnDisconnect, DeadlineFromHeader
 from offload.errors import (
     ArgumentError,

@@ -4,8 +4,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -400,3 +402,35 @@ def modules_loaded(*names: str) -> list[bool]:
 class NotFoundWhenPickled:
     def __reduce__(self) -> NoReturn:
         raise FileNotFoundError(2, "No such file", "model.bin")
+
+
+# --- ways of payloads ---
+
+
+def megabytes(count: int, step: int = 1) -> Iterator[bytes]:
+    for number in range(count):
+        yield bytes([number % 256]) * (2**20 + step * number)
+
+
+def noted_length(value: bytearray, path: str) -> int:
+    note(path, "ran")
+    return len(value)
+
+
+def keep(first: Any, value: Any) -> int:
+    del value
+    return 1 if first else 0
+
+
+def make_list(size: int) -> list[str]:
+    return [f"{number:997}" for number in range(size // 1000)]
+
+
+def lose_memfd(directory: str) -> None:
+    tempfile.tempdir = directory
+    if hasattr(os, "memfd_create"):
+        del os.memfd_create
+
+
+def has_memfd() -> bool:
+    return hasattr(os, "memfd_create")

@@ -37,7 +37,7 @@ from offload import (
     WorkerCrashedError,
     WorkerStartError,
 )
-from offload._child.payload import dumps
+from offload._child.pickling import dumps
 from offload.starlette import ProblemResponse, exception_handlers, install, lifespan
 from tests import starlette_app
 from tests.processes import PATIENCE

@@ -6,6 +6,7 @@ import os
 
 from offload._child import context
 from offload._child.lean import pickle
+from offload._child.pickling import dumps
 from offload._child.task import Failure, Stopwatch, leave, prepare, raised, summary, trace
 from offload._child.wire import Flag, Kind
 
@@ -114,11 +115,14 @@ def run(request: bytes) -> tuple[int, int, bytes]:
 
                 body = cloudpickle.dumps(result, 5)
             else:
-                body = pickle.dumps(result, 5)
+                body = dumps(result)
         except BaseException as error:
             raise Failure(Kind.BAD_RESULT, (summary(error), trace(error))) from None
     except Failure as failure:
         return failure.kind, 0, pickle.dumps(failure.detail, 5)
+    limit = meta.get("max_payload_bytes") if meta is not None else None
+    if limit is not None and len(body) > limit:
+        return Kind.RESULT_TOO_LARGE, 0, pickle.dumps((len(body), limit), 5)
     flags = Flag.SLOW if watch.is_slow() else 0
     if _state.is_over_limit is not None and _state.is_over_limit():
         flags |= Flag.RECYCLE

@@ -52,6 +52,7 @@ class Kind:
     CLOSE: Final = 4
     BEGIN: Final = 5
     # From the worker.
+    RESULT_TOO_LARGE: Final = 9
     READY: Final = 10
     START_FAILED: Final = 11
     RESULT: Final = 12

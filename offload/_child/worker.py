@@ -10,22 +10,14 @@ import sys
 import time
 
 from offload._child import context
+from offload._child.files import decode_with_files, encode_large
 from offload._child.functions import install_main
 from offload._child.lean import contextvars, pickle, signal, socket
-from offload._child.payload import (
-    TRAY_BYTES,
-    Parcel,
-    TooLarge,
-    Trays,
-    decode_with_files,
-    encode_large,
-    in_pieces,
-    pack,
-)
-from offload._child.task import Failure, Stopwatch, leave, prepare, raised, summary, trace
+from offload._child.payload import Trays
+from offload._child.pickling import TooManyBytes
+from offload._child.task import Failure, leave, prepare, raised, summary, trace
 from offload._child.wire import (
     DONT_WAIT,
-    INLINE_BYTES,
     SOCKET_BUFFER_BYTES,
     Assembler,
     Flag,
@@ -211,12 +203,14 @@ class Serving:
         if flags:
             load = self._trays.load if fd is None else self._opener(fd)
         by_value = False
+        limit: int | None = None
         try:
             scope, function, arguments, keywords, meta = prepare(load, body)
             if not self._is_relaying:
                 self.relay_logs()
             if meta is not None:
                 by_value = "by_value" in meta
+                limit = meta.get("max_payload_bytes")
             page[context.STARTED] = self._received
             try:
                 result = scope.run(function, *arguments, **keywords)
@@ -230,7 +224,7 @@ class Serving:
             if kind == Kind.STREAM:
                 assert meta is not None
                 try:
-                    self._stream(scope, result, meta["window"], by_value=by_value)
+                    self._stream(scope, result, meta["window"], limit, by_value=by_value)
                 finally:
                     leave(scope, meta, sys.exception())
                 return
@@ -239,7 +233,7 @@ class Serving:
         except Failure as failure:
             self._fail(failure)
         else:
-            self._reply(Kind.RESULT, result, by_value=by_value)
+            self._reply(Kind.RESULT, result, limit, by_value=by_value)
 
     def _opener(self, fd: int) -> Callable[[bytes], Any]:
         files = self._connection.files()
@@ -258,7 +252,13 @@ class Serving:
         return load
 
     def _stream(
-        self, scope: contextvars.Context, items: Iterator[Any], credit: int, *, by_value: bool
+        self,
+        scope: contextvars.Context,
+        items: Iterator[Any],
+        credit: int,
+        limit: int | None,
+        *,
+        by_value: bool,
     ) -> None:
         try:
             is_wanted = True
@@ -269,7 +269,7 @@ class Serving:
                     break
                 except BaseException as error:
                     raise raised(error) from None
-                if not self._reply(Kind.ITEM, item, by_value=by_value):
+                if not self._reply(Kind.ITEM, item, limit, by_value=by_value):
                     return
                 del item
                 credit -= 1
@@ -289,12 +289,19 @@ class Serving:
     def _news(self, *, wait: bool) -> tuple[int, int, bytes, int | None] | None:
         return self._connection.receive() if wait else self._connection.poll()
 
-    def _reply(self, kind: int, value: Any, *, by_value: bool) -> bool:
+    def _reply(self, kind: int, value: Any, limit: int | None, *, by_value: bool) -> bool:
         try:
-            if value is None and not by_value:
+            if by_value:
+                import cloudpickle
+
+                body, flags, fd = self._trays.pack_bytes(cloudpickle.dumps(value, 5), limit)
+            elif value is None:
                 body, flags, fd = _NONE, 0, None
             else:
-                body, flags, fd = self._pack(value, by_value=by_value)
+                body, flags, fd = self._trays.pack(value, limit)
+        except TooManyBytes as error:
+            self._fail(Failure(Kind.RESULT_TOO_LARGE, (error.size, limit)))
+            return False
         except BaseException as error:
             self._fail(Failure(Kind.BAD_RESULT, (summary(error), trace(error))))
             return False
@@ -304,38 +311,6 @@ class Serving:
             if fd is not None:
                 os.close(fd)
         return True
-
-    def _pack(self, value: Any, *, by_value: bool) -> tuple[bytes, int, int | None]:
-        """Return body, flags and descriptor of a reply."""
-        if by_value:
-            import cloudpickle
-
-            value = cloudpickle.dumps(value, 5)
-            if len(value) <= _INLINE_BYTES:
-                return value, 0, None
-        if type(value) is bytes and INLINE_BYTES < len(value) <= TRAY_BYTES:
-            # Not even pickled: this is how a response that is encoded already goes back.
-            parcel = Parcel([value], len(value))
-            flags = Flag.RAW
-        else:
-            watch = Stopwatch()
-            try:
-                packed = pack(value)
-            except TooLarge:
-                body, fd, _ = encode_large(in_pieces(value))
-                return body, Flag.LARGE, fd
-            flags = Flag.SLOW if watch.is_slow() else 0
-            if isinstance(packed, bytes):
-                return packed, flags, None
-            parcel = packed
-        tray = self._trays.put(parcel)
-        if tray is not None:
-            return tray, flags | Flag.TRAY, None
-        if flags & Flag.RAW:
-            body, fd, _ = encode_large(value)
-        else:
-            body, fd = parcel.file()
-        return body, Flag.LARGE, fd
 
     def _fail(self, failure: Failure) -> None:
         body = pickle.dumps(failure.detail, 5)

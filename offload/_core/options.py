@@ -55,6 +55,7 @@ class CallOptionsDict(TypedDict, total=False):
     coalesce: bool
     on_progress: Progress | None
     cancel_on_disconnect: bool
+    max_payload_bytes: int | None
 
 
 class _CallOptions(NamedTuple):
@@ -67,6 +68,7 @@ class _CallOptions(NamedTuple):
     coalesce: bool
     on_progress: Progress | None
     cancel_on_disconnect: bool
+    max_payload_bytes: int | Inherit | None
 
 
 class CallOptions(_CallOptions):
@@ -83,6 +85,7 @@ class CallOptions(_CallOptions):
         on_progress: called on the event loop with what the function reports.
         cancel_on_disconnect: whether the call is stopped when the client of its HTTP request
             leaves, where the application watches for that.
+        max_payload_bytes: size that the pickled arguments, or the result, may have; None: no limit.
 
     Raises:
         TypeError: an option has the wrong type.
@@ -103,6 +106,7 @@ class CallOptions(_CallOptions):
         coalesce: bool = False,
         on_progress: Progress | None = None,
         cancel_on_disconnect: bool = True,
+        max_payload_bytes: int | Inherit | None = INHERIT,
     ) -> Self:
         """Check and make."""
         check_number("timeout", timeout, above=0.0)
@@ -114,6 +118,8 @@ class CallOptions(_CallOptions):
         check_type("cancel_on_disconnect", cancel_on_disconnect, bool, "True or False")
         check_integer("priority", priority)
         check_integer("retry_on_crash", retry_on_crash, minimum=0)
+        if max_payload_bytes is not INHERIT:
+            check_integer("max_payload_bytes", max_payload_bytes, minimum=1, optional=True)
         return super().__new__(
             cls,
             timeout,
@@ -125,6 +131,7 @@ class CallOptions(_CallOptions):
             coalesce,
             on_progress,
             cancel_on_disconnect,
+            max_payload_bytes,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -145,6 +152,7 @@ class ResolvedOptions(NamedTuple):
     coalesce: bool = False
     on_progress: Progress | None = None
     cancel_on_disconnect: bool = True
+    max_payload_bytes: int | None = None
 
 
 def _rebuild(given: dict[str, Any]) -> CallOptions:

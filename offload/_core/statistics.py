@@ -102,6 +102,7 @@ class PoolStatistics:
         leaving: workers that are ending.
         queued: calls that wait for a worker.
         queued_bytes: size of their pickled arguments.
+        running_bytes: size of the pickled arguments of the calls that run.
         completed: calls whose function returned.
         failed: calls whose function raised, or whose payload did not cross.
         refused: calls that found the queue full.
@@ -130,6 +131,7 @@ class PoolStatistics:
     leaving: int = 0
     queued: int = 0
     queued_bytes: int = 0
+    running_bytes: int = 0
     completed: int = 0
     failed: int = 0
     refused: int = 0

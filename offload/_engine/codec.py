@@ -9,20 +9,11 @@ import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from offload._child.payload import (
-    TRAY_BYTES,
-    Parcel,
-    TooLarge,
-    decode_large,
-    dumps,
-    encode,
-    encode_with_files,
-    has_trays,
-    in_pieces,
-    pack,
-)
+from offload._child.files import decode_large, encode_with_files
+from offload._child.payload import TRAY_BYTES, Parcel, has_trays, pack
+from offload._child.pickling import TooLarge, TooManyBytes, dumps, encode, in_pieces
 from offload._child.wire import INLINE_BYTES, Flag, Kind, frame
-from offload._engine.culprit import fail_argument
+from offload._engine.culprit import fail_argument, fail_size
 from offload._engine.outcome import bad_result
 from offload._engine.target import pickle_by_value
 from offload._workers.keeper import threads
@@ -149,32 +140,41 @@ async def encode_request(
     """Pickle a call, off the event loop where that would hold it.
 
     Raises:
-        ArgumentError: an argument does not pickle, or there is no room for it.
+        ArgumentError: an argument does not pickle, or there is no room for it, or the arguments are
+            larger than `max_payload_bytes`.
     """
     kind = Kind.STREAM if meta is not None and "window" in meta else Kind.CALL
     payload: tuple[Any, ...] = (target.reference, arguments, keywords, meta)
+    limit: int | None = meta.get("max_payload_bytes") if meta is not None else None
     try:
         if target.by_value:
             meta = {"timeout": None} | (meta or {}) | {"by_value": True, "name": target.name}
             payload = (target.reference, pickle_by_value((arguments, keywords)), {}, meta)
+        request = None
         if not looks_large(arguments, keywords):
-            try:
-                if has_descriptors and has_trays():
-                    return _addressed(kind, pack(payload))
-                body = encode(payload)
-            except TooLarge:
-                pass
-            else:
-                return frame(kind, body) if has_descriptors else body, None, len(body)
-        if not has_descriptors:
+            request = _encode_here(payload, kind, has_descriptors=has_descriptors)
+        if request is None and not has_descriptors:
             body = await threads.run(dumps, payload)
-            return body, None, len(body)
-    except Exception as error:  # noqa: BLE001 - whatever an argument's reducer raises
+            request = body, None, len(body)
+    except Exception as error:
         await threads.run(fail_argument, target, arguments, keywords, meta, error)
-    return await _encode_large(target, arguments, keywords, payload, kind)
+        raise
+    if request is None:
+        request = await _encode_large(target, arguments, keywords, payload, kind)
+    elif limit is not None and request[2] > limit:
+        await threads.run(fail_size, target, arguments, keywords, limit)
+    return request
 
 
-def _addressed(kind: int, packed: bytes | Parcel) -> Request:
+def _encode_here(payload: tuple[Any, ...], kind: int, *, has_descriptors: bool) -> Request | None:
+    """Pickle a call on the event loop; None: it is too large for that."""
+    try:
+        if not has_descriptors:
+            body = encode(payload)
+            return body, None, len(body)
+        packed = pack(payload) if has_trays() else encode(payload)
+    except TooLarge:
+        return None
     if isinstance(packed, bytes):
         return frame(kind, packed), None, len(packed)
     packed.kind = kind
@@ -192,12 +192,17 @@ async def _encode_large(
         reference, _, _, meta = payload
         whole = tuple(map(in_pieces, arguments))
         payload = (reference, whole, {k: in_pieces(v) for k, v in keywords.items()}, meta)
-    pending = asyncio.ensure_future(threads.run(encode_with_files, payload))
+    limit: int | None = payload[3].get("max_payload_bytes") if payload[3] is not None else None
+    pending = asyncio.ensure_future(threads.run(encode_with_files, payload, limit))
     try:
         body, descriptor, size, files = await asyncio.shield(pending)
     except asyncio.CancelledError:
         # The thread goes on; what it makes must be closed when it is made.
         pending.add_done_callback(_close_unwanted)
+        raise
+    except TooManyBytes:
+        assert limit is not None
+        await threads.run(fail_size, target, arguments, keywords, limit)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:

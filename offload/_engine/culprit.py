@@ -1,11 +1,12 @@
-"""Names the argument that does not pickle, and where in it the culprit is."""
+"""Names the argument that does not cross, and where in it the culprit is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._child.payload import dumps
+from offload._child.files import NeedsDescriptors
+from offload._child.pickling import dumps, pickled_size
 from offload.errors import ArgumentError, FunctionError
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def fail_argument(
         raise error
     for name, value in _named(target, arguments, keywords):
         failure = _failure(value)
-        if failure is None:
+        if failure is None or (
+            isinstance(failure, NeedsDescriptors) and not isinstance(error, NeedsDescriptors)
+        ):
             continue
         path, culprit, failure = _descend(name, value, failure)
         where = f"argument {name!r}" if path == name else f"argument {name!r}, at {path},"
@@ -50,6 +53,29 @@ def fail_argument(
             raise ArgumentError(message, function=target.name) from error
     message = f"{target.name} did not run: its arguments cannot be pickled: {error}"
     raise ArgumentError(message, function=target.name) from error
+
+
+def fail_size(
+    target: Target, arguments: tuple[Any, ...], keywords: dict[str, Any], limit: int
+) -> NoReturn:
+    """Raise the error for arguments that are too large, naming the largest one and its size."""
+    sizes: dict[str, int] = {}
+    for name, value in _named(target, arguments, keywords):
+        try:
+            sizes[name] = pickled_size(value)
+        except Exception as error:  # noqa: BLE001 - whatever a reducer raises
+            fail_argument(target, arguments, keywords, None, error)
+    parameter = max(sizes, key=sizes.__getitem__, default=None)
+    what = "the call itself is"
+    if parameter is not None:
+        what = f"argument {parameter!r} takes {sizes[parameter]:,} bytes pickled"
+        if sizes[parameter] <= limit:
+            what += f", and all of them {sum(sizes.values()):,}"
+    message = (
+        f"{target.name} did not run: {what}, more than max_payload_bytes ({limit:,}). "
+        "Send less, in parts, or a file"
+    )
+    raise ArgumentError(message, function=target.name, parameter=parameter)
 
 
 def _named(

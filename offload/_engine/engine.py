@@ -103,7 +103,9 @@ class Engine(Shell):
         Raises:
             OffloadError: it was not admitted.
         """
-        if target.by_value or ((arguments or keywords) and not is_small(arguments, keywords)):
+        if options.max_payload_bytes is not None or target.by_value:
+            return None
+        if (arguments or keywords) and not is_small(arguments, keywords):
             return None
         if options.timeout is None and options.deadline is None:
             data = _dumps((target.reference, arguments, keywords, None), 5)
@@ -277,10 +279,11 @@ class Engine(Shell):
         carriers: list[dict[str, str]] | None = None,
     ) -> dict[str, Any] | None:
         """Return what a worker must know of a call beside its function and arguments."""
-        timeout, deadline = options.timeout, options.deadline
+        timeout, deadline, limit = options.timeout, options.deadline, options.max_payload_bytes
         if (
             timeout is None
             and deadline is None
+            and limit is None
             and window is None
             and not carriers
             and not self._variables
@@ -293,6 +296,8 @@ class Engine(Shell):
             else:
                 left = max(deadline - _monotonic(), 0.0)
                 meta["timeout"] = left if timeout is None else min(left, timeout)
+        if limit is not None:
+            meta["max_payload_bytes"] = limit
         if window is not None:
             meta["window"] = window
         if carriers:

@@ -133,6 +133,13 @@ def raise_reply(kind: int, detail: Any, target: Target) -> NoReturn:
                 remote_traceback=text,
             )
         raise error from RemoteTraceback(text)
+    if kind == Kind.RESULT_TOO_LARGE:
+        size, limit = detail
+        raise ResultError(
+            f"{target.name} ran, but its result takes {size:,} bytes pickled, more than "
+            f"max_payload_bytes ({limit:,}). Return less, or in parts (`.stream`)",
+            function=target.name,
+        )
     summary, text = detail
     if kind == Kind.NOT_FOUND:
         message = f"{target.name} did not run: {summary}"

@@ -499,6 +499,11 @@ class Shell:
                 leaving=dispatcher.leaving,
                 queued=dispatcher.queued,
                 queued_bytes=dispatcher.queued_bytes,
+                running_bytes=sum(
+                    worker.task.size_bytes
+                    for worker in self.crew.workers()
+                    if isinstance(worker.task, Call)
+                ),
                 wait=merge(function.wait for function in functions),
                 run=merge(function.run for function in functions),
                 workers=workers,

@@ -1,0 +1,288 @@
+"""Large payloads: pickled into an anonymous file that crosses as a descriptor.
+
+    memfd:   pickle stream │ buffer 0 │ buffer 1 │ …        buffers start at multiples of 64
+    copies:  sender's object ──write(2)──► memfd ──mmap──► receiver (buffers), or
+                                                 ──read(2)─► receiver (bytes objects)
+
+Every copy is made by the kernel while the GIL is free. An anonymous file has no name to leak, needs
+no /dev/shm, and dies with its last descriptor (memfd_create(2)). All of this is for threads: none
+of it is done on an event loop.
+
+Files that are arguments themselves travel beside the payload, as descriptors of their own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import mmap
+import os
+import sys
+
+from offload._child.lean import pickle
+from offload._child.pickling import TooLarge, TooManyBytes, learns, pickler
+from offload._child.wire import MAX_DESCRIPTORS, anonymous_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_ALIGNMENT = 64
+# Below this a buffer costs more as a separate mapping entry than as a part of the stream.
+_OUT_OF_BAND_BYTES = 4096
+# Where each mapping costs a descriptor: how many to spend at once, of the usual 1024.
+_MAX_MAPPINGS = 64
+# read(2) and write(2) move at most 0x7ffff000 bytes a call.
+_CALL_BYTES = 1 << 30
+
+
+class NeedsDescriptors(TooLarge, TypeError):  # noqa: N818 - as TooLarge
+    """A file can be pickled only where its descriptor can travel beside the payload."""
+
+
+class Descriptor:
+    """A descriptor of our own for a file that somebody else may close."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = -1  # if the next line fails
+        self.fd = os.dup(fd)
+
+    def __del__(self) -> None:
+        """Close it: with the last reference, since a request may be sent more than once."""
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class FileSink:
+    """A pickler's file on a descriptor. Python-level, so that the GIL is free between frames."""
+
+    __slots__ = ("fd", "limit", "size")
+
+    def __init__(self, fd: int, limit: int | None = None) -> None:
+        self.fd = fd
+        self.limit = sys.maxsize if limit is None else limit
+        self.size = 0
+
+    def write(self, data: Any) -> None:
+        with memoryview(data) as view, view.cast("B") as raw:
+            if self.size + raw.nbytes > self.limit:
+                raise TooManyBytes(self.size + raw.nbytes)
+            start = 0
+            while start < raw.nbytes:
+                start += os.write(self.fd, raw[start : start + _CALL_BYTES])
+            self.size += raw.nbytes
+
+    def align(self) -> None:
+        padding = -self.size % _ALIGNMENT
+        if padding:
+            self.write(bytes(padding))
+
+
+class _Attached(_thread._local):  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    """The files of the payload that this thread is pickling or unpickling."""
+
+    leaving: list[Descriptor] | None = None
+    coming: list[int] | None = None
+
+
+_attached = _Attached()
+
+
+def attach(fd: int) -> int:
+    """Send a descriptor beside the payload that is being pickled; return its number there.
+
+    Raises:
+        NeedsDescriptors: it cannot travel the way that this payload takes.
+        ValueError: there are too many.
+    """
+    files = _attached.leaving
+    if files is None:
+        raise NeedsDescriptors(
+            "an open file crosses only as an argument, and only to a worker process of a pool"
+        )
+    if len(files) >= MAX_DESCRIPTORS - 1:
+        raise ValueError(f"a call can have at most {MAX_DESCRIPTORS - 1} open files as arguments")
+    files.append(Descriptor(fd))
+    return len(files) - 1
+
+
+def attached(number: int) -> int:
+    """Return the descriptor of that number, which is the caller's from now on."""
+    files = _attached.coming
+    assert files is not None
+    fd, files[number] = files[number], -1
+    return fd
+
+
+def encode_large(value: object, limit: int | None = None) -> tuple[bytes, int, int]:
+    """Pickle a value of any size into an anonymous file. Call it off the event loop.
+
+    Args:
+        value: anything that pickles.
+        limit: how many bytes it may be; None: as many as there is room for.
+
+    Returns:
+        The body that describes the file, the file's descriptor, which the caller closes, and the
+        payload's size in bytes.
+
+    Raises:
+        TooManyBytes: it is larger than `limit`.
+        OSError: there is no memory or disk for it.
+        Exception: whatever pickling raises.
+    """
+    try:
+        return _encode_file(value, limit)
+    except TypeError as error:
+        if not learns(error):
+            raise
+    return _encode_file(value, limit)
+
+
+def encode_with_files(
+    value: object, limit: int | None = None
+) -> tuple[bytes, int, int, list[Descriptor]]:
+    """As `encode_large`, for a value that may refer to open files, which are returned as well."""
+    try:
+        files = _attached.leaving = []
+        try:
+            return *_encode_file(value, limit), files
+        except TypeError as error:
+            if not learns(error):
+                raise
+        files.clear()
+        return *_encode_file(value, limit), files
+    finally:
+        _attached.leaving = None
+
+
+def _encode_file(value: object, limit: int | None) -> tuple[bytes, int, int]:
+    buffers: list[memoryview] = []
+
+    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()  # contiguous in some order: the pickler has refused all others
+        if raw.nbytes < _OUT_OF_BAND_BYTES:
+            return True
+        buffers.append(raw)
+        return False
+
+    fd = anonymous_file()
+    try:
+        sink = FileSink(fd, limit)
+        pickler(sink, is_in_band).dump(value)
+        stream = sink.size
+        layout: list[tuple[int, int]] = []
+        for raw in buffers:
+            sink.align()
+            layout.append((sink.size, raw.nbytes))
+            sink.write(raw)
+        return pickle.dumps((stream, layout), 5), fd, sink.size
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+class _FileSource:
+    """An unpickler's file on a descriptor; the GIL is free while the kernel copies."""
+
+    __slots__ = ("end", "fd", "position")
+
+    def __init__(self, fd: int, end: int) -> None:
+        self.fd = fd
+        self.position = 0
+        self.end = end
+
+    def read(self, size: int = -1) -> bytes:
+        size = self.end - self.position if size < 0 else min(size, self.end - self.position)
+        if size > _CALL_BYTES:
+            parts: list[bytes] = []
+            while size > 0 and (part := self.read(min(size, _CALL_BYTES))):
+                parts.append(part)
+                size -= len(part)
+            return b"".join(parts)
+        data = os.pread(self.fd, size, self.position)
+        self.position += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        total = 0
+        with memoryview(buffer) as view, view.cast("B") as raw:
+            while total < raw.nbytes:
+                moved = os.preadv(self.fd, [raw[total : total + _CALL_BYTES]], self.position)
+                if not moved:
+                    break
+                total += moved
+                self.position += moved
+        return total
+
+    def readline(self) -> bytes:
+        # Only protocol 0 opcodes are terminated by newlines; ours is 5, but a reducer may embed.
+        parts: list[bytes] = []
+        while (byte := self.read(1)) not in (b"", b"\n"):
+            parts.append(byte)
+        return b"".join(parts) + byte
+
+
+# Those that are still in use, or were when it was last looked.
+_mappings: list[Callable[[], mmap.mmap | None]] = []
+
+
+def _open_buffers(fd: int, start: int, end: int) -> tuple[memoryview, int]:
+    """Return writable memory of our own with what is in a file, and the offset that it begins at.
+
+    Args:
+        fd: the file.
+        start: the first byte that is needed.
+        end: the byte after the last one.
+    """
+    if sys.version_info >= (3, 13):
+        mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY, trackfd=False)
+        return memoryview(mapping), 0
+    # Before 3.13 a mapping keeps a descriptor of its own (gh-78502): a thousand results that
+    # somebody keeps would be all that a server may open. Past some, copy: a millisecond for each
+    # megabyte, while the GIL is free.
+    from weakref import ref
+
+    if len(_mappings) >= _MAX_MAPPINGS:
+        _mappings[:] = [known for known in _mappings if known() is not None]
+    if len(_mappings) < _MAX_MAPPINGS:
+        mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY)
+        _mappings.append(ref(mapping))
+        return memoryview(mapping), 0
+    memory = memoryview(mmap.mmap(-1, end - start, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    source = _FileSource(fd, end)
+    source.position = start
+    source.readinto(memory)
+    return memory, start
+
+
+def decode_with_files(body: bytes, fd: int, files: list[int]) -> Any:
+    """As `decode_large`, with the files that came beside it, which it closes or gives away."""
+    _attached.coming = files
+    try:
+        return decode_large(body, fd)
+    finally:
+        _attached.coming = None
+        for unwanted in files:
+            if unwanted >= 0:
+                os.close(unwanted)
+
+
+def decode_large(body: bytes, fd: int) -> Any:
+    """Unpickle what `encode_large` made, and close the descriptor. Call it off the event loop.
+
+    Out-of-band buffers are mapped, not copied: copy-on-write, so that what was writable still is.
+    Keeping them keeps no descriptor open, or not many.
+    """
+    try:
+        stream, layout = pickle.loads(body)
+        buffers: list[memoryview] = []
+        if layout:
+            view, start = _open_buffers(fd, layout[0][0], sum(layout[-1]))
+            # Those that were read-only are made so by the unpickler: the stream says which.
+            for offset, size in layout:
+                buffers.append(view[offset - start : offset - start + size])
+        return pickle.Unpickler(_FileSource(fd, stream), buffers=buffers).load()
+    finally:
+        os.close(fd)

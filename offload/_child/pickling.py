@@ -1,0 +1,214 @@
+"""Pickling as both ends do it: what the C pickler takes, and a few things that it does not.
+
+`memoryview` objects cross, as views of the same format and shape, and a large `str` that is an
+argument or a result itself crosses in pieces.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from offload._child.lean import pickle
+from offload._child.wire import INLINE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# The pickler passes buffers of this size on as they are, beside its own frames, which begin so.
+_FRAME_BYTES = 64 * 1024
+_FRAME_OPCODE = 0x95
+# Text is encoded and decoded by so many characters at a time, each of them less than a millisecond.
+_TEXT_CHARACTERS = 256 * 1024
+
+
+class TooLarge(Exception):  # noqa: N818 - a signal between a pickler and its caller
+    """The payload does not go this way."""
+
+
+class TooManyBytes(Exception):  # noqa: N818 - as TooLarge
+    """The payload is larger than the caller allows."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+class Sink:
+    """Collects what a pickler writes, and stops it at the first byte over a limit."""
+
+    __slots__ = ("limit", "loose", "parts", "size")
+
+    def __init__(self, limit: int = INLINE_BYTES, loose: int = INLINE_BYTES) -> None:
+        self.limit = limit
+        # How much may be of small objects, which take long to pickle for their size.
+        self.loose = loose
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def write(self, data: Any) -> None:
+        # The C pickler passes a large buffer itself here, uncopied: it is refused by its length
+        # before anything has been touched, and copied if it may change.
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        self.size += size
+        if self.size > self.limit:
+            raise TooLarge
+        if type(data) is not bytes:
+            data = bytes(data)
+        if size < _FRAME_BYTES or data[0] == _FRAME_OPCODE or not self.parts:
+            self.loose -= size
+            if self.loose < 0:
+                raise TooLarge
+        self.parts.append(data)
+
+
+# Reducers that only our picklers use: to register one with copyreg would change what `copy.copy`
+# does with the type in the whole process. None until there is one, so that the usual pickler stays
+# as fast as it is.
+_reducers: dict[type, Callable[[Any], Any]] = {}
+_dispatch_table: dict[type, Callable[[Any], Any]] = {}
+_known: dict[type, Callable[[Any], Any]] = {}
+
+
+def register_reducer(kind: type, reduce: Callable[[Any], Any]) -> None:
+    """Let objects of exactly this type cross as `reduce(object)` says, as `__reduce__` would."""
+    _reducers[kind] = reduce
+    _known.clear()
+
+
+def pickler(sink: Any, in_band: Callable[[Any], Any] | None = None) -> pickle.Pickler:
+    """Return what pickles into `sink`; buffers of which `in_band` says so stay out of it."""
+    made = pickle.Pickler(sink, 5, buffer_callback=in_band)
+    if _reducers:
+        import copyreg
+
+        global _dispatch_table, _known  # noqa: PLW0603 - remembered, since merging takes time
+        # Whole and plain, since the pickler looks here for every object that is not a builtin.
+        if copyreg.dispatch_table != _known or not _known:
+            _known = dict(copyreg.dispatch_table)
+            _dispatch_table = {**_known, **_reducers}
+        made.dispatch_table = _dispatch_table
+    return made
+
+
+def learns(error: TypeError) -> bool:
+    """Return whether to pickle again, now that we know how: the process has met a memoryview."""
+    # Only now: a dispatch table costs each object that is looked up in it.
+    if memoryview in _reducers or "memoryview" not in str(error):
+        return False
+    register_reducer(memoryview, _reduce_view)
+    return True
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    if view.c_contiguous:
+        return _make_view, (pickle.PickleBuffer(view), view.format, view.shape)
+    return _make_view, (pickle.PickleBuffer(view.tobytes()), view.format, view.shape)
+
+
+def _make_view(buffer: Any, form: Any, shape: tuple[int, ...]) -> memoryview:
+    flat = memoryview(buffer).cast("B")
+    if len(shape) != 1:
+        return flat.cast(form, shape)
+    return flat if form == "B" else flat.cast(form)
+
+
+class Text:
+    """A large `str` that is an argument or a result itself, pickled so that the GIL goes round.
+
+    The pickler would make its UTF-8, and the unpickler the `str` again, in one piece each: at
+    64 MiB the GIL is held for a tenth of a second, twice.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as pieces."""
+        text, step = self._text, _TEXT_CHARACTERS
+        starts = range(0, len(text), step)
+        return _join, ([text[at : at + step].encode("utf-8", "surrogatepass") for at in starts],)
+
+
+def _join(pieces: list[bytes]) -> str:
+    # What is left to do in one piece is a copy. (`text += piece` would grow in place, or copy all
+    # of it for each piece: it depends on what lies behind it in memory.)
+    return "".join([str(piece, "utf-8", "surrogatepass") for piece in pieces])
+
+
+def in_pieces(value: Any) -> Any:
+    """Return a large `str` as what crosses in pieces, anything else as it is."""
+    return Text(value) if type(value) is str and len(value) > _TEXT_CHARACTERS else value
+
+
+def dumps(value: object) -> bytes:
+    """Pickle a value of any size into memory.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    try:
+        if not _reducers:
+            return pickle.dumps(value, 5)
+        return collected(value, Sink(sys.maxsize, sys.maxsize))
+    except TypeError as error:
+        if not learns(error):
+            raise
+    return dumps(value)
+
+
+def encode(value: object) -> bytes:
+    """Pickle a small value.
+
+    Raises:
+        TooLarge: its pickle is larger than a frame; `encode_large` takes it.
+        Exception: whatever pickling raises.
+    """
+    try:
+        return collected(value, Sink())
+    except TypeError as error:
+        if not learns(error):
+            raise
+    return encode(value)
+
+
+class _Counter:
+    """Counts what a pickler writes."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: Any) -> None:
+        self.size += len(data) if type(data) is bytes else memoryview(data).nbytes
+
+
+def pickled_size(value: object) -> int:
+    """Return how many bytes a value takes when pickled, holding none of them.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    counter = _Counter()
+
+    def count(buffer: pickle.PickleBuffer) -> None:
+        counter.size += buffer.raw().nbytes
+
+    try:
+        pickler(counter, count).dump(value)
+    except TypeError as error:
+        if not learns(error):
+            raise
+        return pickled_size(value)
+    return counter.size
+
+
+def collected(value: object, sink: Sink) -> bytes:
+    """Pickle into a sink and return all of it."""
+    pickler(sink).dump(value)
+    parts = sink.parts
+    return parts[0] if len(parts) == 1 else b"".join(parts)
