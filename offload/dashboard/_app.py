@@ -197,7 +197,14 @@ class Dashboard:
         pid = request.query_params.get("pid", "")
         if action.of_worker and not re.fullmatch("[0-9]{1,9}", pid):
             raise HTTPException(400, "pid must be that of a worker.")
-        _logger.warning("%s of pool %r, worker %s", action.name, pool.name, pid or "-")
+        # An operator's hand explains what the logs of the pool and of its callers say next.
+        _logger.warning(
+            "dashboard: %s, pool %r, worker %s, asked for by %s",
+            action.name,
+            pool.name,
+            pid or "-",
+            request.client.host if request.client else "unknown",
+        )
         done, told = await action.run(pool, int(pid or 0))
         status = 200 if done else 409
         return JSONResponse({"done": done, "text": told}, status, headers=_HEADERS)
