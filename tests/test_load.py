@@ -163,6 +163,7 @@ class TestOutput:
 
         missing, other = result["fast"]
         assert missing["statuses"] == {"404": 8}
+        assert missing["status"] == [404] * 8
         assert other["statuses"] == {"200": 16}
         assert all(latency > 0 for latency in missing["latency_ms"])
 

@@ -94,8 +94,8 @@ class Prober:
         self._numbers = numbers
         self._requests = requests(stream.target, numbers)
         self._outcomes = Outcomes()
-        # Of the requests that count, by intended time: (intended, latency or None), in seconds.
-        self._times: list[tuple[float, float | None]] = []
+        # Of the requests that count: (intended, latency or None, status or None), in seconds.
+        self._times: list[tuple[float, float | None, int | None]] = []
         self.lateness: list[float] = []
         self._idle: list[Connection] = []
         # Like a pool of clients, and like wrk2: past this many, a request waits for a connection,
@@ -125,8 +125,9 @@ class Prober:
             "target": f"{stream.target.method} {stream.target.url}",
             "rate": stream.rate,
             "arrivals": stream.arrivals,
-            "intended_ms": [in_ms(intended - self._start) for intended, _ in self._times],
-            "latency_ms": [None if took is None else in_ms(took) for _, took in self._times],
+            "intended_ms": [in_ms(intended - self._start) for intended, _, _ in self._times],
+            "latency_ms": [None if took is None else in_ms(took) for _, took, _ in self._times],
+            "status": [status for _, _, status in self._times],
             **self._outcomes.to_json(),
             "lateness_ms": summary(self.lateness),
         }
@@ -148,7 +149,8 @@ class Prober:
         else:
             self._outcomes.errors[failure] += 1
         answered = failure in {None, "timeout"}
-        self._times.append((intended, took if answered else None))
+        answer = status if failure is None else None
+        self._times.append((intended, took if answered else None, answer))
 
     async def _exchange(self) -> tuple[int, float]:
         """Send over a connection that is free, else over a new one; return status and instant."""
