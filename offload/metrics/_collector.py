@@ -48,9 +48,9 @@ _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _INFO = "Which offload this is."
 # Read now, while modules are imported anyway: it takes some milliseconds.
 try:
-    _VERSION = version("offload")
+    _version = version("offload")
 except PackageNotFoundError:  # a copy of the source that was never installed
-    _VERSION = "unknown"
+    _version = "unknown"
 
 
 class _Kind(NamedTuple):
@@ -208,7 +208,7 @@ class PoolCollector:
     def collect(self) -> Iterator[Metric]:
         """Yield the families with their samples of this instant."""
         info = InfoMetricFamily("offload", _INFO)
-        info.add_metric((), {"version": _VERSION})
+        info.add_metric((), {"version": _version})
         yield info
         families = _Families(_FAMILIES)
         for pool in self._pools or Pool.all():
