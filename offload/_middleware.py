@@ -17,7 +17,8 @@ import anyio
 from offload._child.context import asyncio_loop
 from offload._core.options import check_number
 from offload._engine.guard import Guard, current_guard
-from offload.errors import ClientDisconnectedError
+from offload._engine.outcome import outcome_of
+from offload.errors import ClientDisconnectedError, OffloadError
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "CancelOnDisconnect", "DeadlineFromHeader"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "CancelOnDisconnect", "DeadlineFromHeader", "log_fields"]
 
 # What nginx logs of a client that has left (its ngx_http_request.h); no RFC has a number for it.
 CLIENT_CLOSED_REQUEST = 499
@@ -92,7 +93,13 @@ class CancelOnDisconnect:
         except Exception as error:
             if not client.has_left or not _is_departure(error):
                 raise
-            _logger.info("%s %r: client has left: %s", scope["method"], scope["path"], error)
+            _logger.info(
+                "%s %r: client has left: %s",
+                scope["method"],
+                scope["path"],
+                error,
+                extra=log_fields(error),
+            )
             if not is_started:
                 await _send_nothing(send)
         finally:
@@ -125,6 +132,21 @@ def _is_departure(error: BaseException | None) -> bool:
         # Starlette's: "Caught handled exception, but response already started."
         isinstance(error, RuntimeError) and _is_departure(error.__cause__)
     )
+
+
+def log_fields(error: BaseException) -> dict[str, Any]:
+    """Return what a log record about the end of a call carries for programs that read logs."""
+    while isinstance(error, BaseExceptionGroup):  # of several calls at once: of one of them
+        error = error.exceptions[0]
+    if not isinstance(error, OffloadError) and error.__cause__ is not None:
+        error = error.__cause__  # see `_is_departure`
+    has_left = isinstance(error, ClientDisconnectedError)
+    fields: dict[str, Any] = {"offload_outcome": "cancelled" if has_left else outcome_of(error)}
+    for name in ("function", "pool", "pid"):
+        value = getattr(error, name, None)
+        if value is not None:
+            fields[f"offload_{name}"] = value
+    return fields
 
 
 class _Client:

@@ -43,7 +43,12 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
 from offload._child.pickling import register_reducer
-from offload._middleware import CLIENT_CLOSED_REQUEST, CancelOnDisconnect, DeadlineFromHeader
+from offload._middleware import (
+    CLIENT_CLOSED_REQUEST,
+    CancelOnDisconnect,
+    DeadlineFromHeader,
+    log_fields,
+)
 from offload.errors import (
     ArgumentError,
     ClientDisconnectedError,
@@ -320,6 +325,7 @@ async def _handle(connection: HTTPConnection, error: Exception) -> Response | No
         type(error).__name__,
         error,
         exc_info=error if answer.level >= logging.ERROR else None,
+        extra=log_fields(error) | {"offload_status": answer.status},
     )
     if answer.status == CLIENT_CLOSED_REQUEST:
         # Nobody reads it: it only ends the request in order, for middleware and for access logs.

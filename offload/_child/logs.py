@@ -44,6 +44,7 @@ class RelayHandler(logging.Handler):
                 )
             fields["exc_info"] = None
             fields["stack_info"] = _cut(record.stack_info) if record.stack_info else None
+            fields["offload_pid"] = record.process
             task = context.current_task()
             if task is not None:
                 fields["offload_function"] = task.function

@@ -164,7 +164,11 @@ class Call(Task):
             try:
                 self.on_progress(*pickle.loads(reply[2]))
             except Exception:
-                _logger.exception("on_progress of %s failed", self.function)
+                _logger.exception(
+                    "on_progress of %s failed",
+                    self.function,
+                    extra={"offload_function": self.function},
+                )
 
     def fail(self, error: BaseException) -> None:
         """End the wait with an error."""

@@ -387,7 +387,11 @@ class Engine(Shell):
             try:
                 carrier = observer.submitted(record)
             except Exception:
-                _logger.exception("an observer of pool %r failed", self.name)
+                _logger.exception(
+                    "an observer of pool %r failed",
+                    self.name,
+                    extra={"offload_pool": self.name, "offload_function": record.function},
+                )
             if carrier:
                 carriers.append(dict(carrier))
         return carriers
@@ -399,7 +403,11 @@ class Engine(Shell):
             try:
                 observer.ended(record)
             except Exception:
-                _logger.exception("an observer of pool %r failed", self.name)
+                _logger.exception(
+                    "an observer of pool %r failed",
+                    self.name,
+                    extra={"offload_pool": self.name, "offload_function": record.function},
+                )
 
 
 def _note_attempt(record: CallRecord, call: Call) -> None:

@@ -179,6 +179,7 @@ class _Binding:
                 "the socket of %r failed and is given up: %r",
                 self.worker,
                 error,
+                extra={"offload_pid": self.worker.pid},
             )
             is_alive = False
         if not is_alive:
@@ -559,6 +560,7 @@ class ProcessCrew:
                     "the supervisor process of pool %r ended (exit code %s); its workers with it",
                     self._settings.name,
                     self._process.returncode,
+                    extra={"offload_pool": self._settings.name},
                 )
             self._process = None
         for worker in list(self._workers.values()):
