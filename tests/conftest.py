@@ -3,14 +3,18 @@
 import asyncio
 import gc
 import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
+import anyio
 import hypothesis
 import pytest
 
 import offload.testing
 from offload import Pool
 from offload.testing import Footprint, LoopBlock, LoopBlockDetector
+from tests.processes import Fifo, until
 
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -59,6 +63,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     """Run every test marked `anyio` on each event loop that the library supports."""
     return request.param
+
+
+@pytest.fixture
+def entered(tmp_path: Path) -> Iterator[Fifo]:
+    """Where functions tell that they run."""
+    with Fifo(tmp_path / "entered") as fifo:
+        yield fifo
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Fifo]:
+    """Where functions wait for the test."""
+    with Fifo(tmp_path / "gate") as fifo:
+        yield fifo
+
+
+@pytest.fixture
+def held(entered: Fifo, gate: Fifo) -> tuple[str, str]:
+    """Arguments of the functions that tell that they run, and wait."""
+    return entered.path, gate.path
+
+
+@pytest.fixture(scope="module")
+def _open_request_pools() -> Iterator[tuple[Pool, ...]]:
+    from tests import request_functions
+
+    pools = request_functions.pool, request_functions.small
+    for pool in pools:
+        anyio.run(pool.open)
+    yield pools
+    for pool in pools:
+        anyio.run(partial(pool.aclose, drain=0.0))
+
+
+@pytest.fixture
+async def request_pools(_open_request_pools: tuple[Pool, ...]) -> AsyncIterator[None]:
+    """Have the pools of `request_functions` open, and nothing left in them when a request ends."""
+    yield
+    for pool in _open_request_pools:
+        await until(lambda pool=pool: not (pool.statistics().busy or pool.statistics().queued))
 
 
 def is_ours(block: LoopBlock) -> bool:

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from offload.starlette import CancelOnDisconnect, exception_handlers, lifespan
-from tests import disconnect_functions as functions
+from tests import request_functions as functions
 
 DIRECTORY = Path(os.environ.get("DISCONNECT_DIRECTORY", ""))
 

@@ -25,12 +25,10 @@ from offload import (
     current_task,
     offload,
 )
-from offload._child.context import PAGE_BYTES
-from offload._core.options import CallOptions, merge
-from offload._engine.target import target_of
 from offload.errors import RemoteTraceback
 from tests import crossing_functions as functions
 from tests import pool_functions
+from tests.calls import call, open_files
 from tests.processes import PATIENCE, Fifo, longer_and_longer, until
 
 HOME = "tests.crossing_functions"
@@ -59,26 +57,6 @@ def wide() -> Iterator[Pool]:
     asyncio.run(pool.aclose(drain=5.0))
 
 
-@pytest.fixture
-def entered(tmp_path: Any) -> Iterator[Fifo]:
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def gate(tmp_path: Any) -> Iterator[Fifo]:
-    """Where functions wait for the test."""
-    with Fifo(tmp_path / "gate") as fifo:
-        yield fifo
-
-
-async def call(pool: Pool, function: Any, *args: Any, **options: Any) -> Any:
-    """Call a plain function with options, as a decorated one is called."""
-    resolved = pool.resolve(merge(CallOptions(), options))
-    return await pool.call(target_of(function), args, {}, resolved)
-
-
 @contextlib.contextmanager
 def temporary_pool(**options: Any) -> Iterator[Pool]:
     """Make a pool for one test, whose name is free again after it."""
@@ -87,16 +65,6 @@ def temporary_pool(**options: Any) -> Iterator[Pool]:
         yield pool
     finally:
         pool.kill().result(PATIENCE)
-
-
-def open_files() -> list[int]:
-    """Return the sizes of the anonymous files that are open here, but the pages of workers."""
-    sizes = []
-    for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if "memfd:offload " in str(fd.readlink()):
-                sizes.append(fd.stat().st_size)
-    return [size for size in sizes if size > PAGE_BYTES]
 
 
 class Records(logging.Handler):

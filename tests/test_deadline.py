@@ -13,52 +13,16 @@ from starlette.routing import Route
 
 from offload import DeadlineError, deadline_after
 from offload.starlette import CancelOnDisconnect, DeadlineFromHeader, exception_handlers
-from tests import deadline_functions as functions
+from tests import request_functions as functions
 from tests.connection import Connection, part
-from tests.processes import PATIENCE, Fifo, gone, longer_and_longer, until
+from tests.processes import PATIENCE, gone, longer_and_longer
 
 # Seconds: time enough for what is to be done at once, and soon over.
 SOON = 0.2
 
 
-@pytest.fixture(scope="module")
-def _open_pool():
-    async def close():
-        await functions.pool.aclose(drain=0.0)
-
-    anyio.run(functions.pool.open)
-    yield
-    anyio.run(close)
-
-
-@pytest.fixture
-async def _pool(_open_pool):
-    yield
-    await until(lambda: not functions.pool.statistics().busy)
-
-
-@pytest.fixture
-def entered(tmp_path):
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def gate(tmp_path):
-    """Where functions wait."""
-    with Fifo(tmp_path / "gate") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def held(entered, gate):
-    """Arguments of the functions that hold."""
-    return entered.path, gate.path
-
-
 @pytest.mark.anyio
-@pytest.mark.usefixtures("_pool")
+@pytest.mark.usefixtures("request_pools")
 class TestBlock:
     @pytest.mark.guarantee(4)
     async def test_call_that_runs_is_stopped(self, entered, held):
@@ -219,7 +183,7 @@ async def echo(request):
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("_pool")
+@pytest.mark.usefixtures("request_pools")
 class TestHeader:
     @pytest.mark.guarantee(4)
     async def test_call_that_runs_is_stopped(self, entered, held):

@@ -16,52 +16,11 @@ from starlette.routing import Mount, Route
 
 from offload import ClientDisconnectedError
 from offload.starlette import CancelOnDisconnect, exception_handlers
-from tests import disconnect_functions as functions
+from tests import request_functions as functions
 from tests.connection import DISCONNECT, Connection, answer, part
 from tests.processes import PATIENCE, Fifo, gone, until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def _open_pools():
-    async def close():
-        for pool in pools:
-            await pool.aclose(drain=0.0)
-
-    pools = functions.pool, functions.small
-    for pool in pools:
-        anyio.run(pool.open)
-    yield
-    anyio.run(close)
-
-
-@pytest.fixture
-async def _pools(_open_pools):
-    yield
-    # Nothing that a client asked for is left when it and its request are gone.
-    for pool in (functions.pool, functions.small):
-        await until(lambda pool=pool: not (pool.statistics().busy or pool.statistics().queued))
-
-
-@pytest.fixture
-def entered(tmp_path):
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def gate(tmp_path):
-    """Where functions wait."""
-    with Fifo(tmp_path / "gate") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def held(entered, gate):
-    """Arguments of the functions that hold."""
-    return entered.path, gate.path
 
 
 @contextlib.asynccontextmanager
@@ -73,7 +32,7 @@ async def serving(connection, app):
             yield
 
 
-@pytest.mark.usefixtures("_pools")
+@pytest.mark.usefixtures("request_pools")
 class TestCalls:
     @pytest.mark.guarantee(4)
     async def test_running_call_is_stopped(self, entered, held):
@@ -94,7 +53,7 @@ class TestCalls:
 
         [error] = errors
         assert error.started
-        assert error.function == "tests.disconnect_functions:hold"
+        assert error.function == "tests.request_functions:hold"
         assert "may have run" in str(error)
         assert functions.pool.statistics().cancelled == before + 1
 
@@ -319,7 +278,7 @@ class TestReceive:
 
         assert connection.asked == 0
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_body_is_passed_on_whole(self, entered, gate, held):
         """A part that the watcher has read comes first, one that it has not comes after."""
         parts = []
@@ -343,7 +302,7 @@ class TestReceive:
         assert parts == [1, b"a", 2, b"b", 2, b"c"]
         assert connection.most_waiting == 1
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_one_part_at_most_is_read_ahead(self, entered, gate, held):
         """The server's backpressure reaches the client: what nobody reads is not fetched."""
 
@@ -360,7 +319,7 @@ class TestReceive:
             assert (connection.asked, connection.unread) == (1, 2)
             gate.let()
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_watching_goes_on_when_the_application_reads_on(self, entered, held):
         """While a call runs, another task reads the body; then the client leaves."""
         parts = []
@@ -386,7 +345,7 @@ class TestReceive:
         assert connection.status == 499
         assert connection.most_waiting == 1
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_message_that_comes_after_the_call_is_not_lost(self, entered, gate, held):
         """The watcher had asked for it when the call ended; the application still gets it."""
         bodies = []
@@ -409,7 +368,7 @@ class TestReceive:
         assert bodies == [part(b"late")]
         assert connection.most_waiting == 1
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_body_that_waits_to_be_asked_for_is_not(self, entered, gate, held):
         """`Expect: 100-continue`: to accept the body is for the application to decide."""
 
@@ -434,7 +393,7 @@ class TestReceive:
 
         assert asked == [0]
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_application_that_listens_itself_hears_of_it_too(self, entered, held):
         """One that waits for the disconnect gets it, and its calls stop."""
         heard = []
@@ -460,7 +419,7 @@ class TestReceive:
         assert heard == [part(), DISCONNECT, DISCONNECT]
         assert connection.most_waiting == 1
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_watcher_takes_over_from_a_listener_that_gives_up(self, entered, held):
         """The application stops to listen while a call is pending."""
 
@@ -488,7 +447,7 @@ class TestReceive:
 
         assert connection.most_waiting == 1
 
-    @pytest.mark.usefixtures("_pools")
+    @pytest.mark.usefixtures("request_pools")
     async def test_receive_that_fails_is_the_applications_affair(self, entered, gate, held):
         """A call is not harmed by a channel that cannot be watched."""
 
@@ -519,7 +478,7 @@ class TestReceive:
         assert seen == [given]
 
 
-@pytest.mark.usefixtures("_pools")
+@pytest.mark.usefixtures("request_pools")
 class TestResponses:
     async def test_background_task_is_not_the_clients_any_more(self, entered, gate, held):
         """What is called after the response has been sent goes on, whoever leaves."""
@@ -635,7 +594,7 @@ STACKS = {
 }
 
 
-@pytest.mark.usefixtures("_pools")
+@pytest.mark.usefixtures("request_pools")
 @pytest.mark.parametrize(
     "where,handlers",
     [

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disconnect_functions import slots, used_seconds
 from tests.processes import PATIENCE, Fifo, gone_now
+from tests.request_functions import slots, used_seconds
 
 ROOT = Path(__file__).parent.parent
 LOOPS = ("asyncio",) if sys.platform == "win32" else ("asyncio", "uvloop")

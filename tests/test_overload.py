@@ -5,7 +5,6 @@ import contextlib
 import os
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +13,15 @@ import psutil
 import pytest
 
 from offload import Pool, PoolClosedError, QueueFullError, QueueTimeoutError
-from offload._child.context import PAGE_BYTES
-from offload._core.options import CallOptions, merge
-from offload._engine.target import target_of
 from tests import crossing_functions as functions
 from tests import pool_functions
+from tests.calls import call, open_files, warm_up
 from tests.processes import PATIENCE, Fifo, until
 
 pytestmark = pytest.mark.anyio
 
 MIB = 2**20
 WORKERS = 2
-
-
-@pytest.fixture
-def entered(tmp_path: Any) -> Iterator[Fifo]:
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def gate(tmp_path: Any) -> Iterator[Fifo]:
-    """Where functions wait for the test."""
-    with Fifo(tmp_path / "gate") as fifo:
-        yield fifo
-
-
-async def call(pool: Pool, function: Any, *args: Any, **options: Any) -> Any:
-    """Call a plain function with options, as a decorated one is called."""
-    resolved = pool.resolve(merge(CallOptions(), options))
-    return await pool.call(target_of(function), args, {}, resolved)
 
 
 @contextlib.asynccontextmanager
@@ -61,16 +38,6 @@ async def held_pool(entered: Fifo, gate: Fifo, **options: Any) -> Any:
                 yield pool, group
             finally:
                 gate.let()
-
-
-def open_files() -> list[int]:
-    """Return the sizes of the anonymous files that are open here, but the pages of workers."""
-    sizes = []
-    for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if "memfd:offload " in str(fd.readlink()):
-                sizes.append(fd.stat().st_size)
-    return [size for size in sizes if size > PAGE_BYTES]
 
 
 # --- limits ---
@@ -333,13 +300,6 @@ async def test_every_call_ends_exactly_once() -> None:
     assert 0 <= completed - ends["completed"] <= ends.get("cancelled", 0)
     assert 0 <= now.refused - ends.get("QueueFullError", 0) <= ends.get("cancelled", 0)
     assert now.failed == 0
-
-
-async def warm_up(pool: Pool) -> None:
-    """Have every worker up, and the function imported."""
-    async with anyio.create_task_group() as group:
-        for _ in range(pool.max_workers * 3):
-            group.start_soon(pool.run, functions.spin, 0.01)
 
 
 # --- order ---

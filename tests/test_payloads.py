@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
 from offload._child import payload, wire
-from offload._child.context import PAGE_BYTES
 from offload._engine.codec import encode_request
 from offload._engine.target import target_of
 from offload._workers.keeper import threads
 from tests import crossing_functions as functions
 from tests import pool_functions
+from tests.calls import open_files
 from tests.processes import PATIENCE, Fifo, until
 
 MIB = 2**20
@@ -42,23 +42,6 @@ def pool() -> Iterator[Pool]:
     asyncio.run(pool.open())
     yield pool
     asyncio.run(pool.aclose(drain=5.0))
-
-
-@pytest.fixture
-def entered(tmp_path: Any) -> Iterator[Fifo]:
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-def open_files() -> list[int]:
-    """Return the sizes of the anonymous files that are open here, but the pages of workers."""
-    sizes = []
-    for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if "memfd:offload " in str(fd.readlink()):
-                sizes.append(fd.stat().st_size)
-    return [size for size in sizes if size > PAGE_BYTES]
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,7 @@ from offload import (
 from offload._system import BLAS_VARIABLES
 from offload._workers.keeper import threads
 from tests import pool_functions as functions
+from tests.calls import open_files
 from tests.processes import PATIENCE, Fifo, gone, is_alive, longer_and_longer, parent_of, until
 
 _numbers = itertools.count()
@@ -55,20 +56,6 @@ def new_pool() -> Iterator[Callable[..., Pool]]:
     yield make
     for pool in made:
         Pool._registry.pop(pool.name, None)
-
-
-@pytest.fixture
-def entered(tmp_path: Path) -> Iterator[Fifo]:
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Fifo]:
-    """Where functions wait for the test."""
-    with Fifo(tmp_path / "gate") as fifo:
-        yield fifo
 
 
 class Held:
@@ -1043,7 +1030,7 @@ async def test_cancelled_transfers_leave_no_descriptor(new_pool: Callable[..., P
         await until(lambda: not pool.statistics().leaving)
         assert await pool.run(functions.echo, data) == data
         # Once more, for replies that were under way.
-        await until(lambda: not memfds())
+        await until(lambda: not open_files())
 
 
 @pytest.mark.anyio
@@ -1062,17 +1049,7 @@ async def test_cancelled_before_its_result_is_read_leaves_no_descriptor(
             await until(lambda: pool.statistics().completed == 1)
             reading.cancel_scope.cancel()
         let.set()
-        await until(lambda: not memfds())
-
-
-def memfds() -> list[str]:
-    """Return the payloads that this process has open, which are larger than workers' pages."""
-    found = []
-    for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if "memfd:offload " in str(link.readlink()):
-                found.append(link.name)
-    return found
+        await until(lambda: not open_files())
 
 
 def test_this_process_is_no_worker() -> None:

@@ -116,20 +116,6 @@ async def both_busy(pool: Pool, entered: Fifo, gate: Fifo, group: Any, results: 
         await entered.heard()
 
 
-@pytest.fixture
-def entered(tmp_path: Any) -> Iterator[Fifo]:
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-@pytest.fixture
-def gate(tmp_path: Any) -> Iterator[Fifo]:
-    """Where functions wait for the test."""
-    with Fifo(tmp_path / "gate") as fifo:
-        yield fifo
-
-
 async def test_result_comes_back(pool: Pool) -> None:
     """Positional and keyword arguments reach the function, and its result the caller."""
     assert await pool.run(functions.echo, {"a": [1, 2.5, None]}, again=("b", b"c")) == (

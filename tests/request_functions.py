@@ -1,4 +1,4 @@
-"""What clients ask for, and then leave: held at a FIFO, or burning CPU that the test can count."""
+"""What clients ask for, and do not wait for: held at a FIFO, or burning CPU that is counted."""
 
 import mmap
 import time
@@ -9,11 +9,10 @@ from typing import Any
 from offload import Pool, offload
 from tests.pool_functions import knock, pass_gate
 
-POOL = "disconnects"
 _DOUBLE = 8
 
-pool = Pool(POOL, max_workers=2)
-small = Pool("disconnects-small", max_workers=1)
+pool = Pool("requests", max_workers=2)
+small = Pool("requests-small", max_workers=1)
 
 
 @offload(pool=pool)
