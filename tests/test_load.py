@@ -1,14 +1,12 @@
 """The load generator: what it sends, when, and whom it charges for being late."""
 
 import asyncio
-import contextlib
 import json
 import math
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -19,78 +17,7 @@ from offload._bench import load, machine
 from offload._bench.client import BadAnswerError, Target, exchange
 from offload._bench.numbers import quantile
 from offload._bench.plan import plan_of
-
-# Seconds after which a test says that something hangs.
-PATIENCE = 60.0
-FREEZE = 1.0
-
-
-class Server:
-    """Answers by path, on a thread of its own; `/freeze` holds everything up, once."""
-
-    def __init__(self):
-        self.requests = []
-        self.freezes = []
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
-
-    def __enter__(self):
-        self._thread.start()
-        assert self._ready.wait(PATIENCE)
-        return self
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._done.set)
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-
-    async def _serve(self):
-        self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
-        self._tasks = set()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._done.wait()
-        server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _connection(self, reader, writer):
-        self._tasks.add(asyncio.current_task())
-        with contextlib.suppress(OSError, EOFError), contextlib.closing(writer):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                method, path, _ = head.split(" ", 2)
-                length = head.lower().partition("content-length:")[2].partition("\r\n")[0]
-                body = await reader.readexactly(int(length or 0))
-                self.requests.append((method, path, head, body))
-                answer = await self._answer(urlsplit(path).path)
-                if answer is None:
-                    return
-                writer.write(answer)
-
-    async def _answer(self, path):
-        match path:
-            case "/freeze" if not self.freezes:
-                begin = time.monotonic()
-                time.sleep(FREEZE)  # noqa: ASYNC251 - the freeze
-                self.freezes.append((begin, time.monotonic()))
-            case "/never":
-                await self._done.wait()
-            case "/breaks":
-                return None
-            case "/chunked":
-                return (
-                    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-                    b"5;name=value\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: 1\r\n\r\n"
-                )
-            case "/nonsense":
-                return b"220 mail.example ESMTP\r\n\r\n"
-            case "/missing" | "/busy":
-                status = "404 Not Found" if path == "/missing" else "503 Service Unavailable"
-                return f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+from tests.load_server import FREEZE, PATIENCE, Server, unused_port
 
 
 @pytest.fixture
@@ -228,12 +155,14 @@ class TestOutput:
         """Two runs of one seed load two servers in the same way."""
         options = ["--fast", "/a", "--rate", "100", "--arrivals", "poisson", "--seed"]
 
-        first, again, other = (run(server, *options, seed) for seed in ("3", "3", "4"))
+        first, again, other = (
+            run(server, *options, seed, warm_up=0.0, seconds=0.2) for seed in ("3", "3", "4")
+        )
 
         assert first["fast"][0]["intended_ms"] == pytest.approx(
             again["fast"][0]["intended_ms"], abs=0.01
         )
-        assert first["fast"][0]["intended_ms"][:9] != other["fast"][0]["intended_ms"][:9]
+        assert first["fast"][0]["intended_ms"][:5] != other["fast"][0]["intended_ms"][:5]
 
     def test_numbers_in_a_path_are_drawn_for_each_request(self, server):
         """Work of varying size needs no list of sizes."""
@@ -320,9 +249,3 @@ class TestMachine:
         assert machine.read(str(tmp_path)) is None
         assert machine.pss_bytes([1], str(tmp_path)) is None
         assert machine.listeners(80, str(tmp_path)) == []
-
-
-def unused_port():
-    """Return a port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

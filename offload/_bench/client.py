@@ -69,7 +69,7 @@ class Target:
             if any(character in text for character in "\r\n\0"):
                 raise ValueError(f"a line end in {text!r} would make two requests of one")
         if " " in self.path or not self.path.isascii():
-            raise ValueError(f"{self.path!r} must be percent-encoded: https://host/a%20path")
+            raise ValueError(f"{self.path!r} must be percent-encoded, a space as %20")
 
     @property
     def host(self) -> str:

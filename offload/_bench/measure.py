@@ -6,7 +6,7 @@ round 1: idle, loaded    round 2: loaded, idle    round 3: idle, loaded    …
 
 What drifts, a machine that gets warm or a cache that fills, so falls on both alike. A round that
 others disturbed is repeated, and a limit that is neither clearly kept nor clearly exceeded gets
-more rounds, up to twice as many in all.
+more rounds, up to `Settings.max_rounds` in all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["facts", "measure"]
 
-_MOST_ROUNDS = 2  # Times those that were asked for.
 _STARTING_SECONDS = 0.5  # What a generator takes to start and to wait for the last answers.
 _TICK_SECONDS = 0.2  # Between two looks at the clock, for the display only.
 
@@ -44,7 +43,7 @@ def measure(
     alone_ms: float,
     tell: Callable[[str, float], None] = lambda _label, _left: None,
 ) -> Result:
-    """Measure; takes `Settings.rounds` times two cells or, if need be, twice that.
+    """Measure; takes as many rounds as are asked for or, if need be, more.
 
     Args:
         subject: the server, which has answered both paths before.
@@ -59,8 +58,8 @@ def measure(
     rounds: list[Round] = []
     cell_seconds = settings.seconds + settings.warm_up + _STARTING_SECONDS
     while True:
-        planned = max(settings.rounds, len(rounds) + 1)
         number = len(rounds) + 1
+        planned = max(settings.rounds, number)
         kinds = [0, settings.clients]
         cells: dict[int, Cell] = {}
         for index, clients in enumerate(kinds if number % 2 else reversed(kinds)):
@@ -73,10 +72,11 @@ def measure(
         if len(rounds) < settings.rounds:
             continue
         kept = _kept(rounds, settings.rounds)
-        is_last = len(rounds) >= _MOST_ROUNDS * settings.rounds
+        is_last = len(rounds) >= settings.max_rounds
         if not is_last and any(each.is_disturbed for each in kept):
             continue
         tell("computing intervals", 0.0)
+        _add_beats(subject, kept, settings.seconds)
         result = Result(
             settings=settings,
             name=subject.name,
@@ -109,20 +109,23 @@ def _kept(rounds: list[Round], wanted: int) -> list[Round]:
 def _cell(
     subject: Subject, settings: Settings, clients: int, show: Callable[[float], None]
 ) -> Cell:
-    first_beat = len(subject.beats) if subject.beats is not None else 0
     load = _generate(_command(subject, settings, clients), show)
-    beats = None
-    if subject.beats is not None:
-        start = load["started_monotonic"]
-        seen = subject.beats[first_beat:]
-        beats = [beat for beat in seen if start <= beat.at <= start + settings.seconds]
     if not any(latency is not None for latency in load["fast"][0]["latency_ms"]):
         failures = counted(load["fast"][0]["errors"])
         raise SubjectError(
             f"no request of {settings.fast.path} was answered any more ({failures}): the server "
             f"has gone away, or refuses the load\n{subject.last_words()}".rstrip()
         )
-    return Cell(clients, load, beats, pss_bytes(subject.pids) if subject.pids else None)
+    return Cell(clients, load, None, pss_bytes(subject.pids) if subject.pids else None)
+
+
+def _add_beats(subject: Subject, rounds: list[Round], seconds: float) -> None:
+    """Give each cell the beats of its time, late enough that they all have arrived."""
+    if subject.beats is None:
+        return
+    for cell in (cell for each in rounds for cell in (each.idle, each.loaded)):
+        start = cell.load["started_monotonic"]
+        cell.beats = [beat for beat in subject.beats if start <= beat.at <= start + seconds]
 
 
 def _command(subject: Subject, settings: Settings, clients: int) -> list[str]:

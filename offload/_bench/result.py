@@ -45,6 +45,7 @@ class Settings:
         clients: heavy clients at a time.
         rate: requests of `fast` a second.
         rounds: of idle and loaded, at least.
+        max_rounds: of them at most, where some are disturbed or the limit is undecided.
         seconds: of each of the two.
         warm_up: seconds before each of the two.
         timeout: seconds for one request.
@@ -57,6 +58,7 @@ class Settings:
     clients: int
     rate: float
     rounds: int
+    max_rounds: int
     seconds: float
     warm_up: float
     timeout: float

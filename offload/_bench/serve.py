@@ -3,8 +3,8 @@
     python -m offload._bench.serve module:app [--factory]
 
 Started by `offload._bench.subject`, which reads what it tells, one JSON object a line, on what was
-standard output: first `{"ready": {…}}`, then `{"beats": [[at, lag_ms, cpu_ms], …]}` about twice a
-second. Whatever else is printed, by the application for one, goes to standard error. The server
+standard output: first `{"ready": {…}}`, then `{"beats": [[at, lag_ms, cpu_ms], …]}` about ten times
+a second. Whatever else is printed, by the application for one, goes to standard error. The server
 ends in order when its standard input does: whatever ends the command ends it too.
 """
 
@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_BATCH = 50
+_BATCH = 10
 _DRAIN_SECONDS = 5
 
 
@@ -106,7 +105,10 @@ def main() -> None:
     server = _Server(config, tell)
 
     def wait_for_end() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: its lock, held by this thread for ever, ends the interpreter with
+        # a fatal error where the server ends first.
+        while os.read(0, 4096):
+            pass
         server.should_exit = True
 
     threading.Thread(target=wait_for_end, daemon=True).start()

@@ -45,16 +45,17 @@ def judge(result: Result) -> Verdict:
             f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}), more than the limit of {limit:g}"
         )
     found += _faults(result)
-    if found and result.is_disturbed:
-        found.append(
-            "the machine was disturbed meanwhile, which may be why: measure again on a quieter one"
-        )
     notes = [] if limit is not None else found
     reasons = found if limit is not None else []
     if limit is not None and not result.is_decided:
         notes.append(
             f"the interval of the ratio, {ratio.low:.2f} to {ratio.high:.2f}, has the limit in it: "
             "more --rounds or --seconds, or a quieter machine, would tell for sure"
+        )
+    if reasons and result.is_disturbed:
+        notes.append(
+            "the machine was disturbed meanwhile, which may be why it fails: measure again on a "
+            "quieter one"
         )
     if result.dropped:
         notes.append(f"{result.dropped} more rounds were disturbed, and left out")

@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     time_ = parser.add_argument_group("time")
     time_.add_argument("--rounds", type=_count, default=5, help="idle and loaded, at least (5)")
+    time_.add_argument(
+        "--max-rounds",
+        type=_count,
+        default=None,
+        help="where some are disturbed or the limit is undecided (twice --rounds)",
+    )
     time_.add_argument("--seconds", type=_positive, default=4.0, help="for each of the two (4)")
     time_.add_argument("--warm-up", type=_seconds, default=1.0, help="seconds before each (1)")
     output = parser.add_argument_group("output")
@@ -202,6 +208,7 @@ def _settings(arguments: argparse.Namespace, base: str) -> Settings:
         clients=arguments.clients,
         rate=arguments.rate,
         rounds=arguments.rounds,
+        max_rounds=arguments.max_rounds or 2 * arguments.rounds,
         seconds=arguments.seconds,
         warm_up=arguments.warm_up,
         timeout=arguments.timeout,
