@@ -57,6 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for marker in item.iter_markers("guarantee"):
             item.extra_keyword_matches.add(f"guarantee_{marker.args[0]}")
+            item.user_properties.append(("guarantee", marker.args[0]))  # for reports
 
 
 @pytest.fixture(params=BACKENDS)

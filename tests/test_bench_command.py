@@ -175,7 +175,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "subject, message",
         [
-            (f"http://127.0.0.1:{unused_port()}", "nothing listens at"),
+            # Named: the tests of all processes of a run must have the same names.
+            pytest.param(f"http://127.0.0.1:{unused_port()}", "nothing listens at", id="nobody"),
             ("http://192.0.2.1", "is not this machine, and this is a load test"),
             ("localhost:8000", "neither a URL"),
             ("app", "neither a URL"),

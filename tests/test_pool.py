@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -117,7 +118,8 @@ class Held:
         ({"initializer": functions.initialize, "initargs": (threading.Lock(),)}, TypeError),
         ({"initializer": lambda: None}, TypeError),
     ],
-    ids=str,
+    # Without addresses: the tests of all processes of a run must have the same names.
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
 def test_wrong_option_is_refused_when_the_pool_is_made(
     options: dict[str, Any], error: type[Exception]
