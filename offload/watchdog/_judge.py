@@ -93,15 +93,15 @@ def judge(facts: Facts) -> Verdict | None:
 
 def _without_gil(facts: Facts, held: float) -> Verdict:
     """Return the cause of a block in which the loop did not compute and nobody got the GIL."""
-    if not is_asking(facts.switches, held, facts.switch_interval, unknown=facts.is_idle):
-        return Verdict("blocking", held, "gil")
-    # The holder of the GIL would have given it back, had it been let run.
-    if facts.others_waited >= held * _MOST:
-        return _starved(facts)
+    asks = is_asking(facts.switches, held, facts.switch_interval, unknown=facts.is_idle)
     # Where the waits of threads are not counted: without any computation there was no holder.
-    if facts.process is not None and facts.process < held * _MOST:
+    if asks and facts.process is not None and facts.process < held * _MOST:
         return _starved(facts)
-    return Verdict("gil", held)
+    # Whoever had the GIL would have given it back sooner, had it been let run.
+    held -= facts.others_waited
+    if held < facts.threshold:
+        return _starved(facts)
+    return Verdict("gil", held) if asks else Verdict("blocking", held, "gil")
 
 
 def is_asking(switches: int | None, seconds: float, interval: float, *, unknown: bool) -> bool:

@@ -80,13 +80,14 @@ class Meter:
         switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         return Reading(time.thread_time(), self._schedstat(), switches, None)
 
-    def seen_from_outside(self) -> Figures | None:
-        """Return the figures, on any thread; None where they cannot be had."""
-        cpu, waited = _schedstat(self._schedstat())
+    def seen_from_outside(self) -> Reading | None:
+        """Return the same, on any thread; None where that cannot be had."""
+        schedstat = self._schedstat()
+        cpu, _ = _schedstat(schedstat)
         if cpu is None:
             return None
         switches = _number(f"{_TASKS}/{self._thread}/status", b"\nvoluntary_ctxt_switches:")
-        return Figures(cpu, waited, switches)
+        return Reading(cpu, schedstat, switches, None)
 
     def _schedstat(self) -> bytes:
         if self._file is None:

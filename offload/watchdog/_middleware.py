@@ -39,7 +39,7 @@ class Watchdog:
 
     Args:
         app: the ASGI application.
-        threshold: seconds that the loop may be late. A block is found for sure from 1.25 times
+        threshold: seconds that the loop may be late. A block is found for sure from 1.5 times
             that on.
 
     Raises:

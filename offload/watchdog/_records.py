@@ -36,8 +36,9 @@ class Block:
         what: what it was in particular, such as "sleep", "socket", "JSON", "subprocess".
         route: method and template of the request, such as `GET /report/{id}`; its path where the
             template is not known; "" if the code ran for no request.
-        function: the innermost function of the application on the stack; that of a library where
-            there is none of the application.
+        function: the innermost function of the application on the stack, as `module:qualname`; that
+            of a library where there is none of the application; "" if the loop only waited for
+            events, and it is not known which thread had the GIL.
         file: its file.
         line: the line seen most often.
         code: the expression that was being evaluated when it was last seen there.
@@ -76,13 +77,11 @@ class Block:
         if not self.is_over:
             held = "has been held for"
         whom = f" by {self.route}" if self.route else ""
-        how = self.what
-        if self.thread:
-            how += f" in thread {self.thread}"
-        return (
-            f"the event loop {held} {self.seconds * 1e3:.0f} ms{whom}: "
-            f"{self.function} at {self.file}:{self.line} ({self.cause}: {how}): {self.code}"
-        )
+        where = f": {self.function} at {self.file}:{self.line}" if self.function else ""
+        how = f"{self.what} in thread {self.thread}" if self.thread else self.what
+        code = f": {self.code}" if self.code else ""
+        ms = self.seconds * 1e3
+        return f"the event loop {held} {ms:.0f} ms{whom}{where} ({self.cause}: {how}){code}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

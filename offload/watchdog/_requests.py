@@ -58,15 +58,13 @@ def context_of_thread(frame: FrameType) -> contextvars.Context | None:
     while each is not None:
         module = each.f_globals.get("__name__")
         found: Any = None
-        if module == "anyio._backends._asyncio":
+        if module in ("anyio._backends._asyncio", "trio._threads"):
             found = local(each, "context")
         elif module == "concurrent.futures.thread":
             item: Any = local(each, "self")
             # `functools.partial(context.run, function, ...)`; Python 3.14 has it one level deeper.
             function = getattr(item, "fn", None) or (getattr(item, "task", None) or (None,))[0]
             found = getattr(getattr(function, "func", None), "__self__", None)
-        elif module == "trio._threads":
-            found = getattr(local(each, "self"), "context", None)
         if isinstance(found, contextvars.Context):
             return found
         each = each.f_back

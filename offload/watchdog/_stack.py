@@ -81,6 +81,8 @@ class Call(NamedTuple):
             lines[-1] = lines[-1][:end]
             lines[0] = lines[0][start:]
             text = " ".join(b" ".join(lines).decode(errors="replace").split())
+            if not text:  # an instruction that the compiler has added
+                break
             return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
         return linecache.getline(self.file, self.line).strip()[:_MAX_TEXT]
 

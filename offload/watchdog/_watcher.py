@@ -9,51 +9,32 @@ import logging
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offload.watchdog import _kernel
-from offload.watchdog._advice import advise
 from offload.watchdog._judge import Facts, is_asking, judge
-from offload.watchdog._records import Block
-from offload.watchdog._requests import (
-    context_of_thread,
-    package_of,
-    route_of,
-    scope_of_context,
-    scope_of_stack,
-)
-from offload.watchdog._stack import (
-    is_loop_waiting,
-    is_ours,
-    is_waiting,
-    own_call,
-    stack_of,
-    text_of,
-)
+from offload.watchdog._report import holder, report
+from offload.watchdog._samples import Looker, look_round
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from types import CodeType, FrameType
+    from collections.abc import Callable, Iterable
+    from types import CodeType
 
     from offload._heartbeat import Loop
-    from offload.watchdog._judge import Verdict
-    from offload.watchdog._kernel import Figures, Machine, Reading
     from offload.watchdog._ledger import Ledger
-    from offload.watchdog._records import Cause
-    from offload.watchdog._stack import Call, Stack
+    from offload.watchdog._records import Block
+    from offload.watchdog._samples import Other, Round, Sample
 
 __all__ = ["Watcher"]
 
 _logger = logging.getLogger("offload.watchdog")
 _numbers = itertools.count()
 
-# How often the loop notes the time, as a part of the threshold.
-_BEATS_PER_THRESHOLD = 4
 # Seconds between looks at what all threads have used, while all is well. With many threads they are
-# farther apart: a look costs about ten microseconds for each.
-_ROUND = 0.25
-_ROUND_PER_THREAD = 0.01
+# farther apart: a look costs some thirty microseconds for each.
+_ROUND = 0.5
+_ROUND_PER_THREAD = 0.05
 # Looks at a loop that stays blocked get rarer, down to one a second.
 _LOOKS_PER_AGE = 10
 _LONGEST_LOOK = 1.0
@@ -78,47 +59,19 @@ class _Beat(NamedTuple):
 
     due: float
     at: float
-    reading: Reading
-    others: tuple[_Other, ...] = ()
-
-
-class _Sample(NamedTuple):
-    """One look at the loop's thread.
-
-    Attributes:
-        at: when.
-        stack: where it was; empty if the loop was not running.
-        is_idle: whether it only waited for events.
-        scope: the request that it worked for.
-        others: where the other threads were, if somebody else had the GIL.
-    """
-
-    at: float
-    stack: Stack
-    is_idle: bool
-    scope: Mapping[str, Any] | None
-    others: tuple[_Other, ...]
-
-
-class _Other(NamedTuple):
-    thread: int
-    name: str
-    stack: Stack
-    scope: Mapping[str, Any] | None
-    place: tuple[int, int]
-
-
-class _Round(NamedTuple):
-    """A look at all threads, and at the machine, while all was well."""
-
-    at: float
-    used: dict[int, tuple[float, float]]
-    places: dict[int, tuple[int, int]]
-    machine: Machine
+    reading: _kernel.Reading
+    others: tuple[Other, ...] = ()
 
 
 class _Wait(NamedTuple):
-    """A wait of the watcher that took longer than it should have."""
+    """A wait of the watcher that took longer than it should have.
+
+    Attributes:
+        begin: when it should have ended.
+        end: when it did.
+        gil: seconds of it in which somebody else had the GIL.
+        stopped: seconds of it in which nothing at all happened.
+    """
 
     begin: float
     end: float
@@ -129,10 +82,15 @@ class _Wait(NamedTuple):
 class Watcher:
     """Watches the loop that runs in this thread, until it is stopped or the loop has ended.
 
+    While all is well, a beat and half a look come per interval: that is what the watchdog costs,
+    since a thread that wakes up finds every cache cold.
+
     Args:
         loop: the loop.
         threshold: seconds that it may be late.
         ledger: where blocks are counted.
+        beats: heartbeats per threshold. A block that begins just after one is found if it is longer
+            than the threshold by the interval between them.
         tell: called with each block as well, on the watcher's thread.
     """
 
@@ -141,43 +99,41 @@ class Watcher:
         loop: Loop,
         threshold: float,
         ledger: Ledger,
+        *,
+        beats: int = 2,
         tell: Callable[[Block], None] | None = None,
     ) -> None:
         self.threshold = threshold
         self._loop = loop
         self._ledger = ledger
         self._tell = tell
-        self._interval = threshold / _BEATS_PER_THRESHOLD
+        self._interval = threshold / beats
+        # How overdue a heartbeat is when it is first looked at.
+        self._grace = self._interval / 2
         self._number = next(_numbers)
-        self._loop_thread = 0
-        self._loop_task = 0  # its native id
-        self._meter: _kernel.Meter | None = None
-        self._own_meter: _kernel.Meter | None = None
         # Held while the watcher is to go on: it sleeps in the acquisition.
         self._running = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="offload-watchdog", daemon=True)
+        self._looker = Looker(loop, threading.get_ident(), self._thread)
+        self._loop_task = threading.get_native_id()
+        self._meter = _kernel.Meter(self._loop_task)
         # Written by the loop's thread, read by the watcher.
-        self._due = 0.0
+        now = time.perf_counter()
+        self._due = now + self._interval
         self._beats: deque[_Beat] = deque()
         self._caller: CodeType | None = None
         # Written by whatever thread the collector runs on: begin, end.
         self._collections: deque[tuple[float, float]] = deque(maxlen=64)
         self._collecting_since = 0.0
         # The watcher's own.
-        self._last = _Beat(0.0, 0.0, _kernel.Reading(0.0, b"", None, None))
-        self._samples: deque[_Sample] = deque(maxlen=_MAX_SAMPLES)
+        self._last = _Beat(now, now, self._meter.read())
+        self._samples: deque[Sample] = deque(maxlen=_MAX_SAMPLES)
         self._waits: deque[_Wait] = deque(maxlen=_MAX_SAMPLES)
-        self._rounds: deque[_Round] = deque(maxlen=2)
+        self._rounds: deque[Round] = deque(maxlen=2)
         self._hang_told = 0.0
 
     def start(self) -> None:
         """Begin; on the loop's thread."""
-        self._loop_thread = threading.get_ident()
-        self._loop_task = threading.get_native_id()
-        self._meter = _kernel.Meter(self._loop_task)
-        now = time.perf_counter()
-        self._last = _Beat(now, now, self._meter.read())
-        self._due = now + self._interval
         gc.callbacks.append(self._on_collection)
         self._running.acquire()
         self._ledger.begin(self._number, self.threshold, self.lag)
@@ -206,11 +162,8 @@ class Watcher:
     def _beat(self) -> None:
         now = time.perf_counter()
         due = self._due
-        others: tuple[_Other, ...] = ()
-        if now - due >= self.threshold:
-            # If the loop was waiting for the GIL, whoever had it is still where it was.
-            others = self._others(_frames())
-        assert self._meter is not None
+        # If the loop was waiting for the GIL, whoever had it is still where it was.
+        others = self._looker.others() if now - due >= self.threshold else ()
         self._beats.append(_Beat(due, now, self._meter.read(), others))
         self._due = now + self._interval
         # That of `Loop.start` is between us and what has called it.
@@ -222,49 +175,35 @@ class Watcher:
         del info
         if phase == "start":
             self._collecting_since = time.perf_counter()
-        else:
-            now = time.perf_counter()
-            if now - self._collecting_since > _SHORT_COLLECTION:
-                self._collections.append((self._collecting_since, now))
-
-    def _others(self, frames: dict[int, FrameType]) -> tuple[_Other, ...]:
-        """Return where the threads are that are neither the loop's nor the watcher's."""
-        known = {thread.ident: thread for thread in threading.enumerate()}
-        found: list[_Other] = []
-        for number, frame in frames.items():
-            if number in (self._loop_thread, self._thread.ident):
-                continue
-            thread = known.get(number)
-            name = str(number) if thread is None else thread.name
-            native = (None if thread is None else thread.native_id) or 0
-            scope = scope_of_stack(frame) or scope_of_context(context_of_thread(frame))
-            place = (id(frame), frame.f_lasti)
-            found.append(_Other(native, name, stack_of(frame), scope, place))
-        return tuple(found)
+            return
+        now = time.perf_counter()
+        if now - self._collecting_since > _SHORT_COLLECTION:
+            self._collections.append((self._collecting_since, now))
 
     # --- on the watcher's thread ---
 
     def _watch(self) -> None:
-        self._own_meter = _kernel.Meter(threading.get_native_id())
+        meter = _kernel.Meter(threading.get_native_id())
         try:
-            self._go_round()
             is_last = False
             while not is_last:
-                is_last = self._sleep() or self.is_over()
+                self._go_round()
+                is_last = self._sleep(meter) or self.is_over()
                 self._turn()
+        except Exception:
+            # Whatever is wrong with it, the server has nothing to do with that.
+            _logger.exception("the watchdog has failed and watches no more")
         finally:
             with contextlib.suppress(ValueError):
                 gc.callbacks.remove(self._on_collection)
             self._ledger.end(self._number)
-            self._own_meter.close()
-            assert self._meter is not None
+            meter.close()
             # The loop does not beat any more: it has been stopped, or has ended.
             self._meter.close()
 
-    def _sleep(self) -> bool:
+    def _sleep(self, meter: _kernel.Meter) -> bool:
         """Sleep until it is time to look, and look; return whether to stop."""
-        assert self._own_meter is not None
-        before = self._own_meter.read()
+        before = meter.read()
         asleep = time.perf_counter()
         delay = self._delay(asleep)
         is_stopped = self._running.acquire(timeout=delay)
@@ -273,101 +212,82 @@ class Watcher:
         # First of all: whoever had the GIL has just let go of it, and is still where it was. So
         # nothing before this may give it up, as every reading of a file does.
         beats = self._beats
-        if now - self._due >= self._interval or (beats and self._is_late(beats[-1])):
-            self._look(now, was_kept=late > _PUNCTUAL)
+        if now - self._due >= self._grace or (beats and self._is_late(beats[-1])):
+            self._samples.append(self._looker.look(now, self._caller, was_kept=late > _PUNCTUAL))
         if late > _PUNCTUAL:
-            self._waits.append(self._kept(asleep + delay, now, before.parsed()))
+            self._waits.append(_wait(asleep + delay, now, before, meter.read()))
         return is_stopped
+
+    def _delay(self, now: float) -> float:
+        overdue = now - self._due
+        if overdue < self._grace:
+            # Not after each beat but after every other: a block of the threshold is seen anyway.
+            return self._interval + self._grace - overdue
+        if not self._loop.is_running():
+            return _LONGEST_LOOK
+        return min(max(self._grace, overdue / _LOOKS_PER_AGE), _LONGEST_LOOK)
 
     def _is_late(self, beat: _Beat) -> bool:
         return beat.at - beat.due >= self.threshold
 
-    def _kept(self, begin: float, end: float, before: Figures) -> _Wait:
-        """Return what the watcher was kept waiting for: the GIL, or nothing that shows."""
-        assert self._own_meter is not None
-        after = self._own_meter.read().parsed()
-        seconds = end - begin - _less(after.waited, before.waited)
-        switches = _difference(after.switches, before.switches)
-        if is_asking(switches, seconds, sys.getswitchinterval(), unknown=True):
-            return _Wait(begin, end, gil=seconds, stopped=0.0)
-        return _Wait(begin, end, gil=0.0, stopped=seconds)
-
-    def _delay(self, now: float) -> float:
-        overdue = now - self._due
-        if overdue < self._interval:
-            return self._interval - overdue
-        if not self._loop.is_running():
-            return _LONGEST_LOOK
-        return min(max(self._interval, overdue / _LOOKS_PER_AGE), _LONGEST_LOOK)
-
     def _turn(self) -> None:
+        """Count the beats that have come, and judge those that were late."""
         beats = [self._beats.popleft() for _ in range(len(self._beats))]
         for beat in beats:
             if self._is_late(beat):
-                self._conclude(beat, beat.reading.parsed(), is_over=True)
+                self._conclude(beat, is_over=True)
             self._last = beat
         self._ledger.beats(max(beat.at - beat.due, 0.0) for beat in beats)
         now = time.perf_counter()
         overdue = now - self._due
-        if overdue < self._interval:
+        if overdue < self._grace:
             self._forget()
-            self._go_round()
         elif overdue > _HANG and self._hang_told != self._due and self._loop.is_running():
             self._hang_told = self._due
-            assert self._meter is not None
-            figures = self._meter.seen_from_outside()
-            if figures is not None:
-                self._conclude(_Beat(self._due, now, self._last.reading), figures, is_over=False)
+            reading = self._meter.seen_from_outside()
+            if reading is not None:
+                self._conclude(_Beat(self._due, now, reading), is_over=False)
 
     def _forget(self) -> None:
         """Drop what happened before the last beat: nothing later can have to do with it."""
         at = self._last.at
-        self._samples = deque((each for each in self._samples if each.at > at), _MAX_SAMPLES)
+        if self._samples:
+            self._samples = deque((each for each in self._samples if each.at > at), _MAX_SAMPLES)
         while self._waits and self._waits[0].end < at:
             self._waits.popleft()
         while self._collections and self._collections[0][1] < at:
             self._collections.popleft()
 
     def _go_round(self) -> None:
-        """Note what all threads have used, now and then."""
+        """Note what all threads have used, now and then, while all is well."""
         now = time.perf_counter()
         if self._rounds:
             last = self._rounds[-1]
-            if now - last.at < max(_ROUND, _ROUND_PER_THREAD * len(last.used)):
+            if now - self._due >= self._grace or now - last.at < max(
+                _ROUND, _ROUND_PER_THREAD * len(last.used)
+            ):
                 return
-        places = {thread: (id(frame), frame.f_lasti) for thread, frame in _frames().items()}
-        self._rounds.append(_Round(now, _kernel.threads(), places, _kernel.machine()))
+        self._rounds.append(look_round(now))
 
-    def _look(self, now: float, *, was_kept: bool) -> None:
-        """Note where the loop's thread is, and the others if they had the GIL."""
-        frames = _frames()
-        frame = frames.get(self._loop_thread)
-        if frame is None or not self._loop.is_turning(frame):
-            # Between two runs of a loop, as a test runner has them, nothing is being held.
-            self._samples.append(_Sample(now, (), is_idle=True, scope=None, others=()))
-            return
-        stack = stack_of(frame)
-        context = self._loop.context(frame)
-        scope = scope_of_stack(frame) or scope_of_context(context)
-        # uvloop waits in C: the innermost Python frame is then the one that has called the loop.
-        is_called = stack[0].code is self._caller and stack[0].module != "asyncio.events"
-        is_idle = context is None and (is_called or is_loop_waiting(stack))
-        others = self._others(frames) if was_kept else ()
-        self._samples.append(_Sample(now, stack, is_idle, scope, others))
-
-    def _conclude(self, beat: _Beat, figures: Figures, *, is_over: bool) -> None:
+    def _conclude(self, beat: _Beat, *, is_over: bool) -> None:
         """Judge a late heartbeat, and pass on what comes of it."""
-        due, at = beat.due, beat.at
-        inside = [each for each in self._samples if due <= each.at <= at]
+        inside = [each for each in self._samples if beat.due <= each.at <= beat.at]
+        # A watcher that came too late knows at least whether the loop is running.
         seen = inside or list(self._samples)[-1:]
-        if sum(not each.stack for each in seen) * 2 > len(seen):
+        if sum(not each.stack for each in seen) * 2 >= max(len(seen), 1):
             return
-        facts = self._facts(due, at, figures, is_idle=all(each.is_idle for each in inside))
+        start = next((each for each in reversed(self._rounds) if each.at <= beat.due), None)
+        start = start or self._rounds[0]
+        used = self._used_since(start)
+        facts = self._facts(beat, start, used, is_idle=all(each.is_idle for each in inside))
         verdict = judge(facts)
         if verdict is None:
             return
-        others = next((each.others for each in inside if each.others), beat.others)
-        block = self._block(verdict, facts, seen, others, is_over=is_over)
+        held_by = None
+        if verdict.cause == "gil":
+            others = next((each.others for each in inside if each.others), beat.others)
+            held_by = holder(others, used, start.places, verdict.seconds)
+        block = report(verdict, facts, seen, held_by, is_over=is_over)
         if not is_over:
             _logger.warning("%s, and still is. %s\n%s", block, block.advice, block.stack)
             return
@@ -377,33 +297,32 @@ class Watcher:
         if self._tell is not None:
             self._tell(block)
 
-    def _facts(self, due: float, at: float, figures: Figures, *, is_idle: bool) -> Facts:
-        was = self._last.reading.parsed()
-        early = due - self._last.at
-        rounds = [each for each in self._rounds if each.at <= due] or list(self._rounds)[:1]
+    def _facts(
+        self, beat: _Beat, start: Round, used: dict[int, tuple[float, float]], *, is_idle: bool
+    ) -> Facts:
+        was, figures = self._last.reading.parsed(), beat.reading.parsed()
         machine = _kernel.machine()
+        due, at = beat.due, beat.at
         return Facts(
             late=at - due,
             threshold=self.threshold,
             # What it computed before the heartbeat was due is part of the figure, or not: the
             # lesser is sure.
-            cpu=max(figures.cpu - was.cpu - early, 0.0),
+            cpu=max(figures.cpu - was.cpu - (due - self._last.at), 0.0),
             waited=_difference(figures.waited, was.waited),
             switches=_difference(figures.switches, was.switches),
             process=_difference(figures.process, was.process),
             collected=_overlap(self._collections, due, at),
             gil_busy=sum(_share(each, due, at) * each.gil for each in self._waits),
             stopped=sum(_share(each, due, at) * each.stopped for each in self._waits),
-            others_waited=max(
-                (waited for _, waited in self._used_since(rounds[-1]).values()), default=0.0
-            ),
-            pressure=_difference(machine.pressure, rounds[-1].machine.pressure),
-            throttled=_difference(machine.throttled, rounds[-1].machine.throttled),
+            others_waited=max((waited for _, waited in used.values()), default=0.0),
+            pressure=_difference(machine.pressure, start.machine.pressure),
+            throttled=_difference(machine.throttled, start.machine.throttled),
             is_idle=is_idle,
             switch_interval=sys.getswitchinterval(),
         )
 
-    def _used_since(self, start: _Round) -> dict[int, tuple[float, float]]:
+    def _used_since(self, start: Round) -> dict[int, tuple[float, float]]:
         """Return what each other thread has used since then: seconds on CPU, seconds waited."""
         mine = threading.get_native_id()
         return {
@@ -412,106 +331,19 @@ class Watcher:
             if thread in start.used and thread not in (mine, self._loop_task)
         }
 
-    def _block(
-        self,
-        verdict: Verdict,
-        facts: Facts,
-        seen: list[_Sample],
-        others: tuple[_Other, ...],
-        *,
-        is_over: bool,
-    ) -> Block:
-        cause: Cause = verdict.cause
-        thread = ""
-        stack, scope = _most_seen(seen)
-        if cause == "gil":
-            other = self._holder(others, verdict.seconds)
-            if other is not None:
-                thread, stack, scope = other.name, other.stack, other.scope or scope
-        own = own_call(stack, package_of(scope))
-        if cause in ("cpu", "blocking", "gil") and is_ours(stack):
-            cause = "offload"
-        call = _most_seen_call(seen, stack[own])
-        text = call.text
-        what, advice = advise(verdict, cause, stack, own, text)
-        return Block(
-            at=time.time(),
-            seconds=verdict.seconds,
-            cause=cause,
-            what=what,
-            route=route_of(scope),
-            function=call.function,
-            file=call.file,
-            line=call.line,
-            code=text,
-            advice=advice,
-            stack=text_of(stack),
-            thread=thread,
-            late=facts.late,
-            cpu=facts.cpu,
-            waited=facts.waited,
-            collected=facts.collected,
-            is_over=is_over,
-        )
 
-    def _holder(self, others: tuple[_Other, ...], seconds: float) -> _Other | None:
-        """Return the thread that had the GIL, as far as that can be told."""
-        if not others:
-            return None
-        start = self._rounds[0]
-        used = self._used_since(start)
-
-        def likelihood(other: _Other) -> tuple[bool, bool, bool]:
-            return (
-                used.get(other.thread, (0.0, 0.0))[0] >= seconds / 2,
-                not is_waiting(other.stack),
-                other.place not in start.places.values(),
-            )
-
-        best = max(others, key=likelihood)
-        return best if any(likelihood(best)[:2]) else None
-
-
-def _frames() -> dict[int, FrameType]:
-    """Return the innermost frame of each thread, by its ident."""
-    return sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented
-
-
-def _most_seen(samples: list[_Sample]) -> tuple[Stack, Mapping[str, Any] | None]:
-    """Return the stack of the place that was seen most often, and its request."""
-    busy = [each for each in samples if each.stack and not each.is_idle]
-    busy = busy or [each for each in samples if each.stack]
-    places = [_place(each) for each in busy]
-    (place, _), *_ = Counter(places).most_common(1)
-    # The last one: by then the request has its route.
-    sample = busy[len(places) - 1 - places[::-1].index(place)]
-    return sample.stack, sample.scope
-
-
-def _place(sample: _Sample) -> tuple[object, str]:
-    own = own_call(sample.stack, package_of(sample.scope))
-    return sample.stack[own].code, route_of(sample.scope)
-
-
-def _most_seen_call(samples: list[_Sample], call: Call) -> Call:
-    """Return a call of the same function, at the line that was seen most often."""
-    calls = [
-        found
-        for each in samples
-        if (found := next((one for one in each.stack if one.code is call.code), None))
-    ]
-    if not calls:
-        return call
-    (line, _), *_ = Counter(each.line for each in calls).most_common(1)
-    return next(each for each in calls if each.line == line)
+def _wait(begin: float, end: float, was: _kernel.Reading, now: _kernel.Reading) -> _Wait:
+    """Tell what a thread was kept waiting for: the GIL, or nothing that shows."""
+    before, after = was.parsed(), now.parsed()
+    seconds = end - begin - (_difference(after.waited, before.waited) or 0.0)
+    switches = _difference(after.switches, before.switches)
+    if is_asking(switches, seconds, sys.getswitchinterval(), unknown=True):
+        return _Wait(begin, end, gil=seconds, stopped=0.0)
+    return _Wait(begin, end, gil=0.0, stopped=seconds)
 
 
 def _difference(after: Any, before: Any) -> Any:
     return None if after is None or before is None else after - before
-
-
-def _less(after: float | None, before: float | None) -> float:
-    return 0.0 if after is None or before is None else after - before
 
 
 def _overlap(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
