@@ -28,6 +28,7 @@ from offload.starlette import (
     exception_handlers,
     lifespan,
 )
+from offload.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -242,7 +243,11 @@ def create_app(settings: Settings | None = None) -> Starlette:
     return Starlette(
         routes=Demo(settings, pool).routes(),
         lifespan=lifespan(pool, drain=settings.drain),
-        middleware=[Middleware(CancelOnDisconnect)],
+        middleware=[
+            # Outermost, so that everything below it is named.
+            *([Middleware(Watchdog)] if settings.watchdog else []),
+            Middleware(CancelOnDisconnect),
+        ],
         exception_handlers={
             **exception_handlers,
             **dict.fromkeys(_STATUS, _work_problem),

@@ -75,6 +75,7 @@ class Settings:
         8000, _Rule(_integer, "port to listen on; 0: any free one", least=0, greatest=65535)
     )
     access_log: bool = _setting(default=False, rule=_Rule(_switch, "log every request"))
+    watchdog: bool = _setting(default=True, rule=_Rule(_switch, "name what holds the event loop"))
     workers: int | None = _setting(
         None, _Rule(_integer, "worker processes; unset: as the CPUs allow", least=1, greatest=256)
     )
