@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "BLOCK_MS",
     "FRACTIONS",
     "Comparison",
     "Estimate",
@@ -26,7 +27,7 @@ __all__ = [
 FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 # Requests of one second share what happened in it, a stall or a neighbour's burst: they are drawn
 # together, or the intervals would be far too narrow.
-_BLOCK_MS = 1000.0
+BLOCK_MS = 1000.0
 _RESAMPLES = 1000
 _LOWER, _UPPER = 0.025, 0.975
 
@@ -85,11 +86,13 @@ def summary(seconds: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def blocks(times: Iterable[tuple[float, float]]) -> list[list[float]]:
+def blocks(
+    times: Iterable[tuple[float, float]], *, block_ms: float = BLOCK_MS
+) -> list[list[float]]:
     """Return the latencies of (intended, latency) in milliseconds, by second, each sorted."""
     found: dict[int, list[float]] = {}
     for intended, latency in times:
-        found.setdefault(int(intended // _BLOCK_MS), []).append(latency)
+        found.setdefault(int(intended // block_ms), []).append(latency)
     return [sorted(block) for block in found.values()]
 
 

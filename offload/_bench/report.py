@@ -135,15 +135,16 @@ def _verdict(result: Result, verdict: Verdict) -> str:
         f"p99 under load is {ratio.value:.2f} times the idle p99 "
         f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
     )
-    if limit is None:
-        return f'<div class="verdict"><p>{text}.</p></div>'
-    if verdict.is_passed:
-        return (
-            f'<div class="verdict pass"><p><strong>Pass.</strong> {text}; '
-            f"the limit is {limit:g}.</p></div>"
-        )
-    reasons = "".join(f"<p><strong>Fail:</strong> {escape(each)}.</p>" for each in verdict.reasons)
-    return f'<div class="verdict fail">{reasons}</div>'
+    style, lines = "", [f"{text}."]
+    if limit is not None and verdict.is_passed:
+        style, lines = " pass", [f"<strong>Pass.</strong> {text}; the limit is {limit:g}."]
+    elif limit is not None:
+        style = " fail"
+        lines = [f"<strong>Fail:</strong> {escape(each)}." for each in verdict.reasons]
+    if result.is_disturbed:
+        lines.append("The machine was disturbed meanwhile: see the notes.")
+    paragraphs = "".join(f"<p>{line}</p>" for line in lines)
+    return f'<div class="verdict{style}">{paragraphs}</div>'
 
 
 def _table(result: Result) -> str:

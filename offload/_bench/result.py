@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from offload._bench.numbers import (
+    BLOCK_MS,
     Comparison,
     Estimate,
     Stall,
@@ -31,6 +32,9 @@ _STALL_MS = 10.0
 _STALL_TO_P50 = 5.0
 # A beat this late, while the loop's own thread computed for the time of a stall, is its own doing.
 _LATE_MS = 5.0
+_OWN_SHARE = 0.25
+# A sample of few blocks would pretend that it is certain; shorter ones are the lesser evil.
+_LEAST_BLOCKS = 10
 _FAILED = 400
 _LAGS = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
@@ -187,9 +191,11 @@ class Result:
         """Compute what the rounds say together."""
         idle = [each.idle for each in self.rounds]
         loaded = [each.loaded for each in self.rounds]
+        whole_ms = self.settings.seconds * len(self.rounds) * 1e3
+        block_ms = min(BLOCK_MS, whole_ms / _LEAST_BLOCKS)
         self.table = compare(
-            [block for cell in idle for block in blocks(cell.times)],
-            [block for cell in loaded for block in blocks(cell.times)],
+            [block for cell in idle for block in blocks(cell.times, block_ms=block_ms)],
+            [block for cell in loaded for block in blocks(cell.times, block_ms=block_ms)],
         )
         self.threshold_ms = max(_STALL_MS, _STALL_TO_P50 * self.table.before["p50"].value)
         self.idle = self._side(idle)
@@ -284,8 +290,10 @@ class Result:
 
 
 def _is_own(beat: Beat) -> bool:
-    # The loop was held, and by its own thread: not by the machine, nor by a neighbour.
-    return beat.lag_ms >= _LATE_MS and beat.cpu_ms >= _STALL_MS
+    # The loop was held, and by its own thread: not by a neighbour who had the CPU so long that much
+    # work had piled up when the thread got it back.
+    is_busy = beat.cpu_ms >= _STALL_MS and beat.cpu_ms >= _OWN_SHARE * beat.lag_ms
+    return is_busy and beat.lag_ms >= _LATE_MS
 
 
 def _with_omitted(lags: Iterable[float]) -> Iterator[float]:
