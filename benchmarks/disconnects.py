@@ -1,98 +1,103 @@
 """Half of 1,000 clients leave: how much CPU is spent on work that nobody waits for?
 
-Varied: whether `CancelOnDisconnect` is in force. Held: uvicorn on uvloop, two workers, 50 ms of CPU
-per request, all requests sent at once, each client of a random half gone after an exponential
-patience of 200 ms in the mean. Refuted if the clients that left cost more than 5 % of the CPU that
+Varied: the contender; for `offload`, whether `CancelOnDisconnect` is in force. Held: uvicorn on
+uvloop, two workers, 20 ms of CPU per request, all requests sent at once, each client of a random
+half gone after an exponential patience of 200 ms in the mean. CPU is counted by the work itself,
+client by client. Refuted if the clients that left cost `offload` more than 5 % of the CPU that
 their work would have taken, or if one of those that stayed is not answered.
-
-    python -m benchmarks.disconnects [--clients 1000] [--seconds 0.05] [--patience 0.2]
-
-CPU is counted twice: by the work itself, client by client, and by the OS for the server and all
-that it started, dead workers and their replacements included. Prints one JSON object per run.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psutil
-
-from benchmarks.fast_under_heavy import free_port
+from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario, in_process
+from benchmarks.suite.servers import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.suite.contenders import Contender
+    from benchmarks.suite.scenario import Context, Parameters, Settings
+    from benchmarks.suite.servers import Server
+
+_CLIENTS = 1000
+_QUICK_CLIENTS = 20
+_CPU_SECONDS = 0.02
+_PATIENCE_SECONDS = 0.2
+_SEED = 1
+# Seconds for the work of all clients; then what is left is reported as a failure.
+_DRAIN_SECONDS = 120.0
 
 
-@contextlib.contextmanager
-def server(path: Path, seconds: float, *, watches: bool) -> Iterator[tuple[int, psutil.Process]]:
-    """Run the server; yield its port and its process."""
-    port = free_port()
-    process = subprocess.Popen(
-        # The usual backlog would refuse some of a thousand clients at once.
-        [
-            *(sys.executable, "-m", "uvicorn", "benchmarks.disconnects_app:app"),
-            *("--port", str(port), "--loop", "uvloop", "--log-level", "error", "--backlog", "4096"),
-        ],
-        env=os.environ
-        | {"USED_PATH": str(path), "SECONDS": str(seconds), "WATCHES": str(int(watches))},
+def skips(contender: Contender) -> str | None:
+    """Refuse what cannot note how much it has worked."""
+    return in_process(contender)
+
+
+def cells(contender: Contender, _: Settings) -> list[Parameters]:
+    """Return with and without `CancelOnDisconnect`, which is for `offload` only."""
+    return [{"watches": word} for word in (("yes", "no") if contender.is_ours else ("no",))]
+
+
+def measure(
+    contender: Contender, parameters: Sequence[Parameters], context: Context
+) -> Iterator[Measured]:
+    """Measure each on a fresh server."""
+    count = _QUICK_CLIENTS if context.settings.is_quick else _CLIENTS
+    for each in parameters:
+        environment = {"WATCHES": "1" if each["watches"] == "yes" else "0"}
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            serve(contender, context.settings.workers, environment) as server,
+        ):
+            yield once(server, Path(folder) / "used", each, count)
+
+
+def once(server: Server, path: Path, parameters: Parameters, count: int) -> Measured:
+    """Send all requests, wait until no work is left, and add up who used what."""
+    path.write_bytes(bytes(8 * count))
+    begin = time.monotonic()
+    left, answered, stayed = asyncio.run(clients(server.port, path, count))
+    while server.ask("/under_way", timeout=_DRAIN_SECONDS):
+        if time.monotonic() - begin > _DRAIN_SECONDS:
+            raise TimeoutError(f"there is work left after {_DRAIN_SECONDS:g} s")
+        time.sleep(0.05)
+    took = time.monotonic() - begin
+    used = memoryview(path.read_bytes()).cast("d")
+    wasted = sum(used[number] for number in left)
+    return Measured(
+        parameters,
+        values={
+            "left": float(len(left)),
+            "wasted_share": wasted / (_CPU_SECONDS * max(len(left), 1)),
+            "wasted_seconds": wasted,
+            "unanswered": float(stayed - answered),
+            "all_done_seconds": took,
+        },
     )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError):
-                pending(port)
-                break
-            if time.monotonic() > deadline:
-                message = "the server did not answer"
-                raise TimeoutError(message)
-            time.sleep(0.05)
-        yield port, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
-def pending(port: int) -> int:
-    """Return how many calls wait or run."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/state", timeout=30) as response:
-        return int(response.read())
-
-
-def cpu_seconds(root: psutil.Process) -> float:
-    """Return what a process and all below it have used, the dead included."""
-    total = 0.0
-    for process in (root, *root.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:4])
-    return total
-
-
-async def clients(port: int, count: int, patience: float, seed: int) -> tuple[set[int], int]:
+async def clients(port: int, path: Path, count: int) -> tuple[set[int], int, int]:
     """Send all requests at once; return who left, and how many of the others were answered."""
-    draw = random.Random(seed)
+    draw = random.Random(_SEED)
     leavers = set(draw.sample(range(count), count // 2))
-    patiences = {number: draw.expovariate(1 / patience) for number in leavers}
+    patiences = {number: draw.expovariate(1 / _PATIENCE_SECONDS) for number in leavers}
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
 
     async def one(number: int) -> bool:
         reader, writer = connections[number]
-        writer.write(f"GET /heavy?client={number} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        target = f"/noted?client={number}&seconds={_CPU_SECONDS}&path={path}"
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         try:
-            async with asyncio.timeout(patiences.get(number)):
-                return (await reader.readline()).split()[1] == b"200"
-        except TimeoutError:
+            async with asyncio.timeout(patiences.get(number, _DRAIN_SECONDS)):
+                return (await reader.readline()).split()[1:2] == [b"200"]
+        except OSError:  # TimeoutError is one.
             return False
         finally:
             writer.transport.abort()
@@ -100,47 +105,48 @@ async def clients(port: int, count: int, patience: float, seed: int) -> tuple[se
     answered = await asyncio.gather(*(one(number) for number in range(count)))
     # A leaver whose answer came before its patience ended did not leave.
     left = {number for number in leavers if not answered[number]}
-    return left, sum(answered[number] for number in range(count) if number not in leavers)
+    stayers = [number for number in range(count) if number not in leavers]
+    return left, sum(answered[number] for number in stayers), len(stayers)
 
 
-def run(options: argparse.Namespace, *, watches: bool) -> dict[str, Any]:
-    """Make one run."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "used"
-        path.write_bytes(bytes(8 * options.clients))
-        with server(path, options.seconds, watches=watches) as (port, process):
-            idle = cpu_seconds(process)
-            start = time.perf_counter()
-            left, answered = asyncio.run(
-                clients(port, options.clients, options.patience, options.seed)
-            )
-            while pending(port):
-                time.sleep(0.05)
-            took = time.perf_counter() - start
-            everything = cpu_seconds(process) - idle
-        used = memoryview(path.read_bytes()).cast("d")
-        wanted = sum(used[number] for number in range(options.clients) if number not in left)
-        wasted = sum(used[number] for number in left)
-    would_be = options.seconds * len(left)
-    return {
-        "watches": watches,
-        "clients": options.clients,
-        "left": len(left),
-        "stayed_and_answered": answered,
-        "cpu_seconds_for_left": round(wasted, 3),
-        "of_what_it_would_have_taken": round(wasted / would_be, 4),
-        "cpu_seconds_for_the_others": round(wanted, 3),
-        "cpu_seconds_of_everything": round(everything, 3),
-        "wall_seconds": round(took, 2),
-    }
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=0.05)
-    parser.add_argument("--patience", type=float, default=0.2)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    for is_watching in (True, False):
-        print(json.dumps(run(arguments, watches=is_watching)))
+scenario = Scenario(
+    name="disconnects",
+    module=__name__,
+    question=__doc__ or "",
+    metrics=(
+        Metric("wasted_share", "of the leavers' work, % done", factor=100, is_headline=True),
+        Metric("wasted_seconds", "CPU wasted, s"),
+        Metric("unanswered", "stayed and not answered", is_headline=True),
+        Metric("all_done_seconds", "all done after, s"),
+        Metric("left", "clients that left", better=None),
+    ),
+    cells=cells,
+    measure=measure,
+    skips=skips,
+    claims=(
+        Claim(
+            text="of the leavers' work, % done",
+            value="wasted_share",
+            parameters={"watches": "yes"},
+            relation="at most",
+            limit=5,
+        ),
+        Claim(
+            text="clients that stayed and were not answered",
+            value="unanswered",
+            parameters={"watches": "yes"},
+            relation="at most",
+            limit=0,
+        ),
+    ),
+    plots=(
+        Plot(
+            "dots",
+            "wasted_seconds",
+            "CPU seconds spent on clients that had left",
+            "Less is better. `offload` twice: with CancelOnDisconnect (yes) and without (no).",
+            is_log=False,
+        ),
+    ),
+    repetitions=2,
+)

@@ -1,116 +1,147 @@
 """What does a call cost beyond its function? Round trip, event-loop CPU per call, throughput.
 
 Varied: the contender, the event loop, the calls in flight. Held: a no-op function, two workers,
-one process, contenders interleaved in rounds so that a noisy machine is noisy for all of them.
-Quoted: the median over the rounds of the ratio within a round. Refuted if `offload` is not at
-least 5 times faster than `run_in_executor(ProcessPoolExecutor)` and 2 times than
-`anyio.to_process`.
-
-    python -m benchmarks.dispatch_overhead [--rounds 7] [--calls 2000] [--loop asyncio|uvloop]
+each contender in a process of its own; "bare socket" is a worker and a socket without any
+guarantee, the floor. The CPU is that of the process that awaits, all its threads: what the server
+has left for `/fast` is what this leaves. Refuted if `offload` is not at least 5 times faster than
+`run_in_executor(ProcessPoolExecutor)` and 2 times than `anyio.to_process`, one call at a time.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import multiprocessing
-import statistics
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from anyio import to_process
-
-from benchmarks.functions import noop, offloaded_noop
-from benchmarks.prototype import Prototype
-from offload import Pool
+from benchmarks.functions import noop
+from benchmarks.suite.contenders import OURS
+from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario, in_process
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Iterator, Sequence
 
-_WORKERS = 2
-_IN_FLIGHT = 64
+    from benchmarks.suite.contenders import Call, Contender
+    from benchmarks.suite.scenario import Context, Parameters, Settings
 
-
-async def measure(call: Callable[[], Awaitable[Any]], calls: int) -> dict[str, float]:
-    """Return microseconds per serial call and per call of CPU, and calls a second in flight."""
-    for _ in range(50):
-        await call()
-    times: list[float] = []
-    cpu = time.process_time()
-    for _ in range(calls):
-        start = time.perf_counter()
-        await call()
-        times.append(time.perf_counter() - start)
-    cpu = time.process_time() - cpu
-    limit = asyncio.Semaphore(_IN_FLIGHT)
-
-    async def one() -> None:
-        async with limit:
-            await call()
-
-    start = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(calls)))
-    elapsed = time.perf_counter() - start
-    times.sort()
-    return {
-        "p50 us": times[calls // 2] * 1e6,
-        "p99 us": times[int(calls * 0.99)] * 1e6,
-        "cpu us": cpu / calls * 1e6,
-        "calls/s": calls / elapsed,
-    }
+_IN_FLIGHT = (1, 16, 64, 256)
+_WARM_CALLS = 50
+_CALLS = 2000
+_QUICK_CALLS = 50
 
 
-async def main(rounds: int, calls: int) -> None:
-    """Run all contenders in turn, some rounds, and print medians and ratios."""
-    # First, while this process has no threads: it forks.
-    prototype = Prototype(_WORKERS)
-    loop = asyncio.get_running_loop()
-    executor = ProcessPoolExecutor(_WORKERS, mp_context=multiprocessing.get_context("forkserver"))
-    contenders: dict[str, Callable[[], Awaitable[Any]]] = {
-        "prototype": lambda: prototype.run(noop),
-        "offload": offloaded_noop,
-        "ProcessPoolExecutor": lambda: loop.run_in_executor(executor, noop),
-        "anyio.to_process": lambda: to_process.run_sync(noop),
-    }
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        for name, call in contenders.items():
-            print(f"\rround {number + 1} of {rounds}: {name:24}", end="", file=sys.stderr)
-            results[name].append(await measure(call, calls))
-    print(file=sys.stderr)
-    prototype.close()
-    executor.shutdown()
-    await Pool.named("benchmark").aclose()
-    keys = list(results["offload"][0])
-    print(f"{type(loop).__module__}, Python {sys.version.split()[0]}, medians of {rounds} rounds")
-    print(f"{'':22}" + "".join(f"{key:>10}" for key in keys) + "   offload/it, same keys")
-    for name, rows in results.items():
-        ratios = [
-            statistics.median(
-                mine[key] / theirs[key]
-                for mine, theirs in zip(results["offload"], rows, strict=True)
-            )
-            for key in keys
-        ]
-        print(
-            f"{name:22}"
-            + "".join(f"{statistics.median(row[key] for row in rows):10.1f}" for key in keys)
-            + "   "
-            + "".join(f"{ratio:8.2f}" for ratio in ratios)
+def skips(contender: Contender) -> str | None:
+    """Refuse what makes no call to anywhere."""
+    return "a plain call goes nowhere" if contender.name == "inline" else in_process(contender)
+
+
+def cells(_: Contender, settings: Settings) -> list[Parameters]:
+    """Return the calls in flight, on both event loops."""
+    if settings.is_quick:
+        return [{"loop": "uvloop", "in_flight": 16}]
+    return [
+        {"loop": loop, "in_flight": count} for loop in ("asyncio", "uvloop") for count in _IN_FLIGHT
+    ]
+
+
+def measure(
+    contender: Contender, parameters: Sequence[Parameters], context: Context
+) -> Iterator[Measured]:
+    """Measure each cell in a fresh process."""
+    calls = _QUICK_CALLS if context.settings.is_quick else _CALLS
+    for each in parameters:
+        told = context.child(
+            contender, {**each, "calls": calls, "workers": context.settings.workers}
         )
+        told.parameters = each
+        yield told
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=2000)
-    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
-    arguments = parser.parse_args()
-    if arguments.loop == "uvloop":
-        import uvloop
+async def inside(contender: Contender, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Make calls, so many at once, and return what they took."""
+    assert contender.open is not None  # noqa: S101 - skipped
+    async with contender.open(parameters["workers"]) as call:
+        for _ in range(_WARM_CALLS):
+            await call(noop)
+        return await calls_of(call, parameters["calls"], parameters["in_flight"])
 
-        uvloop.run(main(arguments.rounds, arguments.calls))
-    else:
-        asyncio.run(main(arguments.rounds, arguments.calls))
+
+async def calls_of(call: Call, count: int, in_flight: int) -> dict[str, Any]:
+    """Make calls and return the measures of them."""
+    times: list[float] = []
+    left = iter(range(count))
+
+    async def client() -> None:
+        for _ in left:
+            begin = time.perf_counter()
+            await call(noop)
+            times.append(time.perf_counter() - begin)
+
+    cpu, begin = time.process_time(), time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(in_flight)))
+    elapsed, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return {
+        "values": {"cpu_us": cpu / count * 1e6, "calls_per_second": count / elapsed},
+        "samples": {"round_trip_us": [round(each * 1e6, 1) for each in times]},
+    }
+
+
+scenario = Scenario(
+    name="dispatch_overhead",
+    module=__name__,
+    question=__doc__ or "",
+    metrics=(
+        Metric("round_trip_us", "round trip p50, µs", fraction=0.5, is_headline=True),
+        Metric("round_trip_us", "round trip p99, µs", fraction=0.99),
+        Metric("cpu_us", "CPU of the caller, µs", is_headline=True),
+        Metric("calls_per_second", "calls/s", better="more", is_headline=True),
+    ),
+    cells=cells,
+    measure=measure,
+    skips=skips,
+    claims=(
+        Claim(
+            text="round trip of a forkserver `ProcessPoolExecutor`, times that of `offload`",
+            value="round_trip_us p50",
+            parameters={"loop": "asyncio", "in_flight": 1},
+            relation="at least",
+            limit=5.0,
+            contender="executor-forkserver",
+            reference=OURS,
+        ),
+        Claim(
+            text="round trip of `anyio.to_process`, times that of `offload`",
+            value="round_trip_us p50",
+            parameters={"loop": "asyncio", "in_flight": 1},
+            relation="at least",
+            limit=2.0,
+            contender="anyio",
+            reference=OURS,
+        ),
+    ),
+    plots=(
+        Plot(
+            "dots",
+            "round_trip_us p50",
+            "Round trip of a no-op call, one at a time, asyncio",
+            "Less is better; the median call, with 95 % intervals.",
+            where=(("loop", "asyncio"), ("in_flight", 1)),
+        ),
+        Plot(
+            "dots",
+            "cpu_us",
+            "CPU time of the server process per call, 16 in flight, uvloop",
+            "Less is better: this is what a call takes away from everything else on the loop.",
+            where=(("loop", "uvloop"), ("in_flight", 16)),
+        ),
+        Plot(
+            "lines",
+            "calls_per_second",
+            "Calls a second, uvloop",
+            "More is better.",
+            over="in_flight",
+            where=(("loop", "uvloop"),),
+        ),
+    ),
+    repetitions=5,
+    also=("prototype",),
+)

@@ -1,172 +1,159 @@
 """Does `/fast` stay fast while heavy requests keep every core busy?
 
-Varied: how `/heavy` runs, the number of closed-loop heavy clients. Held: uvloop, one server
-process, two workers, about 200 ms of pure Python per heavy request, `/fast` probed at 200 a second,
-open loop. Each round runs every cell once, idle first, so that a cell is compared with the idle one
-of the same server in the same round. Quoted: medians over the rounds. Refuted if the p99 of
-`offload` with 8 clients exceeds 1.3 times its idle p99, or its heavy throughput is below 95 % of
-what two processes do with nothing else running.
-
-    python -m benchmarks.fast_under_heavy [--rounds 5] [--seconds 8] [--clients 8] CONTENDER …
+Varied: how `/heavy` runs, and the number of closed-loop heavy clients. Held: one server process
+(uvicorn on uvloop, or Node), two workers, about 200 ms of pure computation per heavy request,
+`/fast` probed 200 times a second from another process, open loop: its latency counts from the
+intended send time. All levels of a contender are measured on one server, idle first. Refuted if the
+p99 of `offload` with 8 clients exceeds 1.3 times its idle p99, or its heavy throughput is below
+95 % of the best contender's.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import multiprocessing
-import os
-import socket
-import statistics
-import subprocess
-import sys
-import time
-import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmarks.functions import burn
+from benchmarks.suite.contenders import OURS
+from benchmarks.suite.load import disturbances, failed_share, latencies, load
+from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario, quantiles
+from benchmarks.suite.servers import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-_CONTENDERS = ("offload", "offload-low", "offload-normal", "executor", "anyio", "thread", "inline")
+    from benchmarks.suite.contenders import Contender
+    from benchmarks.suite.scenario import Context, Parameters, Settings
+    from benchmarks.suite.servers import Server
+
+_LEVELS = (0, 1, 2, 4, 8, 64)
+_QUICK_LEVELS = (0, 2)
+_RATE = 200
+_HEAVY_MS = 200
+_WARM_UP_SECONDS = 0.5
+_TIMEOUT_SECONDS = 10
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def cells(_: Contender, settings: Settings) -> list[Parameters]:
+    """Return the levels, idle first."""
+    return [{"heavy_clients": level} for level in (_QUICK_LEVELS if settings.is_quick else _LEVELS)]
 
 
-@contextlib.contextmanager
-def server(contender: str, loops: int) -> Iterator[int]:
-    """Run a contender's server; yield its port."""
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "uvicorn", "benchmarks.app:app", "--port", str(port)),
-            *("--loop", "uvloop", "--log-level", "error"),
-        ],
-        env=os.environ | {"CONTENDER": contender, "LOOPS": str(loops)},
+def measure(
+    contender: Contender, levels: Sequence[Parameters], context: Context
+) -> Iterator[Measured]:
+    """Measure all levels on one server."""
+    loops = context.loops(contender, _HEAVY_MS)
+    with serve(contender, context.settings.workers) as server:
+        for level in levels:
+            yield context.undisturbed(lambda level=level: once(server, level, loops, context))
+
+
+def once(server: Server, level: Parameters, loops: int, context: Context) -> Measured:
+    """Measure one level."""
+    server.lags()
+    result = load(
+        server,
+        *("--fast", "/fast", "--rate", str(_RATE), "--timeout", str(_TIMEOUT_SECONDS)),
+        *("--heavy", f"/heavy?n={loops}", "--clients", str(level["heavy_clients"]), "--hang-up"),
+        seconds=context.seconds,
+        warm_up=_WARM_UP_SECONDS,
     )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/fast", timeout=5).close()
-                break
-            if time.monotonic() > deadline:
-                message = f"the server of {contender} did not answer"
-                raise TimeoutError(message)
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def load(port: int, clients: int, seconds: float) -> dict[str, Any]:
-    """Run the load generator."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-P", "-m", "offload._bench.load", str(port)),
-            *("--fast", "/fast", "--heavy", "/heavy"),
-            *("--clients", str(clients), "--seconds", str(seconds)),
-        ],
-        stdout=subprocess.PIPE,
-        check=True,
+    (fast,), heavy, health = result["fast"], result["heavy"], result["health"]
+    has_heavy = level["heavy_clients"] != 0
+    return Measured(
+        level,
+        values={
+            "heavy_per_second": heavy["per_second"] if has_heavy else None,
+            "heavy_failures": float(sum(heavy["errors"].values())) if has_heavy else None,
+            "fast_failed_share": failed_share(fast),
+            "pss_bytes": result["pss_bytes"],
+        },
+        samples={"fast_ms": latencies(fast), "lag_ms": server.lags()},
+        times={
+            "fast_ms": [
+                at
+                for at, took in zip(fast["intended_ms"], fast["latency_ms"], strict=True)
+                if took is not None
+            ]
+        },
+        health=health,
+        disturbed=disturbances(health),
     )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
-def capacity(loops: int, workers: int, seconds: float) -> float:
-    """Return how many heavy functions a second that many processes do with nothing else running."""
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        pool.map(burn, [1000] * workers)
-        end = time.monotonic() + seconds
-        counts = pool.starmap(_count, [(loops, end)] * workers)
-    return sum(counts) / seconds
-
-
-def _count(loops: int, end: float) -> float:
-    done = 0.0
-    while time.monotonic() < end:
-        started = time.monotonic()
-        burn(loops)
-        # The last one counts by the part of it that was inside.
-        done += min(1.0, (end - started) / (time.monotonic() - started))
-    return done
-
-
-def quantile(values: list[float], fraction: float) -> float:
-    """Return the value at `fraction` of the sorted values."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * fraction), len(ordered) - 1)] if ordered else float("nan")
-
-
-def calibrate() -> int:
-    """Return how many loops take 200 ms here."""
-    started = time.perf_counter()
-    burn(1_000_000)
-    return int(1_000_000 * 0.2 / (time.perf_counter() - started))
-
-
-def main(options: argparse.Namespace) -> None:
-    """Run all cells, some rounds, and print the table."""
-    loops = calibrate()
-    cells: dict[tuple[str, int], list[dict[str, float]]] = {}
-    capacities: list[float] = []
-    for number in range(options.rounds):
-        capacities.append(capacity(loops, 2, options.seconds / 2))
-        for contender in options.contenders:
-            with server(contender, loops) as port:
-                for clients in (0, options.clients):
-                    print(
-                        f"\rround {number + 1}: {contender} {clients}     ", end="", file=sys.stderr
-                    )
-                    result = load(port, clients, options.seconds)
-                    fast = result["fast"][0]
-                    latencies = [each for each in fast["latency_ms"] if each is not None]
-                    cells.setdefault((contender, clients), []).append(
-                        {
-                            "p50": quantile(latencies, 0.5),
-                            "p99": quantile(latencies, 0.99),
-                            "p99.9": quantile(latencies, 0.999),
-                            "max": max(latencies, default=float("nan")),
-                            "late p99": fast["lateness_ms"]["p99"],
-                            "heavy/s": result["heavy"]["per_second"],
-                            "of capacity": result["heavy"]["per_second"] / capacities[-1],
-                        }
-                    )
-    print(file=sys.stderr)
-    most = statistics.median(capacities)
-    print(f"capacity {most:.2f} heavy/s, {loops} loops, {options.rounds} rounds")
-    keys = ["p50", "p99", "p99.9", "max", "late p99", "heavy/s", "of capacity"]
-    print(f"{'':16}{'clients':>8}" + "".join(f"{key:>12}" for key in keys) + f"{'p99/idle':>10}")
-    for (contender, clients), rows in cells.items():
-        idle = cells[contender, 0]
-        ratio = statistics.median(
-            row["p99"] / base["p99"] for row, base in zip(rows, idle, strict=True)
-        )
-        values = [statistics.median(row[key] for row in rows) for key in keys]
-        print(
-            f"{contender:16}{clients:8}"
-            + "".join(f"{value:12.2f}" for value in values)
-            + f"{ratio:10.2f}"
-        )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("contenders", nargs="*", default=["offload", "executor", "anyio"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--clients", type=int, default=8)
-    main(parser.parse_args())
+_EIGHT = (("heavy_clients", 8),)
+scenario = Scenario(
+    name="fast_under_heavy",
+    module=__name__,
+    question=__doc__ or "",
+    metrics=(
+        *quantiles("fast_ms", "/fast {}, ms", headline=0.99),
+        Metric("heavy_per_second", "heavy/s", better="more", is_headline=True),
+        Metric("lag_ms", "loop lag p99, ms", fraction=0.99),
+        Metric("pss_bytes", "memory, MiB PSS", factor=2**-20, is_headline=True),
+        Metric("fast_failed_share", "/fast failed, %", factor=100),
+    ),
+    cells=cells,
+    measure=measure,
+    claims=(
+        Claim(
+            text="`/fast` p99 with 8 heavy clients, times the idle one",
+            value="fast_ms p99",
+            parameters={"heavy_clients": 8},
+            relation="at most",
+            limit=1.3,
+            reference=OURS,
+            reference_parameters={"heavy_clients": 0},
+        ),
+        Claim(
+            text="heavy throughput with 8 clients, as a share of the best contender's",
+            value="heavy_per_second",
+            parameters={"heavy_clients": 8},
+            relation="at least",
+            limit=0.95,
+            reference="best",
+        ),
+    ),
+    plots=(
+        Plot(
+            "lines",
+            "fast_ms p99",
+            "/fast p99 as heavy clients come",
+            "Flat is good. Bands are 95 % intervals. What is above the dashed line was given up.",
+            over="heavy_clients",
+        ),
+        Plot(
+            "curves",
+            "fast_ms",
+            "All percentiles of /fast, 8 heavy clients",
+            "To the right are the rarest, slowest requests: one in ten, in a hundred, in a "
+            "thousand. A curve ends where it has too few requests.",
+            where=_EIGHT,
+        ),
+        Plot(
+            "time",
+            "fast_ms",
+            "/fast over time, 8 heavy clients",
+            "Every dot is a request, at its intended send time; all repetitions, one after the "
+            "other. Diagonal streaks are queues that grow while the event loop is held.",
+            where=_EIGHT,
+        ),
+        Plot(
+            "dots",
+            "heavy_per_second",
+            "Heavy throughput, 8 heavy clients",
+            "More is better. 10 a second is what two cores could do with nothing else to do.",
+            where=_EIGHT,
+            is_log=False,
+        ),
+        Plot(
+            "dots",
+            "pss_bytes",
+            "Memory of the whole process tree under load, 8 heavy clients",
+            "Less is better. PSS: a page shared by n processes counts as 1/n in each.",
+            where=_EIGHT,
+            is_log=False,
+        ),
+    ),
+    seconds=1.5,
+    timeout_ms=_TIMEOUT_SECONDS * 1e3,
+)

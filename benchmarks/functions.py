@@ -1,13 +1,14 @@
-"""What the benchmarks run in workers."""
+"""What the benchmarks run in workers. Imports next to nothing: every worker pays for it."""
 
 from __future__ import annotations
 
 import os
 import time
 
-from offload import Pool, offload
-
-pool = Pool("benchmark", max_workers=2)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 def noop() -> None:
@@ -20,11 +21,6 @@ def burn(loops: int) -> int:
     for number in range(loops):
         total += number & 7
     return total
-
-
-@offload(pool=pool)
-def offloaded_noop() -> None:
-    """Do nothing."""
 
 
 def echo(value: object) -> object:
@@ -42,7 +38,7 @@ def crash() -> None:
     os._exit(3)
 
 
-def hold(seconds: float, *, is_busy: bool = True) -> float:
+def hold(seconds: float, is_busy: bool = True) -> float:  # noqa: FBT001, FBT002 - not all pools take keywords
     """Hold a worker for so long, computing or asleep."""
     if not is_busy:
         time.sleep(seconds)
@@ -51,3 +47,28 @@ def hold(seconds: float, *, is_busy: bool = True) -> float:
     while time.thread_time() < end:
         burn(1000)
     return seconds
+
+
+def note(path: str, slot: int, seconds: float) -> None:
+    """Use so many seconds of CPU; note in the slot of a file how many have been used so far."""
+    import mmap
+
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as used:  # noqa: PTH123 - as cheap as it gets
+        cells = memoryview(used).cast("d")
+        start = time.thread_time()
+        while (done := time.thread_time() - start) < seconds:
+            cells[slot] = done
+        cells[slot] = done
+        cells.release()
+
+
+def import_numpy(seconds: float) -> float:
+    """Import numpy, then hold a worker: what a worker with a usual library weighs."""
+    import numpy as np
+
+    return hold(seconds) + float(np.zeros(1)[0])
+
+
+async def awaited(function: Callable[..., Any], *args: Any) -> Any:
+    """Run a plain function, for a pool that takes coroutine functions only."""
+    return function(*args)

@@ -1,175 +1,188 @@
-"""What does a pool do with twice as many calls as it can run?
+"""What becomes of a server that gets twice as many heavy requests as it can run?
 
-Varied: the load, from capacity (measured in this run, before and after) to `--factor` times that.
-Held: one function that holds a worker for `--seconds`, two workers, a queue of `--queued`, arrivals
-at random (open loop: a slow answer delays no arrival; times count from the intended one). Goodput
-is calls completed a second. What a refused caller was told is compared with how long those waited
-that were admitted within the same half second. Refuted if goodput is below 95 % of capacity, the
-99th percentile of refusals above 5 ms, `retry_after` off by more than a factor of two, or a call
-one second after the load's end waits longer than one before it.
-
-    python -m benchmarks.overload [--duration 10] [--factor 2] [--seconds 0.02] [--asleep]
+Varied: the contender. Held: 50 ms of pure computation per request, Poisson arrivals at twice the
+capacity that this server has just shown to 16 clients in a row, open loop; a client waits 5 s, then
+leaves; `/fast` is asked 50 times a second meanwhile. `offload` has a queue of 20 calls, past which
+it refuses with a 503 (with its default of 1,000 it would make its clients wait as the others do);
+the others have no limit to set. Goodput is answers in time, as a share of capacity; recovery is how
+long after the end of the load a request takes twice its usual time or less. Refuted if the goodput
+of `offload` is below 95 % of capacity, a refusal takes over 20 ms, or it needs over 1 s to recover.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import itertools
-import random
+import contextlib
 import statistics
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from benchmarks.functions import hold
-from offload import Pool, QueueFullError
+from benchmarks.suite.load import disturbances, latencies, load
+from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario
+from benchmarks.suite.servers import serve
 
-_WORKERS = 2
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.suite.contenders import Contender
+    from benchmarks.suite.scenario import Context, Parameters, Settings
+    from benchmarks.suite.servers import Server
+
+_HEAVY_MS = 50
+_FACTOR = 2.0
+_CLIENTS = 16
 _CAPACITY_SECONDS = 3.0
-_WINDOW_SECONDS = 0.5
+_PATIENCE_SECONDS = 5.0
+_FAST_RATE = 50
+_QUEUED = 20
+_WARM_UP_SECONDS = 0.5
+# After this, how long recovery takes no longer matters.
+_RECOVERY_SECONDS = 60.0
+_REFUSED = 503
+# The generator waits with select, which knows 1024 descriptors: more than this never wait at once.
+_CONNECTIONS = 450
 
 
-@dataclass
-class Record:
-    """What came of the calls of one load; instants are seconds since its beginning."""
-
-    waits: list[tuple[float, float]] = field(default_factory=list)
-    told: list[tuple[float, float]] = field(default_factory=list)
-    refusals: list[float] = field(default_factory=list)
-    lags: list[float] = field(default_factory=list)
+def cells(_: Contender, __: Settings) -> list[Parameters]:
+    """There is one."""
+    return [{}]
 
 
-async def watch(lags: list[float]) -> None:
-    """Note how late the event loop is, every millisecond."""
-    while True:
-        begin = time.perf_counter()
-        await asyncio.sleep(0.001)
-        lags.append(time.perf_counter() - begin - 0.001)
+def measure(contender: Contender, _: Sequence[Parameters], context: Context) -> Iterator[Measured]:
+    """Measure capacity, then twice that, then recovery, on one server."""
+
+    def once() -> Measured:
+        limit = {"MAX_QUEUED": str(_QUEUED)} if contender.is_bounded else {}
+        with serve(contender, context.settings.workers, limit) as server:
+            return overloaded(server, f"/heavy?n={context.loops(contender, _HEAVY_MS)}", context)
+
+    yield context.undisturbed(once)
 
 
-async def capacity(pool: Pool, arguments: argparse.Namespace) -> float:
-    """Return the calls a second that the workers can run, always having one to run."""
-    done = 0
-    end = time.perf_counter() + _CAPACITY_SECONDS
-
-    async def one() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            await pool.run(hold, arguments.seconds, is_busy=not arguments.asleep)
-            done += 1
-
-    await asyncio.gather(*(one() for _ in range(2 * _WORKERS)))
-    return done / _CAPACITY_SECONDS
-
-
-async def overload(pool: Pool, rate: float, arguments: argparse.Namespace) -> Record:
-    """Send calls at a rate, whatever becomes of them."""
-    record = Record()
-    origin = time.perf_counter()
-    calls: set[asyncio.Task[None]] = set()
-
-    async def one(intended: float) -> None:
-        begin = time.perf_counter()
-        try:
-            await pool.run(hold, arguments.seconds, is_busy=not arguments.asleep)
-        except QueueFullError as full:
-            record.refusals.append(time.perf_counter() - origin - intended)
-            record.told.append((begin - origin, full.retry_after))
-        else:
-            now = time.perf_counter() - origin
-            record.waits.append((begin - origin, now - intended - arguments.seconds))
-
-    watching = asyncio.create_task(watch(record.lags))
-    intended = 0.0
-    while intended < arguments.duration:
-        intended += random.expovariate(rate)
-        await asyncio.sleep(max(0.0, origin + intended - time.perf_counter()))
-        call = asyncio.create_task(one(intended))
-        calls.add(call)
-        call.add_done_callback(calls.discard)
-    watching.cancel()
-    return record
-
-
-async def recovery(pool: Pool, usual: float, arguments: argparse.Namespace) -> float:
-    """Return seconds until a call takes no longer than twice what is usual."""
-    end = time.perf_counter()
-    for _ in itertools.count():
-        begin = time.perf_counter()
-        try:
-            await pool.run(hold, arguments.seconds, is_busy=not arguments.asleep)
-        except QueueFullError:
-            await asyncio.sleep(0.005)
-            continue
-        if time.perf_counter() - begin < 2 * usual:
-            return begin - end
-    raise AssertionError
-
-
-def factors(record: Record) -> list[float]:
-    """Return, for each refused call, what it was told over what the admitted ones waited."""
-    found: list[float] = []
-    for instant, seconds in record.told:
-        near = [wait for at, wait in record.waits if abs(at - instant) < _WINDOW_SECONDS / 2]
-        if near and instant > 1.0:  # the queue fills first
-            found.append(seconds / max(statistics.median(near), 1e-3))
-    return found
-
-
-def quantile(values: list[float], part: float) -> float:
-    """Return a quantile, nan if there is nothing."""
-    return sorted(values)[int(len(values) * part)] if values else float("nan")
-
-
-async def main(arguments: argparse.Namespace) -> None:
-    """Measure capacity, overload, recovery and capacity again, and print them."""
-    async with Pool("overload", max_workers=_WORKERS, max_queued=arguments.queued) as pool:
-        await capacity(pool, arguments)  # warm
-        before = await capacity(pool, arguments)
-        usual: list[float] = []
-        for _ in range(20):
-            begin = time.perf_counter()
-            await pool.run(hold, arguments.seconds, is_busy=not arguments.asleep)
-            usual.append(time.perf_counter() - begin)
-        completed = pool.statistics().completed
-        begin = time.perf_counter()
-        record = await overload(pool, before * arguments.factor, arguments)
-        goodput = (pool.statistics().completed - completed) / (time.perf_counter() - begin)
-        recovered = await recovery(pool, statistics.median(usual), arguments)
-        after = await capacity(pool, arguments)
-    held = (before + after) / 2
-    told = factors(record)
-    right = sum(0.5 <= each <= 2.0 for each in told) / max(len(told), 1)
-    print(f"capacity before, after       {before:8.1f} {after:8.1f} calls/s")
-    print(f"goodput at {arguments.factor:g} x              {goodput:8.1f} calls/s")
-    print(f"goodput / capacity           {goodput / held:8.3f}")
-    print(
-        f"refused                      {len(record.refusals):8} of "
-        f"{len(record.refusals) + len(record.waits)}"
+def overloaded(server: Server, heavy: str, context: Context) -> Measured:
+    """Measure one server."""
+    alone = statistics.median(asked(server, heavy) for _ in range(5))
+    seconds = min(_CAPACITY_SECONDS, context.seconds)
+    before = load(
+        server,
+        *("--heavy", heavy, "--clients", str(_CLIENTS), "--hang-up"),
+        seconds=seconds,
+        warm_up=_WARM_UP_SECONDS,
     )
-    print(
-        f"refusal p50, p99             {quantile(record.refusals, 0.5) * 1e3:8.2f} "
-        f"{quantile(record.refusals, 0.99) * 1e3:8.2f} ms"
-    )
-    print(
-        f"retry_after / real wait      p5 {quantile(told, 0.05):.2f}  p50 "
-        f"{quantile(told, 0.5):.2f}  p95 {quantile(told, 0.95):.2f}"
-    )
-    print(f"  within a factor of 2       {right:8.1%}")
-    print(
-        f"usual call, recovery         {statistics.median(usual) * 1e3:8.1f} ms {recovered:8.3f} s"
-    )
-    print(
-        f"event-loop lag p99, max      {quantile(record.lags, 0.99) * 1e3:8.2f} "
-        f"{max(record.lags) * 1e3:8.2f} ms"
+    capacity = before["heavy"]["per_second"] or 1.0
+    # What the clients that hung up have left behind is not part of the load to come.
+    recovery(server, heavy, alone)
+    server.lags()
+    arguments = [
+        *("--fast", heavy, "--fast", "/fast", "--arrivals", "poisson"),
+        *("--rate", str(_FACTOR * capacity), "--rate", str(_FAST_RATE)),
+        *("--timeout", str(_PATIENCE_SECONDS), "--connections", str(_CONNECTIONS)),
+    ]
+    begin = time.monotonic()
+    with ThreadPoolExecutor(1) as thread:
+        loaded = thread.submit(
+            load, server, *arguments, seconds=context.seconds, warm_up=_WARM_UP_SECONDS
+        )
+        # The generator takes a moment to start; it tells when it did.
+        time.sleep(max(begin + _WARM_UP_SECONDS + context.seconds + 0.5 - time.monotonic(), 0))
+        recovered_at = time.monotonic() + recovery(server, heavy, alone)
+        result = loaded.result()
+    end = result["started_monotonic"] + context.seconds
+    return result_of(result, capacity, max(recovered_at - end, 0.0), server, context)
+
+
+def result_of(
+    result: dict[str, object], capacity: float, recovery: float, server: Server, context: Context
+) -> Measured:
+    """Return what the raw results have of it."""
+    heavy, fast = result["fast"]  # type: ignore[misc]
+    health = result["health"]
+    pairs = list(zip(heavy["latency_ms"], heavy["status"], strict=True))
+    count = max(len(pairs), 1)
+    accepted = [took for took, status in pairs if status == 200]
+    in_vain = heavy["errors"].get("timeout", 0)
+    return Measured(
+        {},
+        values={
+            "capacity_per_second": capacity,
+            "goodput_share": len(accepted) / context.seconds / capacity,
+            "refused_share": sum(status == _REFUSED for _, status in pairs) / count,
+            "given_up_share": in_vain / count,
+            "recovery_seconds": recovery,
+        },
+        samples={
+            "accepted_ms": accepted,
+            "refusal_ms": [took for took, status in pairs if status == _REFUSED],
+            "fast_ms": latencies(fast),
+            "lag_ms": server.lags(),
+        },
+        health=health,  # type: ignore[arg-type]
+        disturbed=disturbances(health),  # type: ignore[arg-type]
     )
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--duration", type=float, default=10.0)
-    parser.add_argument("--factor", type=float, default=2.0)
-    parser.add_argument("--seconds", type=float, default=0.02)
-    parser.add_argument("--queued", type=int, default=20)
-    parser.add_argument("--asleep", action="store_true", help="hold workers without using CPU")
-    asyncio.run(main(parser.parse_args()))
+def asked(server: Server, path: str) -> float:
+    """Return how many seconds a request takes."""
+    begin = time.monotonic()
+    with contextlib.suppress(OSError):
+        server.ask(path, timeout=_RECOVERY_SECONDS)
+        return time.monotonic() - begin
+    # Refused: it has not recovered.
+    return _RECOVERY_SECONDS
+
+
+def recovery(server: Server, path: str, usual: float) -> float:
+    """Wait until a request takes at most twice its usual time; return how long that was."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < _RECOVERY_SECONDS:
+        asking = time.monotonic()
+        if asked(server, path) < 2 * usual:
+            return asking - begin
+        time.sleep(0.01)
+    return _RECOVERY_SECONDS
+
+
+scenario = Scenario(
+    name="overload",
+    module=__name__,
+    question=__doc__ or "",
+    metrics=(
+        Metric("goodput_share", "goodput, % of capacity", "more", factor=100, is_headline=True),
+        Metric("refused_share", "refused, %", better=None, factor=100),
+        Metric("given_up_share", "given up, %", factor=100),
+        Metric("accepted_ms", "accepted p50, ms", fraction=0.5, is_headline=True),
+        Metric("accepted_ms", "accepted p99, ms", fraction=0.99),
+        Metric("refusal_ms", "refusal p99, ms", fraction=0.99),
+        Metric("fast_ms", "/fast p50, ms", fraction=0.5),
+        Metric("fast_ms", "/fast p99, ms", fraction=0.99, is_headline=True),
+        Metric("lag_ms", "loop lag p99, ms", fraction=0.99),
+        Metric("recovery_seconds", "recovery, s", is_headline=True),
+        Metric("capacity_per_second", "capacity, heavy/s", better="more"),
+    ),
+    cells=cells,
+    measure=measure,
+    claims=(
+        Claim(text="goodput, % of capacity", value="goodput_share", relation="at least", limit=95),
+        Claim(text="refusal p99, ms", value="refusal_ms p99", relation="at most", limit=20),
+        Claim(text="recovery, s", value="recovery_seconds", relation="at most", limit=1.0),
+    ),
+    plots=(
+        Plot(
+            "dots",
+            "goodput_share",
+            "Goodput at twice the capacity",
+            "More is better. Work that was done for clients who had left is no goodput.",
+            is_log=False,
+        ),
+        Plot(
+            "dots",
+            "recovery_seconds",
+            "Seconds until requests take their usual time again, after the load has ended",
+            "Less is better; a server that never refuses works off what nobody waits for.",
+        ),
+    ),
+    repetitions=1,
+    seconds=60.0,
+    quick_seconds=0.5,
+    timeout_ms=_PATIENCE_SECONDS * 1e3,
+)

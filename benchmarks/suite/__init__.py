@@ -1,0 +1,1 @@
+"""What the scenarios share: contenders, servers, load, repetitions, intervals, report."""
