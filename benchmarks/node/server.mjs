@@ -8,7 +8,7 @@
 //     express-piscina                     piscina, WORKERS threads
 //     express-workerpool                  workerpool, WORKERS threads
 //
-// GET /fast answers a few bytes, GET /heavy?n=150000000 computes n steps, about 1 ns each on a
+// GET /fast answers a few bytes, GET /heavy?n=120000000 computes n steps, about 200 ms on a
 // fast machine (burn.mjs), and answers the result. When it listens on 127.0.0.1:PORT (0: any) it
 // prints the line "ready" and a line of JSON: contender, workers, port, and versions. SIGTERM ends
 // it. Install with `npm ci` here: package-lock.json pins every package. Node 20 or newer.
@@ -21,7 +21,7 @@ import express from "express";
 
 import { burn } from "./burn.mjs";
 
-const DEFAULT_N = 150_000_000;
+const DEFAULT_N = 120_000_000;
 
 /** Return how a contender computes: (n) => number or a promise of it. */
 async function computation(contender, workers) {
