@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import random
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +70,18 @@ class Fifo:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def free_port() -> int:
+    """Return a port for a server that must be told one, and that nobody else is given meanwhile.
+
+    The kernel hands out ports from 32768 on, to whoever asks for any and for outgoing connections;
+    those below stay free when they are.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def is_alive(pid: int) -> bool:

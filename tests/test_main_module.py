@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, free_port
 
 ROOT = Path(__file__).parent.parent
 # Seconds: far from the minute that a worker has to start.
@@ -389,8 +389,7 @@ app = Starlette(routes=[Route("/", endpoint)])
     )
     def test_server_without_a_guard_is_never_started_twice(self, tmp_path, ending, option):
         """The call fails with what to do, at once and each time, and the server serves on."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         ending = ending.replace("PORT", str(port)).replace("SOCKET", repr(str(tmp_path / "s")))
         (tmp_path / "app.py").write_text(self.SERVER + ending + "\n")
         with server(tmp_path, port if not option else None) as (process, ask):
@@ -407,8 +406,7 @@ app = Starlette(routes=[Route("/", endpoint)])
 
     def test_guarded_server_works(self, tmp_path):
         """The same program with a guard answers from a worker."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         ending = (
             "if __name__ == '__main__':\n"
             f"    uvicorn.run(app, host='127.0.0.1', port={port}, log_level='error')\n"

@@ -5,7 +5,6 @@ Each server here is a real one, with its reloader or its web workers, with calls
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import PATIENCE, Fifo, gone_now
+from tests.processes import PATIENCE, Fifo, free_port, gone_now
 
 ROOT = Path(__file__).parent.parent
 APP = "tests.served_app:app"
@@ -43,9 +42,7 @@ class Served:
     """A server in a process group of its own, as a terminal would have it."""
 
     def __init__(self, folder: Path, command: str, grace: int) -> None:
-        # A port that was free a moment ago: with several web processes, 0 would be one for each.
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()  # with several web processes, 0 would be one for each
         self.base = f"http://127.0.0.1:{port}"
         self.report, self.gate = Fifo(folder / "report"), Fifo(folder / "gate")
         words = command.replace("PORT", str(port)).replace("GRACE", str(grace)).split()
