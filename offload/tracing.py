@@ -41,9 +41,11 @@ from offload.pool import Pool
 
 try:
     from opentelemetry import propagate, trace
-except ModuleNotFoundError as error:
-    message = f"offload.tracing needs opentelemetry ({error}): pip install 'offload[tracing]'"
-    raise ModuleNotFoundError(message, name=error.name) from error
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        f"offload.tracing needs opentelemetry ({_error}): pip install 'offload[tracing]'",
+        name=_error.name,
+    ) from _error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

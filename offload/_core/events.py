@@ -43,14 +43,14 @@ class CallRecord:
     )
 
     def __init__(self, function: str, pool: str, queued_at: float, queued_unix: float) -> None:
-        self.function = function
-        self.pool = pool
-        self.queued_at = queued_at
-        self.queued_unix = queued_unix
-        self.started_at = 0.0
-        self.ended_at = 0.0
-        self.attempts = 0
-        self.outcome = ""
+        self.function: str = function
+        self.pool: str = pool
+        self.queued_at: float = queued_at
+        self.queued_unix: float = queued_unix
+        self.started_at: float = 0.0
+        self.ended_at: float = 0.0
+        self.attempts: int = 0
+        self.outcome: str = ""
         self.error: BaseException | None = None
         self.worker_pid: int | None = None
         self.context: dict[str, Any] = {}
