@@ -22,6 +22,7 @@ from demo_server.settings import Settings
 from demo_server.uploads import read_upload
 from offload import Pool
 from offload.dashboard import Dashboard
+from offload.metrics import metrics_app
 from offload.starlette import (
     CancelOnDisconnect,
     ProblemResponse,
@@ -51,6 +52,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ("GET", "/health", "is the process alive?", ""),
     ("GET", "/ready", "will it take requests?", ""),
     ("GET", "/dashboard/", "pools, workers, functions and failures, live", ""),
+    ("GET", "/metrics", "the same for Prometheus", ""),
     ("GET", "/stats", "what the pool is doing", ""),
 )
 
@@ -83,6 +85,7 @@ class Demo:
             Route("/stats", self.stats),
             # Open to this machine only, wherever the server listens.
             Mount("/dashboard", Dashboard(actions=True)),
+            Route("/metrics", metrics_app()),
         ]
 
     async def fast(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
