@@ -266,7 +266,9 @@ def item(text: str) -> str:
     name, _, rest = text.partition(":")
     # Options that are told of one after the other, as `name`: text, are a list of their own.
     words = re.split(r"(?:^|(?<=\.) )(?=`\w+`: )", " ".join(rest.split()))
-    return "\n".join([f"- `{name.strip()}`: {words[0]}".rstrip(), *(f"  - {each}" for each in words[1:])])
+    return "\n".join(
+        [f"- `{name.strip()}`: {words[0]}".rstrip(), *(f"  - {each}" for each in words[1:])]
+    )
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ A block is one of these, or it is a mistake:
   one of the same name takes the place of the earlier. One that has a line `app = …` is an ASGI
   application: requests that follow are made to it, until the next application. One that begins
   with `test_` is run by pytest, one that ends with `if __name__ == "__main__":` is a program.
-- ```` ```python ```` after `<!-- in NAME.py -->`: code that could stand in an async function of that
-  file. It runs there, with the application started.
-- ```` ```console ````: lines `$ command`, and what it prints. `curl` is a request to the application,
-  `python NAME.py` and `python -m pytest …` are run, and what they print is compared: `…` stands for
-  anything in a line, and alone on a line for any lines. Of other commands it is checked that they
-  and all their options exist.
+- ```` ```python ```` after `<!-- in NAME.py -->`: code that could stand in an async function of
+  that file. It runs there, with the application started.
+- ```` ```console ````: lines `$ command`, and what it prints. `curl` is a request to the
+  application, `python NAME.py` and `python -m pytest …` are run, and what they print is compared:
+  `…` stands for anything in a line, and alone on a line for any lines. Of other commands it is
+  checked that they and all their options exist.
 - ```` ```sh ````: commands alone, checked in the same way.
 - Anything after `<!-- not run: REASON -->`.
 """
@@ -154,29 +154,30 @@ def blocks_of(page: Path) -> list[Block]:
 
 def scenes_of(page: Path) -> list[Scene]:
     """Return what a page does, application by application."""
-    scene = Scene(None, {})
-    scenes = [scene]
+    scenes = [Scene(None, {})]
     for block in blocks_of(page):
         if block.reason is not None:
             continue
         if block.file is not None:
-            if block.is_app or block.file in scene.files:
-                # What was done before was done with the files as they were.
-                if scene.is_played:
-                    scene = Scene(None, dict(scene.files))
-                    scenes.append(scene)
-                if block.is_app:
-                    scene.app = block.file.removesuffix(".py")
-            scene.files[block.file] = block.text
+            _add_file(scenes, block, block.file)
         elif block.home is not None:
-            scene.pieces.append(block)
+            scenes[-1].pieces.append(block)
         elif block.language == "console":
             for command in block.commands():
                 if command.is_request:
-                    scene.requests.append(command)
+                    scenes[-1].requests.append(command)
                 elif command.program is not None:
-                    scene.programs.append(command)
+                    scenes[-1].programs.append(command)
     return scenes
+
+
+def _add_file(scenes: list[Scene], block: Block, name: str) -> None:
+    # What was done before was done with the files as they were.
+    if scenes[-1].is_played and (block.is_app or name in scenes[-1].files):
+        scenes.append(Scene(None, dict(scenes[-1].files)))
+    if block.is_app:
+        scenes[-1].app = name.removesuffix(".py")
+    scenes[-1].files[name] = block.text
 
 
 def matches(expected: list[str], printed: str) -> bool:

@@ -16,11 +16,7 @@ from http import HTTPStatus
 
 import httpx
 
-from offload import Pool
 from tests.docs_pages import matches
-
-# As in conftest: who goes first is not what pages are about, and a loaded machine has no idle time.
-Pool.__init__.__kwdefaults__["os_priority"] = "normal"
 
 _BASE = "http://127.0.0.1:8000"
 
