@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["Loop", "local", "running_loop"]
+__all__ = ["AsyncioLoop", "Loop", "local", "running_loop"]
 
 
 class Loop:
@@ -49,7 +49,9 @@ class Loop:
         return None
 
 
-class _AsyncioLoop(Loop):
+class AsyncioLoop(Loop):
+    """A loop of asyncio, which need not run yet."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -138,7 +140,7 @@ def running_loop() -> Loop:
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None:
         with contextlib.suppress(RuntimeError):
-            return _AsyncioLoop(asyncio.get_running_loop())
+            return AsyncioLoop(asyncio.get_running_loop())
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():
         return _TrioLoop(trio)

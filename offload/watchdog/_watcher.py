@@ -91,7 +91,7 @@ class Watcher:
         ledger: where blocks are counted.
         beats: heartbeats per threshold. A block that begins just after one is found if it is longer
             than the threshold by the interval between them.
-        tell: called with each block as well, on the watcher's thread.
+        tell: called with each block on the watcher's thread, instead of a warning in the log.
     """
 
     def __init__(
@@ -140,9 +140,13 @@ class Watcher:
         self._loop.start(self._interval, self._beat)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End, after judging what there is; on the loop's thread."""
-        if self._loop.is_running():
+    def stop(self, *, was_running: bool = False) -> None:
+        """End, after judging what there is; on the loop's thread.
+
+        Args:
+            was_running: whether the loop has been running until now.
+        """
+        if was_running or self._loop.is_running():
             # What began since the last beat counts, though the loop does not come round any more.
             self._beat()
         self._loop.stop()
@@ -288,13 +292,14 @@ class Watcher:
             others = next((each.others for each in inside if each.others), beat.others)
             held_by = holder(others, used, start.places, verdict.seconds)
         block = report(verdict, facts, seen, held_by, is_over=is_over)
-        if not is_over:
-            _logger.warning("%s, and still is. %s\n%s", block, block.advice, block.stack)
-            return
-        warning = self._ledger.add(block)
-        if warning is not None:
-            _logger.warning("%s", warning)
-        if self._tell is not None:
+        if is_over:
+            warning = self._ledger.add(block)
+        else:
+            warning = f"{block}, and still is. {block.advice}\n{block.stack}"
+        if self._tell is None:
+            if warning is not None:
+                _logger.warning("%s", warning)
+        elif is_over:
             self._tell(block)
 
     def _facts(
