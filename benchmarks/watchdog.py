@@ -174,6 +174,7 @@ def healthy(loop: str, seconds: float) -> dict[str, Any]:
         "fast": len(latencies),
         "fast_p50_ms": round(latencies[len(latencies) // 2] * 1e3, 2),
         "fast_p99_ms": round(latencies[len(latencies) * 99 // 100] * 1e3, 2),
+        "is_watching": found["is_watching"],
         "heartbeats": found["lag"]["count"],
         "longest_lag_ms": round(found["lag"]["maximum"] * 1e3, 1),
         "blocks": {each["cause"]: each["count"] for each in found["causes"]},

@@ -215,8 +215,7 @@ class Watcher:
         late = 0.0 if is_stopped else now - asleep - delay
         # First of all: whoever had the GIL has just let go of it, and is still where it was. So
         # nothing before this may give it up, as every reading of a file does.
-        beats = self._beats
-        if now - self._due >= self._grace or (beats and self._is_late(beats[-1])):
+        if now - self._due >= self._grace or any(map(self._is_late, tuple(self._beats))):
             self._samples.append(self._looker.look(now, self._caller, was_kept=late > _PUNCTUAL))
         if late > _PUNCTUAL:
             self._waits.append(_wait(asleep + delay, now, before, meter.read()))
@@ -278,7 +277,8 @@ class Watcher:
         inside = [each for each in self._samples if beat.due <= each.at <= beat.at]
         # A watcher that came too late knows at least whether the loop is running.
         seen = inside or list(self._samples)[-1:]
-        if sum(not each.stack for each in seen) * 2 >= max(len(seen), 1):
+        seen = seen or [self._looker.look(beat.at, self._caller, was_kept=False)]
+        if sum(not each.stack for each in seen) * 2 >= len(seen):
             return
         start = next((each for each in reversed(self._rounds) if each.at <= beat.due), None)
         start = start or self._rounds[0]
