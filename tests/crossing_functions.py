@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -434,3 +435,68 @@ def lose_memfd(directory: str) -> None:
 
 def has_memfd() -> bool:
     return hasattr(os, "memfd_create")
+
+
+# --- files and streams ---
+
+
+def read_all(file: Any) -> tuple[bytes, int]:
+    return file.read(), file.size
+
+
+def read_named(files: dict[Any, Any]) -> list[bytes]:
+    found: list[Any] = []
+    for value in files.values():
+        found += value if isinstance(value, list) else [value]
+    return [file.read() for file in found]
+
+
+def read_slowly(file: Any) -> bytes:
+    parts = []
+    while part := file.read(10_000):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def read_and_crash_once(file: Any, flag: str) -> bytes:
+    data = file.read()
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os._exit(3)
+    return data
+
+
+def ignore(file: Any) -> None:
+    del file
+
+
+def length_of(file: Any) -> int:
+    return len(file.read())
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def yield_all(items: list[Any]) -> Iterator[Any]:
+    yield from items
+
+
+def make_and_note(count: int, path: str) -> Iterator[bytes]:
+    for _ in range(count):
+        note(path, "made")
+        yield bytes(10_000)
+
+
+def endless(path: str) -> Iterator[bytes]:
+    try:
+        while True:
+            yield bytes(10_000)
+    finally:
+        note(path, "closed")
+
+
+def fail_after(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield b"x"
+    raise ZeroDivisionError

@@ -144,8 +144,9 @@ def encode_with_files(
     value: object, limit: int | None = None
 ) -> tuple[bytes, int, int, list[Descriptor]]:
     """As `encode_large`, for a value that may refer to open files, which are returned as well."""
+    files: list[Descriptor] = []
+    _attached.leaving = files
     try:
-        files = _attached.leaving = []
         try:
             return *_encode_file(value, limit), files
         except TypeError as error:
@@ -153,6 +154,9 @@ def encode_with_files(
                 raise
         files.clear()
         return *_encode_file(value, limit), files
+    except BaseException:
+        files.clear()  # now, and not when nobody refers to the traceback any more
+        raise
     finally:
         _attached.leaving = None
 

@@ -162,7 +162,7 @@ class _Binding:
         if not self.pending:
             self.loop.remove_writer(self.endpoint.fileno())
 
-    def _read(self) -> bool:
+    def _read(self) -> bool:  # noqa: C901 - on the path of each reply: a call costs more
         """Read once and hand over what came; False if there was nothing to read."""
         # What comes now may be for the loop that the worker has moved to. A loop that handles its
         # events before its callbacks (uvloop) comes here before it comes to `close`.
@@ -197,6 +197,8 @@ class _Binding:
                 records.append(reply[2])
             elif task is not None:
                 task.take(reply)
+                if self.worker.last is task and reply[0] < Kind.ITEM:
+                    self.worker.last = None  # an idle worker keeps no megabytes, nor open files
             else:
                 self._discard(reply)
         if records is not None:
@@ -635,6 +637,7 @@ class ProcessCrew:
         if self._workers.pop(worker.number, None) is None:
             return
         self._stop_timer(worker)
+        worker.last = None  # which refers to it: its megabytes would wait for the collector
         if worker.binding is not None:
             worker.binding.close_from_anywhere()
         worker.endpoint.close()

@@ -1,0 +1,101 @@
+"""Files that cross as descriptors: what they hold is neither pickled nor copied.
+
+    disk or memory ◄──one open file──► descriptor here, descriptor in the worker
+
+Both sides read at positions of their own (pread(2)): the offset of the open file, which they share,
+is not used, so that two calls can read the same file at once, and a call that is run again begins
+at the beginning.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+from offload._child.files import attach, attached
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class _Reader(io.RawIOBase):
+    """Reads a descriptor, which it owns, from a position of its own."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._size = size
+        self._position = 0
+
+    def readinto(self, buffer: Any, /) -> int:
+        self._check()
+        with memoryview(buffer) as view, view.cast("B") as raw:
+            moved = os.preadv(self._fd, [raw], self._position)
+        self._position += moved
+        return moved
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._check()
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError(f"there is no position {start + offset} in a file")
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        self._check()
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        self._check()
+        return self._fd
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ValueError("the file is closed")
+
+
+class SpooledFile(io.BufferedReader):
+    """A file without a name, open for reading in binary; it crosses to a worker as a descriptor.
+
+    As an argument of a call it costs no copy, whatever its size, and does not count against
+    `max_payload_bytes`. The worker gets one of its own, at the beginning, to read, seek in or map
+    (`mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)`). Its memory or disk is free when all of
+    them are closed, as happens when nobody refers to them any more.
+
+    Only workers that are processes of the pool can be given one; elsewhere it is an
+    `ArgumentError`. It cannot be a result.
+
+    Attributes:
+        size: in bytes.
+    """
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        """Take over a descriptor of a file that nobody changes any more."""
+        super().__init__(_Reader(descriptor, size))
+        self.size = size
+
+    def __reduce_ex__(self, protocol: Any, /) -> tuple[Any, ...]:
+        """Cross beside the payload."""
+        return _opened, (attach(self.fileno()), self.size)
+
+    def __repr__(self) -> str:
+        """Tell the size."""
+        state = "closed" if self.closed else f"{self.size} bytes"
+        return f"<SpooledFile {state}>"
+
+
+def _opened(number: int, size: int) -> SpooledFile:
+    return SpooledFile(attached(number), size)

@@ -1,0 +1,239 @@
+"""Errors of calls as answers to clients, and as records for operators."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketState
+
+from offload._middleware import CLIENT_CLOSED_REQUEST, log_fields
+from offload.errors import (
+    ArgumentError,
+    ClientDisconnectedError,
+    DeadlineError,
+    FunctionError,
+    FunctionNotFoundError,
+    OffloadError,
+    PoolClosedError,
+    PoolNotFoundError,
+    QueueFullError,
+    QueueTimeoutError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+    WorkerStartError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection, Request
+    from starlette.types import Receive, Scope, Send
+
+    _Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+__all__ = ["ProblemResponse", "exception_handlers", "install"]
+
+_logger = logging.getLogger("offload.starlette")
+
+# Seconds a client is told to wait where the error itself has no estimate: a pool that closes is
+# usually replaced by another server within a second or so, and asking again costs little.
+_DEFAULT_RETRY_AFTER = 1.0
+# An estimate made from a few slow calls can be absurd; no client should give up for a day on it.
+_MAX_RETRY_AFTER = 3600.0
+
+# Close codes of the IANA registry (RFC 6455, section 11.7) that mean what 503 and 500 mean.
+_TRY_AGAIN_LATER = 1013
+_INTERNAL_ERROR = 1011
+
+
+class ProblemResponse(Response):
+    """A problem as JSON (RFC 9457) that also answers HEAD requests properly.
+
+    The `type` is "about:blank": a program goes by the status and by the members that are added.
+
+    Args:
+        status_code: HTTP status, also in the body; the `title` is its standard phrase.
+        detail: what went wrong and what to do about it, for a human at the client.
+        headers: more headers.
+        extensions: more members of the body, any JSON.
+    """
+
+    media_type = "application/problem+json"
+
+    def __init__(
+        self,
+        status_code: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **extensions: object,
+    ) -> None:
+        problem = {
+            "type": "about:blank",
+            "title": HTTPStatus(status_code).phrase,
+            "status": status_code,
+            "detail": detail,
+            **extensions,
+        }
+        content = json.dumps(problem, ensure_ascii=False, allow_nan=False)
+        super().__init__(content, status_code, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; to HEAD the same headers, `Content-Length` included, without the body.
+
+        ASGI leaves it open whether the server drops the body of a response to HEAD.
+        """
+        if scope.get("method") == "HEAD":
+            self.body = b""
+        await super().__call__(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    level: int
+    # A fixed text: the error's own may quote an argument or tell how the server is made.
+    detail: str
+
+
+_BUSY = HTTPStatus.SERVICE_UNAVAILABLE
+_LATE = HTTPStatus.GATEWAY_TIMEOUT
+_BROKEN = HTTPStatus.INTERNAL_SERVER_ERROR
+_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+_NO_CALL = _Answer(_BROKEN, _ERROR, "The server cannot do what this request asks for.")
+
+# Looked up along an error's bases: one that is added later is a 500 until it is added here.
+_ANSWERS: dict[type, _Answer] = {
+    QueueFullError: _Answer(
+        _BUSY, _INFO, "The server is too busy to take this request. Try again later."
+    ),
+    QueueTimeoutError: _Answer(
+        _BUSY, _INFO, "The server was too busy to begin in time. Try again later."
+    ),
+    PoolClosedError: _Answer(_BUSY, _INFO, "The server is shutting down. Try again later."),
+    WorkerStartError: _Answer(
+        _BUSY, _ERROR, "The server cannot begin at present. Try again later."
+    ),
+    TaskTimeoutError: _Answer(_LATE, _WARNING, "The work took longer than it may and was stopped."),
+    # Not 503, though it may not have run: the limit is the caller's, and trying again with the
+    # same one is no better idea than before.
+    DeadlineError: _Answer(_LATE, _INFO, "The work could not be done by its deadline."),
+    ClientDisconnectedError: _Answer(CLIENT_CLOSED_REQUEST, _INFO, "The client has left."),
+    # Not 503: what somebody stops by hand should not come back by itself.
+    TaskCancelledError: _Answer(_BROKEN, _WARNING, "The work was stopped."),
+    WorkerCrashedError: _Answer(_BROKEN, _ERROR, "The work ended unexpectedly."),
+    FunctionError: _NO_CALL,
+    FunctionNotFoundError: _NO_CALL,
+    PoolNotFoundError: _NO_CALL,
+    ArgumentError: _NO_CALL,
+    OffloadError: _Answer(_BROKEN, _ERROR, "The work failed."),
+}
+# Of all others the careful answer is given: it may have run, unless the error itself knows better.
+_DID_NOT_RUN = (
+    ArgumentError,
+    FunctionError,
+    FunctionNotFoundError,
+    PoolNotFoundError,
+    QueueFullError,
+    QueueTimeoutError,
+    WorkerStartError,
+)
+
+
+def _answer_to(error: OffloadError) -> _Answer:
+    return next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
+
+
+def _respond(error: OffloadError, answer: _Answer) -> ProblemResponse:
+    headers: dict[str, str] = {}
+    if answer.status == _BUSY:
+        seconds = float(getattr(error, "retry_after", _DEFAULT_RETRY_AFTER))
+        # Whole seconds by RFC 9110, section 10.2.3; "0" would invite a storm of retries.
+        headers["Retry-After"] = str(math.ceil(min(max(seconds, 1.0), _MAX_RETRY_AFTER)))
+    # Our own class, not an application's subclass of it: names of its code stay in the server.
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == OffloadError.__module__)
+    return ProblemResponse(
+        answer.status,
+        answer.detail,
+        headers=headers,
+        error=kind.__name__,
+        may_have_run=bool(getattr(error, "started", not isinstance(error, _DID_NOT_RUN))),
+    )
+
+
+async def _handle(connection: HTTPConnection, error: Exception) -> Response | None:
+    """Log an `OffloadError` and answer it, to an HTTP client or over a WebSocket."""
+    error = cast("OffloadError", error)
+    answer = _answer_to(error)
+    # The path is quoted, since it is the client's text and may hold line ends; the query is left
+    # out, since it may hold secrets.
+    _logger.log(
+        answer.level,
+        "%s %r: %d, %s: %s",
+        connection.scope.get("method", "WEBSOCKET"),
+        connection.scope["path"],
+        answer.status,
+        type(error).__name__,
+        error,
+        exc_info=error if answer.level >= logging.ERROR else None,
+        extra=log_fields(error) | {"offload_status": answer.status},
+    )
+    if answer.status == CLIENT_CLOSED_REQUEST:
+        # Nobody reads it: it only ends the request in order, for middleware and for access logs.
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    response = _respond(error, answer)
+    if not isinstance(connection, WebSocket):
+        return response
+    if connection.application_state is WebSocketState.CONNECTING:
+        if "websocket.http.response" in connection.scope.get("extensions", {}):
+            return response
+        # Without that extension the server turns a close before the accept into a 403.
+    elif connection.application_state is not WebSocketState.CONNECTED:
+        return None  # It has been closed from this side: nothing more may be sent.
+    later = answer.status == _BUSY
+    await connection.close(
+        _TRY_AGAIN_LATER if later else _INTERNAL_ERROR,
+        # At most 123 bytes (RFC 6455, section 5.5), which all the texts are.
+        answer.detail,
+    )
+    return None
+
+
+# Starlette's types know handlers of requests and of WebSockets, but not one of both, although it
+# looks a handler up by the error alone and sends whatever it returns that is not None.
+# FastAPI asks for a dict of exactly this type.
+exception_handlers: dict[int | type[Exception], _Handler] = {
+    OffloadError: cast("_Handler", _handle)
+}
+"""Handlers for `Starlette(exception_handlers=...)` and `FastAPI(exception_handlers=...)`.
+
+They see what endpoints and their dependencies raise. What a middleware of the application raises
+is outside of them, and once a response has started nothing can replace it: the server then breaks
+the connection, so that no client takes a part for the whole, and logs the error itself.
+"""
+
+
+def install(app: Starlette) -> None:
+    """Add the handlers to an application that exists already.
+
+    A handler that the application has of its own for `OffloadError` is kept, and those that it
+    has or gets for one of its subclasses go first.
+
+    Args:
+        app: a Starlette or FastAPI application that has not served anything yet.
+
+    Raises:
+        RuntimeError: the application has started and would ignore the handlers.
+    """
+    if app.middleware_stack is not None:
+        raise RuntimeError("install(app) comes before the application starts: it has started")
+    for kind, handler in exception_handlers.items():
+        app.exception_handlers.setdefault(kind, handler)

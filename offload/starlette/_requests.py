@@ -1,0 +1,162 @@
+"""What of a request crosses to a worker: the question, not the server, and its body as a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from offload._child.pickling import register_reducer
+from offload._child.spool import SpooledFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
+    from starlette.datastructures import UploadFile
+
+__all__ = ["SpooledFile", "receive_file", "spool_upload"]
+
+# So much of a body is taken together before a thread writes it: a hop costs a tenth of that write.
+_WRITE_BYTES = 1 << 20
+# Buffers that one writev(2) takes (IOV_MAX is 1024 on Linux and macOS, and at least 16 by POSIX).
+_MAX_PARTS = 512
+
+
+async def receive_file(
+    request: Request, *, max_bytes: int, directory: str | os.PathLike[str] | None = None
+) -> SpooledFile:
+    """Receive the body of a request into a file without a name, for a function to read.
+
+    No more than a megabyte of it is in the memory of the server at once, and nothing of it is
+    written on the event loop. Give the file to a decorated function: it crosses as a descriptor,
+    whatever its size. Close it, with `with`, when it has been used.
+
+    Args:
+        request: one whose body has not been read.
+        max_bytes: limit for the body, kept while it arrives.
+        directory: where the file is, without a name; None: where the system keeps temporary files.
+
+    Returns:
+        The file, at its beginning.
+
+    Raises:
+        HTTPException: 413 for a body that is larger, 507 where there is no room for it.
+        ClientDisconnect: the client left before the end of the body.
+
+    Cancellation: closes the file.
+    """
+    # `Connection: close`, since the server would otherwise have to take in the rest of the body
+    # before the next request, whatever its size (RFC 9110, section 15.5.14).
+    too_large = HTTPException(
+        413,
+        f"The body is larger than the {max_bytes} bytes that are taken.",
+        headers={"Connection": "close"},
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+    limiter = anyio.CapacityLimiter(1)  # our own: never behind what the application does in threads
+
+    async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
+        except OSError as error:
+            raise HTTPException(507, "There is no room for the body.") from error
+
+    # If this is cancelled, what the thread makes is closed with the last reference to it.
+    file: IO[bytes] = await in_thread(_new_file, directory)
+    try:
+        size, waiting = 0, 0
+        parts: list[bytes] = []
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise too_large
+                parts.append(chunk)
+                waiting += len(chunk)
+                if waiting >= _WRITE_BYTES or len(parts) >= _MAX_PARTS:
+                    await in_thread(_write, file.fileno(), parts)
+                    parts, waiting = [], 0
+        if waiting:
+            await in_thread(_write, file.fileno(), parts)
+        return SpooledFile(os.dup(file.fileno()), size)
+    finally:
+        file.close()
+
+
+async def spool_upload(upload: UploadFile) -> SpooledFile:
+    """Return a file of a form, as `request.form()` gives it, in a form that crosses to a worker.
+
+    What is still in memory is written to disk by a thread; what is there already is not copied.
+
+    Raises:
+        HTTPException: 507 where there is no room for it.
+    """
+
+    def spool() -> SpooledFile:
+        # fileno() moves a `SpooledTemporaryFile` to disk.
+        file = upload.file
+        descriptor = file.fileno()
+        file.flush()
+        return SpooledFile(os.dup(descriptor), os.fstat(descriptor).st_size)
+
+    try:
+        return await anyio.to_thread.run_sync(spool, limiter=anyio.CapacityLimiter(1))
+    except OSError as error:
+        raise HTTPException(507, "There is no room for the file.") from error
+
+
+def _new_file(directory: str | os.PathLike[str] | None) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=directory, buffering=0)
+
+
+def _write(fd: int, parts: list[bytes]) -> None:
+    written = os.writev(fd, parts)
+    if written == sum(map(len, parts)):
+        return
+    # Full, or a signal: what is left says which.
+    rest = memoryview(b"".join(parts))[written:]
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+# What a scope says about the client's question: plain data by the ASGI specification, apart from
+# `path_params`, which is what the route's convertors make. The rest (the application, `state`, the
+# channels to the client, what middleware adds) belongs to the server and stays there.
+_CROSSING = (
+    "type",
+    "asgi",
+    "http_version",
+    "method",
+    "scheme",
+    "path",
+    "raw_path",
+    "query_string",
+    "root_path",
+    "app_root_path",
+    "headers",
+    "client",
+    "server",
+    "path_params",
+)
+
+
+def _reduce_request(request: Request) -> tuple[type[Request], tuple[dict[str, Any]]]:
+    """Let a request cross to a worker, for decorated functions that are endpoints themselves.
+
+    The copy knows method, URL, headers, cookies, path parameters and the client's address. It has
+    no body: a plain function could not await it here either.
+    """
+    return Request, ({key: request.scope[key] for key in _CROSSING if key in request.scope},)
+
+
+# Of its subclasses, which may hold anything, nothing is assumed.
+register_reducer(Request, _reduce_request)
