@@ -85,7 +85,8 @@ def _announce(listener: socket.socket) -> None:
     loop = "uvloop" if importlib.util.find_spec("uvloop") else "asyncio"
     # Flushed, since whoever has started the server through a pipe waits for this line.
     print(  # noqa: T201 - a program tells its user where it is
-        f"Demo server on {base} (process {os.getpid()}, {loop}). Ctrl+C ends it. Try:\n"
+        f"Demo server on {base} (process {os.getpid()}, {loop}). Ctrl+C ends it.\n"
+        "Open it in a browser, or try:\n"
         f"  curl {base}/fast\n"
         f"  curl {base}/heavy\n"
         f"  curl -F file=@photo.jpg -o thumbnail.jpg '{base}/thumbnail?size=200'\n"

@@ -1,9 +1,11 @@
 """A server with dashboards, for the tests that look at them: `python -m tests.paged_app`."""
 
 import socket
+import time
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
@@ -11,6 +13,7 @@ from starlette.routing import Mount, Route
 from offload import OffloadError, Pool
 from offload.dashboard import Dashboard
 from offload.starlette import lifespan
+from offload.watchdog import Watchdog
 from tests.paged_functions import POOL, double, fail, spin
 
 
@@ -37,6 +40,12 @@ async def spinning(_: Request) -> PlainTextResponse:
     raise AssertionError
 
 
+async def blocking(_: Request) -> PlainTextResponse:
+    """Hold the event loop."""
+    time.sleep(0.5)  # noqa: ASYNC251 - that is the fault
+    return PlainTextResponse("held")
+
+
 def make_app() -> Starlette:
     """Return the application, with its pool."""
     pool = Pool(POOL, min_workers=2, max_workers=2)
@@ -45,10 +54,12 @@ def make_app() -> Starlette:
             Route("/fail", failing),
             Route("/double", doubling),
             Route("/spin", spinning),
+            Route("/block", blocking),
             Mount("/dashboard", Dashboard(actions=True)),
             Mount("/read-only", Dashboard()),
         ],
         lifespan=lifespan(pool),
+        middleware=[Middleware(Watchdog)],
     )
 
 

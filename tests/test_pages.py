@@ -371,6 +371,15 @@ class TestDashboard:
 
         assert answer == "42"
 
+    def test_what_blocks_the_loop_is_named(self, browser, dashboards):
+        """Where the watchdog runs, the page says which route held the event loop, and where."""
+        httpx.get(f"{dashboards}/block", timeout=PATIENCE).raise_for_status()
+        with opened(browser, f"{dashboards}/dashboard/") as page:
+            place = page.locator("#places tr", has_text="GET /block")
+            expect(place).to_contain_text("blocking")
+            expect(place).to_contain_text("paged_app.py")
+            check_looks(page, ("ink", "soft"))
+
     def test_a_page_that_may_only_look_has_no_buttons(self, browser, dashboards):
         """Read-only unless actions are enabled: there is nothing to press."""
         with opened(browser, f"{dashboards}/read-only/") as page:

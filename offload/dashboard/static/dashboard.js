@@ -56,7 +56,7 @@ function showLoop(loop) {
   find("places-box").hidden = loop.places.length === 0;
   keyed(find("places"), loop.places, (place) => [place.file, place.line, place.function, place.route, place.cause].join("\n"),
     () => newRow(["function", "", "", "number", "number", "number", "wide"]),
-    (row, place) => cells(row, [`${place.function} ${place.file}:${place.line}`, place.route || "–",
+    (row, place) => cells(row, [place.file ? `${place.function}\n${place.file}:${place.line}` : "–", place.route || "–",
       `${place.cause}: ${place.what}`, whole.format(place.count), duration(place.longest),
       duration(place.total), place.advice]));
 }
