@@ -14,7 +14,7 @@ import matplotlib as mpl
 mpl.use("svg")
 
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.suite.contenders import CONTENDERS, OURS
 
@@ -29,15 +29,17 @@ if TYPE_CHECKING:
     from benchmarks.suite.scenario import Metric, Plot, Scenario
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#F0E442", "#000000"
-# Yellow comes last: it is hard to see on white, and is drawn with a dark edge.
-_OTHERS = (VERMILLION, GREEN, ORANGE, PURPLE, BLACK, SKY, YELLOW)
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
+# Their eighth, a yellow, cannot be seen on white: grey and dashes stand in for it.
+_OTHERS = (VERMILLION, GREEN, ORANGE, PURPLE, BLACK, SKY, "#999999")
+_DASHES = ("-", "-", "-", "-", "-", "-", "--")
 _MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 _GREY = "#666666"
+# Of a panel its families, with their titles.
 _PANELS = (
-    ("offload", ("offload",)),
-    ("process pools for Python", ("pool",)),
-    ("no pool, and Node", ("no pool", "node")),
+    {"offload": "offload"},
+    {"pool": "process pools for Python"},
+    {"no pool": "no pool", "node": "Node"},
 )
 _STYLE = {
     "font.size": 10,
@@ -55,6 +57,7 @@ _STYLE = {
 # A percentile is drawn only as far as so many requests lie beyond it.
 _BEYOND = 3
 _WIDTH_INCHES = 11.0
+_WIDE = 200.0
 
 
 def draw(scenario: Scenario, results: Results, plot: Plot, path: Path) -> bool:
@@ -95,9 +98,11 @@ def _family(contender: str) -> str:
 def _panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Return panels with a title and contenders; `offload` is in all of them, last (on top)."""
     found: list[tuple[str, list[str]]] = []
-    for title, families in _PANELS:
+    for families in _PANELS:
         inside = [name for name in names if _family(name) in families and name != OURS]
         if inside:
+            there = {_family(name) for name in inside}
+            title = ", ".join(text for family, text in families.items() if family in there)
             found.append((title, inside + [name for name in names if name == OURS]))
     return found or [("", list(names))]
 
@@ -108,6 +113,7 @@ def _looks(members: Sequence[str]) -> dict[str, dict[str, Any]]:
     for number, name in enumerate(others):
         colour = _OTHERS[number % len(_OTHERS)]
         looks[name] = {"color": colour, "marker": _MARKERS[number % len(_MARKERS)], "lw": 1.4}
+        looks[name]["ls"] = _DASHES[number % len(_DASHES)]
     if OURS in members:
         looks[OURS] = {"color": BLUE, "marker": "o", "lw": 2.8}
     for look in looks.values():
@@ -126,6 +132,10 @@ def _scale(axes: Axes, metric: Metric, plot: Plot, *, axis: str) -> None:
     target = axes.xaxis if axis == "x" else axes.yaxis
     if plot.is_log:
         getattr(axes, f"set_{axis}scale")("log")
+        low, high = target.get_view_interval()
+        # Of less than two decades the powers of ten alone are too few to read it by.
+        steps = (1.0, 2.0, 5.0) if high / max(low, 1e-9) < _WIDE else (1.0,)
+        target.set_major_locator(LogLocator(subs=steps, numticks=12))
         target.set_minor_formatter(NullFormatter())
     target.set_major_formatter(FuncFormatter(_plain))
 
@@ -137,7 +147,7 @@ def _title(figure: Figure, plot: Plot, results: Results) -> None:
         0.01,
         0.0,
         f"{machine['cpu']}, {machine['cpus']} CPUs, Python {machine['python']}; "
-        f"{results.document['started'][:10]}; {results.document['repetitions']} repetitions",
+        f"{results.document['started'][:10]}; repetitions: {results.document['repetitions']}",
         fontsize=8,
         color=_GREY,
         va="top",
