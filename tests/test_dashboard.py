@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import anyio
 import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
@@ -269,6 +270,25 @@ class TestState:
 
         assert state["pools"] == []
         assert answer.status_code == 404
+
+    async def test_it_runs_under_fastapi(self):
+        """Mounted on an application of FastAPI it answers the same, with and without the slash."""
+        app = FastAPI()
+        app.mount("/offload", Dashboard())
+        transport = httpx.ASGITransport(app, client=HOME)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            page = await http.get("/offload", follow_redirects=True)
+            script = await http.get(page.url.join("static/dashboard.js"))
+
+        assert (page.status_code, page.url.path) == (200, "/offload/")
+        assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+
+    async def test_two_dashboards_do_not_mix(self):
+        """Each shows its own pools, and offers what it was told to."""
+        async with visited(Dashboard(actions=True)) as one, visited(Dashboard(pools=[])) as other:
+            states = [(await http.get("/state")).json() for http in (one, other)]
+
+        assert [state["actions"] for state in states] == [True, False]
 
     async def test_it_runs_without_a_framework_around_it(self):
         """By itself, under any server, it is an application too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Feed", "Feeds", "Sample"]
+
+# Older versions of anyio tell such variables apart by their names alone.
+_numbers = count()
 
 
 class Sample(NamedTuple):
@@ -86,7 +90,7 @@ class Feeds:
 
     def __init__(self, make: Callable[[], Feed]) -> None:
         self._make = make
-        self._feed: RunVar[Feed] = RunVar("offload.dashboard")
+        self._feed: RunVar[Feed] = RunVar(f"offload.dashboard {next(_numbers)}")
 
     def here(self) -> Feed:
         """Return the feed of the running event loop."""
