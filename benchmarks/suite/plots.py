@@ -102,7 +102,7 @@ def _panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         inside = [name for name in names if _family(name) in families and name != OURS]
         if inside:
             there = {_family(name) for name in inside}
-            title = ", ".join(text for family, text in families.items() if family in there)
+            title = "; ".join(text for family, text in families.items() if family in there)
             found.append((title, inside + [name for name in names if name == OURS]))
     return found or [("", list(names))]
 
@@ -163,7 +163,7 @@ def _dots(scenario: Scenario, results: Results, plot: Plot) -> Figure | None:
         estimate = results.estimate(cell, metric, scenario.metrics)
         if estimate is None:
             continue
-        told = [str(value) for name, value in cell[1] if name not in known]
+        told = [describe([each]) for each in cell[1] if each[0] not in known]
         label = ", ".join([results.label(cell[0]), *told])
         found = [value * metric.factor for value in estimate.interval(fraction)]
         rows.append((found[0], found[1], found[2], label, _family(cell[0]) == "offload"))
