@@ -119,7 +119,8 @@ class Demo:
         upload = await read_upload(
             request, max_bytes=settings.max_body_bytes, media_types=["image/*"]
         )
-        result = await work.thumbnail(upload.data, size, settings.max_pixels)
+        with upload.file as file:
+            result = await work.thumbnail(file, size, settings.max_pixels)
         return Response(result.data, media_type=result.media_type)
 
     async def csv(self, request: Request) -> Response:
@@ -130,7 +131,8 @@ class Demo:
             # The last one is what browsers on Windows make of ".csv" (RFC 4180 came later).
             media_types=["text/*", "application/csv", "application/vnd.ms-excel"],
         )
-        return JSONResponse(await work.summarise_csv(upload.data, upload.charset or "utf-8"))
+        with upload.file as file:
+            return JSONResponse(await work.summarise_csv(file, upload.charset or "utf-8"))
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002 - as in fast
         """Answer as long as the event loop turns: a busy pool is no reason for a restart."""

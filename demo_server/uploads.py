@@ -9,10 +9,14 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from offload.starlette import receive_file, spool_upload
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.types import Message
+
+    from offload.starlette import SpooledFile
 
 __all__ = ["Upload", "read_upload"]
 
@@ -24,16 +28,16 @@ class Upload:
     """A posted file.
 
     Attributes:
-        data: its bytes, at least one.
+        file: it, with at least one byte; to be closed.
         charset: the character encoding that the client declared, or None.
     """
 
-    data: bytes | bytearray
+    file: SpooledFile
     charset: str | None
 
 
 async def read_upload(request: Request, *, max_bytes: int, media_types: Sequence[str]) -> Upload:
-    """Read the file that a request brings.
+    """Read the file that a request brings into a file of ours, for a worker to read.
 
     Args:
         request: one whose body has not been read.
@@ -44,19 +48,14 @@ async def read_upload(request: Request, *, max_bytes: int, media_types: Sequence
 
     Raises:
         HTTPException: 400 for no file, an empty one or a broken form, 413 for a body that is too
-            large, 415 for another type, 501 where forms cannot be read for want of a package.
+            large, 415 for another type, 501 where forms cannot be read for want of a package, 507
+            where there is no room for it.
     """
-    limited = _limit(request, max_bytes)
     media_type, _ = _content_type(request.headers.get("content-type", ""))
     if media_type == _FORM:
-        return await _read_form(limited, media_types)
+        return await _read_form(_limit(request, max_bytes), media_types)
     charset = _check(request.headers.get("content-type", ""), media_types)
-    # One growing buffer, not a list of chunks: joining those would hold the event loop for as
-    # long as the copy of the whole upload takes.
-    data = bytearray()
-    async for chunk in limited.stream():
-        data += chunk
-    return _filled(data, charset)
+    return _filled(await receive_file(request, max_bytes=max_bytes), charset)
 
 
 async def _read_form(request: Request, media_types: Sequence[str]) -> Upload:
@@ -75,7 +74,7 @@ async def _read_form(request: Request, media_types: Sequence[str]) -> Upload:
             if not files:
                 raise HTTPException(400, "The form has no file; with curl: -F file=@its-name")
             charset = _check(files[0].content_type or "", media_types)
-            return _filled(await files[0].read(), charset)
+            return _filled(await spool_upload(files[0]), charset)
     except FormParserError as error:
         # Newer versions of Starlette answer this themselves.
         raise HTTPException(400, "The form is broken.") from error
@@ -128,7 +127,8 @@ def _check(header: str, media_types: Sequence[str]) -> str | None:
     return charset
 
 
-def _filled(data: bytes | bytearray, charset: str | None) -> Upload:
-    if not data:
+def _filled(file: SpooledFile, charset: str | None) -> Upload:
+    if not file.size:
+        file.close()
         raise HTTPException(400, "The file is empty.")
-    return Upload(data, charset)
+    return Upload(file, charset)

@@ -19,6 +19,7 @@ from offload import offload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import BinaryIO
 
     from PIL.Image import Image
 
@@ -108,11 +109,11 @@ def count_primes(n: int) -> PrimeCount:
 
 
 @offload(pool=POOL)
-def thumbnail(data: bytes | bytearray, size: int, max_pixels: int) -> Thumbnail:
+def thumbnail(file: BinaryIO, size: int, max_pixels: int) -> Thumbnail:
     """Make an image fit into a square.
 
     Args:
-        data: the encoded image, of one of `IMAGE_FORMATS`; of an animation, the first frame.
+        file: the encoded image, of one of `IMAGE_FORMATS`; of an animation, the first frame.
         size: side of the square in pixels. A smaller image is not enlarged.
         max_pixels: how many pixels (width by height) are decoded at most: a file of a few
             kilobytes can ask for gigabytes of memory.
@@ -132,7 +133,7 @@ def thumbnail(data: bytes | bytearray, size: int, max_pixels: int) -> Thumbnail:
     # Checked below, where the caller's own limit is known; this one would print a warning.
     Image.MAX_IMAGE_PIXELS = None
     try:
-        source = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        source = Image.open(file, formats=IMAGE_FORMATS)
     except (OSError, SyntaxError, ValueError, OverflowError) as error:
         known = ", ".join(IMAGE_FORMATS)
         raise UnsupportedFormatError(f"not an image of a known format ({known})") from error
@@ -167,11 +168,11 @@ def _encode(image: Image) -> Thumbnail:
 
 
 @offload(pool=POOL)
-def summarise_csv(data: bytes | bytearray, encoding: str) -> dict[str, object]:
+def summarise_csv(file: BinaryIO, encoding: str) -> dict[str, object]:
     """Summarise each column of a CSV file whose first row has the names.
 
     Args:
-        data: the file. Commas, semicolons, tabs or bars separate the cells.
+        file: the table. Commas, semicolons, tabs or bars separate the cells.
         encoding: its character encoding; a byte order mark is skipped.
 
     Returns:
@@ -185,7 +186,7 @@ def summarise_csv(data: bytes | bytearray, encoding: str) -> dict[str, object]:
         UnreadableError: it is not text in that encoding, or not a table.
     """
     try:
-        text = str(data, encoding)
+        text = str(file.read(), encoding)
     except LookupError as error:
         raise UnsupportedFormatError(f"unknown character encoding {encoding!r}") from error
     except ValueError as error:

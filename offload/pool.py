@@ -98,7 +98,8 @@ class Pool:
         initializer: called with `initargs` in each worker before its first task.
         initargs: its arguments.
         preload: modules to import once and share with all workers (forkserver), or to import in
-            each worker before its first task (spawn).
+            each worker before its first task (spawn). As "module:name", a resource to load
+            likewise, see `offload.resources`.
         context_vars: context variables whose value crosses to the worker with each call, as
             "module:name" of the `ContextVar`; values must pickle.
         env: environment variables of the workers; None removes one. Thread pools of numeric

@@ -333,7 +333,7 @@ class TestCsv:
     def test_what_is_no_table_is_a_422(self, data, detail):
         """The text says where and why; not over HTTP, since the worker decides alone."""
         with pytest.raises(work.UnreadableError) as caught:
-            work.summarise_csv.__wrapped__(data, "utf-8")
+            work.summarise_csv.__wrapped__(io.BytesIO(data), "utf-8")
 
         assert detail.lower() in str(caught.value)
 

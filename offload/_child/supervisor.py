@@ -123,13 +123,18 @@ def die_with_parent() -> None:
 
 
 def _preload(modules: list[str]) -> str:
-    """Import what all workers share; return the traceback of the first that fails, or ""."""
+    """Import or load what all workers share; return the traceback of what fails first, or ""."""
     import gc
     import importlib
 
     for module in modules:
         try:
-            importlib.import_module(module)
+            if ":" in module:
+                from offload._child.resource import load
+
+                load(module)
+            else:
+                importlib.import_module(module)
         except BaseException:
             import traceback
 

@@ -415,6 +415,11 @@ def prepare_process(
     for module in modules:
         # Warmth only: one that fails to import fails the calls that need it, with its reason.
         try:
-            importlib.import_module(module)
+            if ":" in module:
+                from offload._child.resource import load
+
+                load(module)
+            else:
+                importlib.import_module(module)
         except Exception:
             sys.modules.pop(module, None)
