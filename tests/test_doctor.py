@@ -115,10 +115,10 @@ class TestWholeCommand:
     SICK = """
         import subprocess, threading, time
         from time import sleep as nap
-        from fastapi import Depends, FastAPI
+        from starlette.applications import Starlette
+        from starlette.routing import Route
         from offload import Pool, offload
 
-        app = FastAPI()
         # Always more than any machine has.
         images = Pool("images", max_workers=10_000, spare_workers=0, os_priority="normal")
         kept = []
@@ -144,9 +144,11 @@ class TestWholeCommand:
         async def user():
             subprocess.run(["true"])
 
-        @app.get("/slow")
-        async def slow(user=Depends(user)):
+        async def slow(request):
+            await user()
             nap(1)
+
+        app = Starlette(routes=[Route("/slow", slow)])
     """
 
     def test_sick_application(self, tmp_path, capsys):
@@ -178,7 +180,8 @@ class TestWholeCommand:
         assert all("the whole application" in text for text in imports)
         blocking = texts("WARN", "blocking")
         assert len(blocking) == 2
-        assert "GET /slow: async def user" in blocking[0]
+        assert "GET /slow: async def slow" in blocking[0]
+        assert "by way of user" in blocking[0]
         assert "subprocess.run()" in blocking[0]
         assert "time.sleep()" in blocking[1]
         line = source.splitlines().index("    nap(1)") + 1

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from offload import Pool
 from offload._cli import main
 from offload._cli.explain import parse_argument, render
 from offload._cli.measure import Measurement, Way, judge, milliseconds
@@ -26,6 +27,12 @@ MEASURED = Measurement(
     result_bytes=2000,
     result_seconds=0.00001,
 )
+
+
+@pytest.fixture(autouse=True)
+def _pool_is_forgotten():
+    yield
+    Pool._registry.pop("offload explain", None)
 
 
 def explain(capsys, *arguments):

@@ -16,10 +16,17 @@ from offload._middleware import log_fields
 from offload.errors import ClientDisconnectedError
 from offload.starlette import exception_handlers
 from tests import pool_functions as functions
+from tests import untraced_functions
 from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.anyio
 FIELDS = ("offload_pool", "offload_function", "offload_pid", "offload_outcome", "offload_status")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio alone: the records do not depend on the event loop."""
+    return "asyncio"
 
 
 def fields(record: logging.LogRecord) -> dict[str, object]:
@@ -76,20 +83,14 @@ async def test_records_of_workers(caplog: pytest.LogCaptureFixture) -> None:
     """What a function logs in a worker arrives with its name and the worker's process id."""
     async with Pool("logging", max_workers=1, os_priority="normal") as pool:
         with caplog.at_level(logging.INFO):
-            pid = await pool.run(log_something)
+            pid = await pool.run(untraced_functions.warn)
         await pool.run(functions.echo, 1)
     del Pool._registry["logging"]
     (record,) = [each for each in caplog.records if each.name == "of the user"]
     assert fields(record) == {
-        "offload_function": f"{__name__}:log_something",
+        "offload_function": "tests.untraced_functions:warn",
         "offload_pid": pid,
     }
-
-
-def log_something() -> int:
-    """Log one record, and return the process id."""
-    logging.getLogger("of the user").warning("something")
-    return os.getpid()
 
 
 async def test_workers_that_ended(caplog: pytest.LogCaptureFixture) -> None:

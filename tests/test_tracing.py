@@ -29,6 +29,12 @@ PARENT = 0x00F067AA0BA902B7
 TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
 
 
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """Run on both kinds of loop: the caller's context gets to the worker in another way on each."""
+    return request.param
+
+
 class Spans:
     """What the server records."""
 
