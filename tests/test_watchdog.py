@@ -27,14 +27,17 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+import offload._engine.engine  # what calls need is imported by now
 import offload.pool
+from demo_server.settings import Settings
 from offload import Pool, watchdog
-from offload._heartbeat import local
+from offload._heartbeat import Loop, local
 from offload.watchdog import Block, Watchdog, WatchdogStatistics
 from offload.watchdog._judge import Facts, Verdict, judge
 from offload.watchdog._ledger import Ledger
 from offload.watchdog._requests import route_of
 from offload.watchdog._stack import stack_of
+from offload.watchdog._watcher import Watcher, _Beat
 from tests import conftest
 from tests.blocking_handlers import WAYS
 
@@ -385,6 +388,8 @@ def facts(**changes):
         (facts(waited=0.0, stopped=0.3, switches=1), Verdict("starved", 0.3, "stopped")),
         # The loop was seen waiting for events, and the GIL was free: nothing held it.
         (facts(waited=0.0, is_idle=True), None),
+        # The watcher came too late to want the GIL as well.
+        (facts(waited=0.0, is_idle=True, switches=60), Verdict("gil", 0.3)),
         # Where the kernel counts no waits.
         (facts(gil_busy=0.3, is_idle=True, process=0.3), Verdict("gil", 0.3)),
         (facts(gil_busy=0.3, is_idle=True, process=0.0), Verdict("starved", 0.3, "stopped")),
@@ -499,6 +504,51 @@ def test_hang_is_told_while_it_lasts(ledger, monkeypatch, caplog):
 # --- its own life ---
 
 
+class StandingLoop(Loop):
+    """A loop that runs, and does nothing."""
+
+    def is_running(self):
+        return True
+
+
+def test_late_beat_that_nobody_saw_is_counted():
+    """On a busy machine the watcher may come when all is over: it goes on, and says what it can."""
+    ledger = Ledger()
+    watcher = Watcher(StandingLoop(), 0.05, ledger)
+    watcher._go_round()
+    reading = watcher._meter.read()
+    computed = reading._replace(cpu=reading.cpu + 0.4)
+    watcher._beats.append(_Beat(watcher._due, watcher._due + 0.3, computed))
+    watcher._turn()
+    watcher._meter.close()
+
+    [block] = ledger.statistics().recent
+    assert block.late == pytest.approx(0.3)
+    assert block.cause in ("cpu", "offload")
+
+
+def test_watchdog_that_fails_leaves_the_application_alone(ledger, monkeypatch, caplog):
+    """It says so, and ends."""
+
+    def fail(_):
+        raise LookupError("by intent")
+
+    monkeypatch.setattr("offload.watchdog._watcher.judge", fail)
+
+    async def main():
+        with watchdog.watching(threshold=0.05):
+            await anyio.sleep(0.01)
+            hold()
+            with anyio.fail_after(PATIENCE):
+                while ledger.statistics().is_watching:  # noqa: ASYNC110 - it has no event
+                    await anyio.sleep(0.01)
+
+    anyio.run(main)
+
+    assert "the watchdog has failed and watches no more" in caplog.text
+    assert "by intent" in caplog.text
+
+
 @pytest.mark.anyio
 async def test_watches_are_nested_and_end(ledger):
     """One thread per loop, however many want it, and none when nobody does."""
@@ -605,6 +655,25 @@ def test_expression_is_told_exactly():
     assert two_calls()[1].text == "stack_of(frame())"
 
 
+def test_demo_server_runs_under_the_watchdog():
+    """Unless it is switched off."""
+    assert Settings().watchdog
+    assert not Settings.from_environment({"DEMO_WATCHDOG": "off"}).watchdog
+    code = (
+        "import demo_server.app as demo, offload.watchdog as w;"
+        "print([each.cls is w.Watchdog for each in demo.app.user_middleware])"
+    )
+    for switch, expected in (("on", "[True, False]"), ("off", "[False]")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"DEMO_WATCHDOG": switch},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+
+
 # --- no false alarm ---
 
 
@@ -616,6 +685,7 @@ def burn(seconds):
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", conftest.BACKENDS[:1], indirect=True)
 async def test_busy_workers_raise_no_alarm(ledger):
     """All cores at work in workers, and the loop at small things: nothing is said of code."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2

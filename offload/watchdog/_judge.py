@@ -85,10 +85,14 @@ def judge(facts: Facts) -> Verdict | None:
         return Verdict("cpu", held)
     if facts.stopped >= held * _MOST:
         return Verdict("starved", facts.late, "stopped")
-    if facts.gil_busy >= held * _MOST:
+    if facts.gil_busy >= held * _MOST or (facts.is_idle and _asks(facts, held)):
         return _without_gil(facts, held)
     # Whoever wanted the GIL got it: the loop's thread sat in a call that had given it up.
     return None if facts.is_idle else Verdict("blocking", held)
+
+
+def _asks(facts: Facts, held: float) -> bool:
+    return is_asking(facts.switches, held, facts.switch_interval, unknown=False)
 
 
 def _without_gil(facts: Facts, held: float) -> Verdict:
