@@ -9,10 +9,11 @@ A block is one of these, or it is a mistake:
 - ```` ```python ```` after `<!-- in NAME.py -->`: code that could stand in an async function of
   that file. It runs there, with the application started.
 - ```` ```console ````: lines `$ command`, and what it prints. `curl` is a request to the
-  application, `python NAME.py` and `python -m pytest …` are run, and what they print is compared:
-  `…` stands for anything in a line, and alone on a line for any lines. Of other commands it is
-  checked that they and all their options exist.
+  application, `python NAME.py`, `python -m pytest …` and `offload …` are run, and what they print
+  is compared: `…` stands for anything in a line, and alone on a line for any lines. Of other
+  commands it is checked that they and all their options exist.
 - ```` ```sh ````: commands alone, checked in the same way.
+- ```` ```text ````: no code, but what a log or a screen shows.
 - Anything after `<!-- not run: REASON -->`.
 """
 
@@ -106,14 +107,21 @@ class Command:
         return words
 
     @property
+    def arguments(self) -> list[str]:
+        """What Python is given to run it."""
+        return ["-m", *self.words] if self.program == "offload" else self.words[1:]
+
+    @property
     def is_request(self) -> bool:
         """Whether it is a request to the application."""
         return self.words[0] == "curl"
 
     @property
     def program(self) -> str | None:
-        """The Python file that it runs, or "pytest"."""
+        """The Python file that it runs, or "pytest", or "offload"."""
         match self.words:
+            case ["offload", *_] if self.output:
+                return "offload"
             case ["python", "-m", "pytest", *_]:
                 return "pytest"
             case ["python", name, *_] if name.endswith(".py"):

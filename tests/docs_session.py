@@ -13,6 +13,7 @@ import shlex
 import sys
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 import httpx
 
@@ -41,9 +42,9 @@ async def started(app):
 async def curl(client, line):
     """Make the request that `curl` would make, and return what it would print."""
     shown, (url,) = getopt.gnu_getopt(
-        shlex.split(line)[1:], "isNX:H:d:", ["data=", "header=", "include"]
+        shlex.split(line)[1:], "isNX:H:d:F:", ["data=", "header=", "include"]
     )
-    headers, data, method, includes = {}, None, None, False
+    headers, data, method, includes, files = {}, None, None, False, {}
     for option, value in shown:
         match option:
             case "-H" | "--header":
@@ -51,14 +52,17 @@ async def curl(client, line):
                 headers[name] = text.strip()
             case "-d" | "--data":
                 data = value
+            case "-F":
+                name, _, path = value.partition("=@")
+                files[name] = (path, Path(path).read_bytes())  # noqa: ASYNC240 - some lines
             case "-X":
                 method = value
             case "-i" | "--include":
                 includes = True
     assert url.startswith(_BASE), url
-    method = method or ("GET" if data is None else "POST")
+    method = method or ("POST" if data is not None or files else "GET")
     response = await client.request(
-        method, url.removeprefix(_BASE), headers=headers, content=data, timeout=60
+        method, url.removeprefix(_BASE), headers=headers, content=data, files=files, timeout=60
     )
     text = response.text
     if includes:

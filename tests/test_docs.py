@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from offload import OffloadError, errors
-from offload.starlette import _DID_NOT_RUN, _answer_to
+from offload.starlette._errors import _DID_NOT_RUN, _answer_to
 from tests.docs_pages import PAGES, ROOT, Block, Command, Scene, blocks_of, matches, scenes_of
 from tests.processes import PATIENCE
 from tests.test_guarantees import marks_of
@@ -53,7 +53,7 @@ def test_every_block_is_accounted_for(page: Path) -> None:
         if block.reason is None
         and block.file is None
         and block.home is None
-        and block.language not in ("console", "sh")
+        and block.language not in ("console", "sh", "text")
     ]
     assert not strange
     assert all(len(block.reason or "a reason") > 5 for block in blocks_of(page))
@@ -98,7 +98,7 @@ def test_it_works_as_it_says(page: Path, scene: Scene, tmp_path: Path) -> None:
         ended = run([sys.executable, "-m", "tests.docs_session"], tmp_path, json.dumps(given))
         assert ended.returncode == 0, ended.stdout
     for command in scene.programs:
-        ended = run([sys.executable, *command.words[1:]], tmp_path)
+        ended = run([sys.executable, *command.arguments], tmp_path)
         printed = ended.stdout
         assert matches(command.output, printed), f"{command.place}: {command.line}:\n{printed}"
         fails = any("Traceback" in line or "failed" in line for line in command.output)
