@@ -165,6 +165,11 @@ class Trays:
         self._page = page
         self._whole = memoryview(shared)
         self._has_trays = len(shared) > context.PAGE_BYTES
+        os.register_at_fork(after_in_child=self.leave_to_parent)
+
+    def leave_to_parent(self) -> None:
+        """Let go of the out-tray: this is a forked child of the worker, which may be filling it."""
+        self._has_trays = False
 
     def load(self, body: bytes) -> Any:
         """Unpickle what is in the in-tray; nothing that comes of it refers to the tray."""

@@ -230,10 +230,9 @@ class Serving:
                 return
             if meta is not None:
                 leave(scope, meta, None)
+            self._reply(Kind.RESULT, result, limit, by_value=by_value)
         except Failure as failure:
             self._fail(failure)
-        else:
-            self._reply(Kind.RESULT, result, limit, by_value=by_value)
 
     def _opener(self, fd: int) -> Callable[[bytes], Any]:
         files = self._connection.files()
@@ -260,36 +259,57 @@ class Serving:
         *,
         by_value: bool,
     ) -> None:
+        close: Callable[[], None] = getattr(items, "close", lambda: None)
         try:
-            is_wanted = True
-            while is_wanted:
-                try:
-                    item = scope.run(next, items)
-                except StopIteration:
-                    break
-                except BaseException as error:
-                    raise raised(error) from None
-                if not self._reply(Kind.ITEM, item, limit, by_value=by_value):
-                    return
-                del item
-                credit -= 1
-                while is_wanted and (found := self._news(wait=not credit)) is not None:
-                    kind, _, body, _ = found
-                    is_wanted = kind != Kind.CLOSE
-                    credit += int.from_bytes(body, "little")
-        finally:
-            close: Callable[[], None] | None = getattr(items, "close", None)
-            if close is not None:
-                try:
-                    scope.run(close)
-                except BaseException as error:
-                    raise raised(error) from None
+            self._send_items(scope, items, credit, limit, by_value=by_value)
+        except BaseException:
+            # One reply ends a task: a second one, for what the cleaning up raises, would be taken
+            # for that of the next task, and the next one's for that of the one after it.
+            try:
+                scope.run(close)
+            except BaseException:  # noqa: S110 - what went wrong first is told
+                pass
+            raise
+        try:
+            scope.run(close)
+        except BaseException as error:
+            raise raised(error) from None
         self._send(Kind.END)
+
+    def _send_items(
+        self,
+        scope: contextvars.Context,
+        items: Iterator[Any],
+        credit: int,
+        limit: int | None,
+        *,
+        by_value: bool,
+    ) -> None:
+        is_wanted = True
+        while is_wanted:
+            try:
+                item = scope.run(next, items)
+            except StopIteration:
+                break
+            except BaseException as error:
+                raise raised(error) from None
+            self._reply(Kind.ITEM, item, limit, by_value=by_value)
+            del item
+            credit -= 1
+            while is_wanted and (found := self._news(wait=not credit)) is not None:
+                kind, _, body, _ = found
+                is_wanted = kind != Kind.CLOSE
+                credit += int.from_bytes(body, "little")
 
     def _news(self, *, wait: bool) -> tuple[int, int, bytes, int | None] | None:
         return self._connection.receive() if wait else self._connection.poll()
 
-    def _reply(self, kind: int, value: Any, limit: int | None, *, by_value: bool) -> bool:
+    def _reply(self, kind: int, value: Any, limit: int | None, *, by_value: bool) -> None:
+        """Send a result or an item.
+
+        Raises:
+            Failure: it cannot be sent; nothing was.
+        """
         try:
             if by_value:
                 import cloudpickle
@@ -300,17 +320,14 @@ class Serving:
             else:
                 body, flags, fd = self._trays.pack(value, limit)
         except TooManyBytes as error:
-            self._fail(Failure(Kind.RESULT_TOO_LARGE, (error.size, limit)))
-            return False
+            raise Failure(Kind.RESULT_TOO_LARGE, (error.size, limit)) from None
         except BaseException as error:
-            self._fail(Failure(Kind.BAD_RESULT, (summary(error), trace(error))))
-            return False
+            raise Failure(Kind.BAD_RESULT, (summary(error), trace(error))) from None
         try:
             self._send(kind, body, flags, fd)
         finally:
             if fd is not None:
                 os.close(fd)
-        return True
 
     def _fail(self, failure: Failure) -> None:
         body = pickle.dumps(failure.detail, 5)
