@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.suite import catalogue
 from benchmarks.suite.compare import compare
-from benchmarks.suite.contenders import CONTENDERS
+from benchmarks.suite.contenders import CONTENDERS, UnknownNameError
 from benchmarks.suite.results import ResultsError, read
 from benchmarks.suite.run import run
-from benchmarks.suite.scenario import Settings
+from benchmarks.suite.scenario import Settings, SettingsError
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
                 found = compare(read(options.before), read(options.after), options.at_least)
                 print(found.text(everything=options.all))
                 return 1 if found.regressions else 0
-    except (LookupError, ResultsError) as error:
+    except (UnknownNameError, SettingsError, ResultsError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     return 0

@@ -15,7 +15,7 @@ import contextlib
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.suite.load import disturbances, latencies, load
 from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario
@@ -92,10 +92,10 @@ def overloaded(server: Server, heavy: str, context: Context) -> Measured:
 
 
 def result_of(
-    result: dict[str, object], capacity: float, recovery: float, server: Server, context: Context
+    result: dict[str, Any], capacity: float, recovery: float, server: Server, context: Context
 ) -> Measured:
     """Return what the raw results have of it."""
-    heavy, fast = result["fast"]  # type: ignore[misc]
+    heavy, fast = result["fast"]
     health = result["health"]
     pairs = list(zip(heavy["latency_ms"], heavy["status"], strict=True))
     count = max(len(pairs), 1)
@@ -116,8 +116,8 @@ def result_of(
             "fast_ms": latencies(fast),
             "lag_ms": server.lags(),
         },
-        health=health,  # type: ignore[arg-type]
-        disturbed=disturbances(health),  # type: ignore[arg-type]
+        health=health,
+        disturbed=disturbances(health),
     )
 
 

@@ -95,7 +95,7 @@ async def watch() -> None:
 
 
 @contextlib.asynccontextmanager
-async def lifespan(_: Starlette) -> AsyncIterator[None]:
+async def lifespan(_app: Starlette) -> AsyncIterator[None]:
     """Open the contender and warm it up."""
     assert _CONTENDER.open is not None  # noqa: S101 - one of Node never comes here
     async with _CONTENDER.open(_WORKERS, max_queued=_MAX_QUEUED) as state.call:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from benchmarks.suite.contenders import UnknownNameError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,10 +32,10 @@ def scenario(name: str) -> Scenario:
     """Return the scenario of this name.
 
     Raises:
-        LookupError: there is none.
+        UnknownNameError: there is none.
     """
     if name not in NAMES:
-        raise LookupError(f"there is no scenario {name!r}; there are: {', '.join(NAMES)}")
+        raise UnknownNameError(f"there is no scenario {name!r}; there are: {', '.join(NAMES)}")
     found: Scenario = importlib.import_module(f"benchmarks.{_MODULES.get(name, name)}").scenario
     return found
 
@@ -42,6 +44,6 @@ def scenarios(names: Sequence[str]) -> list[Scenario]:
     """Return the scenarios of these names; of none, all of them.
 
     Raises:
-        LookupError: there is none of a name.
+        UnknownNameError: there is none of a name.
     """
     return [scenario(name) for name in names or NAMES]

@@ -30,6 +30,10 @@ NODE_FOLDER = Path(__file__).parent.parent / "node"
 _THREADS = 40
 
 
+class UnknownNameError(LookupError):
+    """There is no contender or scenario of this name; the text has those that there are."""
+
+
 class Call(Protocol):
     """Runs a function with these arguments, wherever the contender does, and returns its result."""
 
@@ -410,9 +414,11 @@ def chosen(names: Sequence[str]) -> list[Contender]:
     """Return the contenders of these names.
 
     Raises:
-        LookupError: there is none of a name.
+        UnknownNameError: there is none of a name.
     """
     for name in names:
         if name not in CONTENDERS:
-            raise LookupError(f"there is no contender {name!r}; there are: {', '.join(CONTENDERS)}")
+            raise UnknownNameError(
+                f"there is no contender {name!r}; there are: {', '.join(CONTENDERS)}"
+            )
     return [CONTENDERS[name] for name in names]

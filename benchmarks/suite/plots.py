@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.suite.contenders import CONTENDERS, OURS
+from benchmarks.suite.results import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ _PANELS = (
     {"pool": "process pools for Python"},
     {"no pool": "no pool", "node": "Node"},
 )
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.grid": True,
@@ -189,10 +190,10 @@ def _dots(scenario: Scenario, results: Results, plot: Plot) -> Figure | None:
     axes.set_yticks(range(len(rows)), [row[3] for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
-    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+    for text, row in zip(axes.get_yticklabels(), rows, strict=True):
         if row[4]:
-            label.set_color(BLUE)
-            label.set_fontweight("bold")
+            text.set_color(BLUE)
+            text.set_fontweight("bold")
     if is_log:
         _scale(axes, metric, plot, axis="x")
         axes.margins(x=0.12)

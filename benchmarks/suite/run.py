@@ -113,7 +113,7 @@ def run(
         the files.
 
     Raises:
-        LookupError: there is no contender of a name.
+        UnknownNameError: there is no contender of a name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + settings.minutes * 60 if settings.minutes is not None else None

@@ -144,6 +144,15 @@ class Settings:
     is_quick: bool = False
     minutes: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        for name in ("repetitions", "seconds", "workers"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise SettingsError(f"{name} is {value:g}: give more than 0")
+        if self.repeats < 0:
+            raise SettingsError(f"repeats is {self.repeats}: give 0 or more")
+
 
 @dataclass(slots=True)
 class Measured:
@@ -197,12 +206,14 @@ class Context:
 
     def undisturbed(self, measure: Callable[[], Measured]) -> Measured:
         """Measure, and again if others disturbed it, as often as the settings allow."""
-        for attempt in range(self.settings.repeats + 1):
+        attempts = 0
+        while True:
+            attempts += 1
             measured = measure()
-            measured.attempts = attempt + 1
-            if not measured.disturbed or not self.may_repeat():
-                break
-        return measured
+            measured.attempts = attempts
+            is_last = attempts > self.settings.repeats or not self.may_repeat()
+            if is_last or not measured.disturbed:
+                return measured
 
     def child(self, contender: Contender, parameters: Parameters) -> Measured:
         """Measure in a fresh process: `inside` of the scenario's module.
@@ -246,6 +257,10 @@ class Context:
             if steal > _STEAL_SHARE:
                 measured.disturbed.append(f"the hypervisor took {steal:.0%} of the CPU time")
         return measured
+
+
+class SettingsError(ValueError):
+    """A run cannot be made in the way that was asked for."""
 
 
 class ChildError(RuntimeError):
