@@ -8,7 +8,7 @@ import pytest
 from offload import Pool
 from offload._cli import main
 from offload._cli.explain import parse_argument, render
-from offload._cli.measure import Measurement, Way, judge, milliseconds
+from offload._cli.verdict import Measurement, Way, judge, milliseconds
 
 FUNCTIONS = "tests.explained_functions"
 WAY = Way(calls=20, seconds=0.050, held=0.050, loop_cpu=0.050)
@@ -179,6 +179,12 @@ class TestShown:
         assert "2,000 bytes, pickled and unpickled" in text
         assert "Worth offloading? Yes." in text
         assert "\x1b" not in text
+
+    def test_busy_machine(self):
+        """Figures of a machine that had other things to do are told to be such."""
+        busy = replace(MEASURED, starved=0.7)
+        assert "no CPU for 70% of the time" in render(busy, judge(busy), colors=False)
+        assert "no CPU" not in render(MEASURED, judge(MEASURED), colors=False)
 
     @pytest.mark.parametrize(
         "seconds,text",

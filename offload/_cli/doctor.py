@@ -162,7 +162,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     if hasattr(os, "killpg"):
         try:
             os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        except OSError:  # all gone; macOS: EPERM for a group of zombies
             return
     elif child.poll() is None:
         child.kill()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from offload._cli.findings import paint, wants_colors
 from offload._cli.inspection import ApplicationError, load
-from offload._cli.measure import Measurement, Verdict, judge, measure, milliseconds
+from offload._cli.measure import measure
+from offload._cli.verdict import Measurement, Verdict, judge, milliseconds
 from offload._engine.target import check, is_offloaded
 from offload.errors import FunctionError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "parse_argument", "render", "run"]
 
+# What the machine kept the function waiting, from when on the figures are to be doubted.
+_BUSY_SHARE = 0.2
 _ANSWERS = {
     "yes": ("Yes", "green"),
     "hardly": ("Hardly", "yellow"),
@@ -193,6 +196,12 @@ def render(found: Measurement, verdict: Verdict, *, colors: bool) -> str:
     ]
     lines += [f"  {name:<22}{value:>12}  {note}".rstrip() for name, value, note in parts]
     answer, color = _ANSWERS[verdict.answer]
+    if found.starved > _BUSY_SHARE:
+        lines += [
+            "",
+            f"This machine is busy: inline, it had no CPU for {found.starved:.0%} of the ",
+        ]
+        lines[-1] += "time. All times would be shorter on one that is not."
     question = paint("Worth offloading?", "bold", colors=colors)
     lines += ["", f"{question} {paint(answer, color, colors=colors)}. {verdict.why}"]
     return "\n".join(lines)

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Finding", "Level", "paint", "worst"]
+__all__ = [
+    "Finding",
+    "Level",
+    "as_json",
+    "as_text",
+    "count",
+    "duration",
+    "found",
+    "mebibytes",
+    "paint",
+    "wants_colors",
+    "worst",
+]
 
 _WIDTH = 100
 _COLORS = {"green": 32, "yellow": 33, "red": 31, "bold": 1, "dim": 2}
@@ -46,6 +58,11 @@ class Finding:
     text: str
     advice: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def found(level: Level, section: str, check: str, text: str, advice: str = "") -> Finding:
+    """Return a finding that has no figures for programs."""
+    return Finding(level=level, section=section, check=check, text=text, advice=advice)
 
 
 def worst(findings: Iterable[Finding]) -> Level:
@@ -111,3 +128,18 @@ def wants_colors() -> bool:
     return (
         sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     )
+
+
+def count(number: int, what: str, plural: str = "s") -> str:
+    """Return a number with what it counts, in the plural unless it is one."""
+    return f"{number} {what}{'' if number == 1 else plural}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people."""
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def mebibytes(size_bytes: int) -> str:
+    """Return a size for people."""
+    return f"{size_bytes / 2**20:,.0f} MiB"

@@ -7,10 +7,10 @@ import copy
 import pickle
 import statistics
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from offload._cli import probe
+from offload._cli.verdict import Measurement, Way
 from offload._core.options import CallOptions
 from offload._engine.target import is_generator_function, is_offloaded, target_of
 from offload.errors import PoolNotFoundError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offload._core.options import ResolvedOptions
     from offload._engine.target import Target
 
-__all__ = ["Measurement", "Verdict", "Way", "judge", "measure"]
+__all__ = ["measure"]
 
 # How often the loop notes the time while a call is watched.
 _BEAT_SECONDS = 0.001
@@ -31,85 +31,6 @@ _NOISE_SECONDS = 0.0015
 # A call of nothing is short: enough of them for a steady median.
 _EMPTY_CALLS = 200
 _EMPTY_SECONDS = 0.5
-# What a server does not notice, once.
-_UNNOTICED_SECONDS = 0.001
-# Of its time a function computes at least so much, or it mostly waits.
-_COMPUTING_SHARE = 0.3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """One way to run the call. All values are seconds.
-
-    Attributes:
-        calls: how many were measured.
-        seconds: from the call to its result; the median.
-        held: how long the event loop was held at a stretch; the longest of all calls.
-        loop_cpu: what the thread of the event loop computed for each call; the mean.
-    """
-
-    calls: int
-    seconds: float
-    held: float
-    loop_cpu: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """What a call takes in both ways.
-
-    Attributes:
-        function: `module:qualname`.
-        pool: the pool's name; what the function is decorated with, or one with default options.
-        inline: run by the event loop itself.
-        offloaded: run by a warm worker.
-        empty: a warm worker that is asked to do nothing.
-        worker_seconds: how long the function runs in a warm worker; the median.
-        cold_seconds: from the first call of a new pool to its answer, with nothing to do.
-        first_seconds: the first call of the function on a worker, which imports its module.
-        computing: share of the inline time in which it computed, and did not wait.
-        argument_bytes: size of its pickled arguments.
-        argument_seconds: what pickling and unpickling them takes.
-        result_bytes: size of its pickled result; 0 for a generator, whose items go one by one.
-        result_seconds: what pickling and unpickling that takes.
-        items: how many items the generator made; None if it is none.
-    """
-
-    function: str
-    pool: str
-    inline: Way
-    offloaded: Way
-    empty: Way
-    worker_seconds: float
-    cold_seconds: float
-    first_seconds: float
-    computing: float
-    argument_bytes: int
-    argument_seconds: float
-    result_bytes: int
-    result_seconds: float
-    items: int | None = None
-
-    @property
-    def overhead(self) -> float:
-        """Seconds that a call takes longer on a warm worker than the function runs there."""
-        return max(self.offloaded.seconds - self.worker_seconds, 0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Is offloading worth it?
-
-    Attributes:
-        answer: "yes", "hardly", "no" or "thread".
-        why: in words, with the figures.
-        break_even: run time in seconds above which the event loop has less to do with a call that
-            is offloaded than with one that runs inline.
-    """
-
-    answer: str
-    why: str
-    break_even: float
 
 
 async def measure(
@@ -137,7 +58,7 @@ async def measure(
     budget = _Budget(repeat, seconds)
     pool = case.pool
     try:
-        inline, computing, result = await _inline(case, budget)
+        inline, computing, starved, result = await _inline(case, budget)
         started = time.perf_counter()
         await pool.run(probe.nothing)
         cold = time.perf_counter() - started
@@ -169,6 +90,7 @@ async def measure(
         result_bytes=result_size,
         result_seconds=result_pickling,
         items=items,
+        starved=starved,
     )
 
 
@@ -226,8 +148,12 @@ class _Budget:
         return not calls or (calls < self._calls and time.perf_counter() - started < self._seconds)
 
 
-async def _inline(case: _Case, budget: _Budget) -> tuple[Way, float, Any]:
-    """Run it on this event loop; return how that went, the share of computing, and the result."""
+async def _inline(case: _Case, budget: _Budget) -> tuple[Way, float, float, Any]:
+    """Run it on this event loop.
+
+    Returns:
+        How that went, the shares of computing and of being starved, and the last result.
+    """
     taken: list[float] = []
     cpu = loop_cpu = waited = 0.0
     result: Any = None
@@ -255,7 +181,7 @@ async def _inline(case: _Case, budget: _Budget) -> tuple[Way, float, Any]:
         loop_cpu=loop_cpu / len(taken),
     )
     computing = min(cpu / max(sum(taken) - waited, 1e-9), 1.0)
-    return way, computing, result
+    return way, computing, min(waited / max(sum(taken), 1e-9), 1.0), result
 
 
 async def _way(call: Callable[[], Awaitable[Any]], budget: _Budget, *, held: bool = True) -> Way:
@@ -356,54 +282,3 @@ def _waited() -> float:
             return int(file.read().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
-
-
-# --- the verdict ---
-
-
-def judge(found: Measurement) -> Verdict:
-    """Return whether offloading is worth it, by what it saves the event loop."""
-    run, cost = found.inline.seconds, found.offloaded.loop_cpu
-    break_even = cost
-    even = f"The break-even for this payload is a run time of {milliseconds(break_even)}"
-    if run <= cost:
-        answer = "no"
-        why = (
-            f"It runs for {milliseconds(run)}; handing it to a worker keeps the event loop busy "
-            f"for {milliseconds(cost)}. Run it inline. {even}."
-        )
-    elif found.computing < _COMPUTING_SHARE and run > _UNNOTICED_SECONDS:
-        answer = "thread"
-        why = (
-            f"It computes only {found.computing:.0%} of the time and waits for the rest: a thread "
-            "is enough, and cheaper: await anyio.to_thread.run_sync(…)."
-        )
-    elif run < _UNNOTICED_SECONDS:
-        answer = "hardly"
-        why = (
-            f"It holds the event loop for {milliseconds(run)}, which nobody notices unless it is "
-            f"called very often; offloaded, the loop spends {milliseconds(cost)} on it, and the "
-            f"call takes {milliseconds(found.overhead)} longer than it runs. {even}."
-        )
-    else:
-        answer = "yes"
-        why = (
-            f"Inline, every other request waits for {milliseconds(found.inline.held or run)}; "
-            f"offloaded, the event loop spends {milliseconds(cost)} on it, "
-            f"{run / max(cost, 1e-9):,.0f} times less, and the call takes "
-            f"{milliseconds(found.overhead)} longer than it runs. {even}."
-        )
-        if found.offloaded.held > max(5 * _UNNOTICED_SECONDS, 0.1 * run):
-            why += (
-                f" Its payload still holds the loop for up to {milliseconds(found.offloaded.held)}:"
-                " send less, or bytes instead of many small objects."
-            )
-    return Verdict(answer=answer, why=why, break_even=break_even)
-
-
-def milliseconds(seconds: float) -> str:
-    """Return a duration for people: three figures, in the unit that fits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.0f} µs"
