@@ -40,6 +40,7 @@ from offload.watchdog._stack import stack_of
 from offload.watchdog._watcher import Watcher, _Beat
 from tests import conftest
 from tests.blocking_handlers import WAYS
+from tests.watchdog_functions import burn
 
 PATIENCE = 10.0
 BLOCK = 0.3
@@ -675,13 +676,6 @@ def test_demo_server_runs_under_the_watchdog():
 
 
 # --- no false alarm ---
-
-
-def burn(seconds):
-    """Compute, in a worker."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        sum(range(1000))
 
 
 @pytest.mark.anyio
