@@ -174,6 +174,6 @@ scenario = Scenario(
             is_log=False,
         ),
     ),
-    repetitions=3,
+    repetitions=2,
     seconds=1.5,
 )

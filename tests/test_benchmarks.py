@@ -5,6 +5,7 @@ Breakage, not numbers: what a number is on the machine of a test says nothing.
 
 import dataclasses
 import json
+import math
 import os
 import random
 import subprocess
@@ -18,7 +19,7 @@ from benchmarks.suite.compare import compare
 from benchmarks.suite.contenders import CONTENDERS, OURS, Contender
 from benchmarks.suite.report import BEGIN, END, insert, losses, report
 from benchmarks.suite.scenario import Context, Measured, Metric, Scenario, Settings
-from benchmarks.suite.statistics import Estimate
+from benchmarks.suite.statistics import Estimate, ratio
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0
@@ -97,15 +98,17 @@ class TestCommand:
         """Servers, load, raw results, tables and plots work; who is missing is told."""
         # Node is not on this path, whatever the machine has.
         ran = command(
-            *("run", "fast_under_heavy", "dispatch_overhead", "--quick", "--results", tmp_path),
+            *("run", "fast_under_heavy", "dispatch_overhead", "payload"),
+            *("--quick", "--results", tmp_path),
             # Not the default priority: beside other tests it would wait for them all.
             *("--contender", "offload-normal", "--contender", "express-inline"),
             PATH=str(tmp_path),
         )
 
         assert ran.returncode == 0, ran.stderr
-        served, called = (results.read(Path(line)) for line in ran.stdout.split())
-        assert served.document["failures"] == called.document["failures"] == []
+        served, called, moved = (results.read(Path(line)) for line in ran.stdout.split())
+        for each in (served, called, moved):
+            assert each.document["failures"] == []
         assert served.document["absent"] == [
             {
                 "name": "express-inline",
@@ -121,7 +124,8 @@ class TestCommand:
             assert len(row["samples"]["fast_ms"]) > 10
             assert row["values"]["fast_failed_share"] == 0
             assert row["samples"]["lag_ms"]
-        assert [row["contender"] for row in called.document["rows"]] == ["offload-normal"]
+        for each in (called, moved):
+            assert [row["contender"] for row in each.document["rows"]] == ["offload-normal"]
 
         reported = command("report", "--results", tmp_path, "--output", tmp_path / "out")
 
@@ -235,9 +239,17 @@ class TestStatistics:
         # Eight repetitions are few: the interval is somewhat narrow. 33 of 40 are 82 %.
         assert hits >= 33
 
+    def test_ratio_to_nothing_is_no_unknown(self):
+        """A pool that does nothing at all is not left out of a comparison."""
+        nothing, something = Estimate([[0.0], [0.0]]), Estimate([[2.0], [3.0]])
+
+        assert ratio(nothing, something) == (math.inf, math.inf, math.inf)
+        assert ratio(something, nothing) == (0.0, 0.0, 0.0)
+        assert ratio(nothing, nothing) == (1.0, 1.0, 1.0)
+
     def test_one_value_has_no_interval(self):
         """A single number does not tell how much it varies."""
-        assert str(Estimate([[3.0]]).interval().low) == "nan"
+        assert math.isnan(Estimate([[3.0]]).interval().low)
 
 
 class TestReport:

@@ -178,7 +178,7 @@ def _dots(scenario: Scenario, results: Results, plot: Plot) -> Figure | None:
         colour = BLUE if is_ours else _GREY
         if not math.isnan(low):
             axes.hlines(position, low, high, color=colour, lw=2.2, alpha=0.6)
-        axes.plot(value, position, "o" if is_ours else "s", color=colour, ms=7)
+        axes.plot(value, position, "o" if is_ours else "s", color=colour, ms=7, clip_on=False)
         axes.annotate(
             f"{value:,.3g}" if value < 1000 else f"{value:,.0f}",
             (value if math.isnan(high) else max(high, value), position),
@@ -252,7 +252,7 @@ def _lines(scenario: Scenario, results: Results, plot: Plot) -> Figure | None:
                 [point[1] if math.isnan(point[2]) else point[2] for point in points],
                 [point[1] if math.isnan(point[3]) else point[3] for point in points],
                 color=look["color"],
-                alpha=0.13,
+                alpha=0.18 if name == OURS else 0.08,
                 lw=0,
             )
             handles.append(line)

@@ -211,7 +211,7 @@ def losses_text(found: Iterable[Results]) -> str:
             line = f"- **{scenario.name}, {label}**: {all_of_it[0].text()}."
             if len(all_of_it) > 1:
                 line = line.replace("**: ", "**, at worst ", 1)
-                line += f" Better in at least one case: {', '.join(rivals)}."
+                line += f" Better in at least one case: {'; '.join(rivals)}."
             lines.append(line)
     return "\n".join(lines) or "Nowhere in these results."
 
@@ -386,6 +386,15 @@ def notes(results: Results) -> str:
     ]
     rows = document["rows"]
     disturbed = [row for row in rows if row["disturbed"]]
+    requests = [
+        sum(len(row["samples"].get("fast_ms", ())) for row in results.rows(cell))
+        for cell in results.cells()
+    ]
+    if any(requests):
+        lines.append(
+            f"- A cell has {min(requests):,} to {max(requests):,} requests of `/fast`: "
+            f"{max(requests) / 1000:.1f} of them lie beyond p99.9."
+        )
     told = f"{len(disturbed)} of {len(rows)} measurements were disturbed by others"
     if disturbed:
         who = {results.label(row["contender"]) for row in disturbed}

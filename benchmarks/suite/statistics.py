@@ -104,11 +104,12 @@ def ratio(
     first: Estimate, second: Estimate, fraction: float = 0.5, *, confidence: float = 0.95
 ) -> Interval:
     """Return how many times the first the second is, with its interval."""
-    base = first.value(fraction)
+    # By nothing something is infinitely more, and nothing is as much: none of it is unknown.
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = second.draws(fraction) / first.draws(fraction)
-    value = second.value(fraction) / base if base else math.nan
-    return _interval(value, draws, confidence)
+        value = float(np.float64(second.value(fraction)) / first.value(fraction))
+    draws[(second.draws(fraction) == 0) & (first.draws(fraction) == 0)] = 1.0
+    return _interval(1.0 if math.isnan(value) else value, draws, confidence)
 
 
 def _stretches(random: np.random.Generator, shape: tuple[int, int], length: int) -> Positions:
@@ -122,9 +123,10 @@ def _stretches(random: np.random.Generator, shape: tuple[int, int], length: int)
 
 def _interval(value: float, draws: Array, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    usable = draws[np.isfinite(draws)]
+    usable = draws[~np.isnan(draws)]
     if not len(usable):
         return Interval(value, math.nan, math.nan)
-    low, high = np.quantile(usable, [tail, 1 - tail])
+    # One of the draws, not between two of them: infinity has no middle.
+    low, high = np.quantile(usable, [tail, 1 - tail], method="inverted_cdf")
     # A draw in stretches may miss an extreme that the value itself has.
     return Interval(value, min(float(low), value), max(float(high), value))
