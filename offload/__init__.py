@@ -9,6 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from offload._child.context import TaskContext, current_task, in_worker
+    from offload._child.spool import SpooledFile
     from offload._core.events import CallRecord, Observer
     from offload._core.histogram import HistogramSnapshot
     from offload._core.statistics import (
@@ -63,6 +64,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "ResultError",
+    "SpooledFile",
     "Stream",
     "TaskCancelledError",
     "TaskContext",
@@ -99,6 +101,7 @@ _HOMES = {
     "RemoteError": "offload.errors",
     "RemoteTraceback": "offload.errors",
     "ResultError": "offload.errors",
+    "SpooledFile": "offload._child.spool",
     "Stream": "offload.function",
     "TaskCancelledError": "offload.errors",
     "TaskContext": "offload._child.context",

@@ -24,6 +24,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "ResultError",
+    "TaskCancelledError",
     "TaskTimeoutError",
     "WorkerCrashedError",
     "WorkerStartError",

@@ -29,6 +29,7 @@ OURS = [kind for kind in PUBLIC if issubclass(kind, OffloadError)]
 SAMPLES = {
     "bool": False,
     "float": 1.5,
+    "int": 7,
     "int | None": 7,
     "str": "text of its own",
     "str | None": "text of its own",

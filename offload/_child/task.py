@@ -109,7 +109,7 @@ def _log_failed_hook() -> None:
 
     if context.process.relay_logs is not None:  # nobody may have imported `logging` before
         context.process.relay_logs()
-    logging.getLogger("offload.workers").exception("the hook of an observer failed")
+    logging.getLogger("offload.workers").error("the hook of an observer failed", exc_info=True)
 
 
 def leave(

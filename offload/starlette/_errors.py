@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,22 +11,8 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
 from offload._middleware import CLIENT_CLOSED_REQUEST, log_fields
-from offload.errors import (
-    ArgumentError,
-    ClientDisconnectedError,
-    DeadlineError,
-    FunctionError,
-    FunctionNotFoundError,
-    OffloadError,
-    PoolClosedError,
-    PoolNotFoundError,
-    QueueFullError,
-    QueueTimeoutError,
-    TaskCancelledError,
-    TaskTimeoutError,
-    WorkerCrashedError,
-    WorkerStartError,
-)
+from offload.asgi import answer_to
+from offload.errors import OffloadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -42,12 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["ProblemResponse", "exception_handlers", "install"]
 
 _logger = logging.getLogger("offload.starlette")
-
-# Seconds a client is told to wait where the error itself has no estimate: a pool that closes is
-# usually replaced by another server within a second or so, and asking again costs little.
-_DEFAULT_RETRY_AFTER = 1.0
-# An estimate made from a few slow calls can be absurd; no client should give up for a day on it.
-_MAX_RETRY_AFTER = 3600.0
 
 # Close codes of the IANA registry (RFC 6455, section 11.7) that mean what 503 and 500 mean.
 _TRY_AGAIN_LATER = 1013
@@ -96,83 +74,10 @@ class ProblemResponse(Response):
         await super().__call__(scope, receive, send)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    level: int
-    # A fixed text: the error's own may quote an argument or tell how the server is made.
-    detail: str
-
-
-_BUSY = HTTPStatus.SERVICE_UNAVAILABLE
-_LATE = HTTPStatus.GATEWAY_TIMEOUT
-_BROKEN = HTTPStatus.INTERNAL_SERVER_ERROR
-_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
-_NO_CALL = _Answer(_BROKEN, _ERROR, "The server cannot do what this request asks for.")
-
-# Looked up along an error's bases: one that is added later is a 500 until it is added here.
-_ANSWERS: dict[type, _Answer] = {
-    QueueFullError: _Answer(
-        _BUSY, _INFO, "The server is too busy to take this request. Try again later."
-    ),
-    QueueTimeoutError: _Answer(
-        _BUSY, _INFO, "The server was too busy to begin in time. Try again later."
-    ),
-    PoolClosedError: _Answer(_BUSY, _INFO, "The server is shutting down. Try again later."),
-    WorkerStartError: _Answer(
-        _BUSY, _ERROR, "The server cannot begin at present. Try again later."
-    ),
-    TaskTimeoutError: _Answer(_LATE, _WARNING, "The work took longer than it may and was stopped."),
-    # Not 503, though it may not have run: the limit is the caller's, and trying again with the
-    # same one is no better idea than before.
-    DeadlineError: _Answer(_LATE, _INFO, "The work could not be done by its deadline."),
-    ClientDisconnectedError: _Answer(CLIENT_CLOSED_REQUEST, _INFO, "The client has left."),
-    # Not 503: what somebody stops by hand should not come back by itself.
-    TaskCancelledError: _Answer(_BROKEN, _WARNING, "The work was stopped."),
-    WorkerCrashedError: _Answer(_BROKEN, _ERROR, "The work ended unexpectedly."),
-    FunctionError: _NO_CALL,
-    FunctionNotFoundError: _NO_CALL,
-    PoolNotFoundError: _NO_CALL,
-    ArgumentError: _NO_CALL,
-    OffloadError: _Answer(_BROKEN, _ERROR, "The work failed."),
-}
-# Of all others the careful answer is given: it may have run, unless the error itself knows better.
-_DID_NOT_RUN = (
-    ArgumentError,
-    FunctionError,
-    FunctionNotFoundError,
-    PoolNotFoundError,
-    QueueFullError,
-    QueueTimeoutError,
-    WorkerStartError,
-)
-
-
-def _answer_to(error: OffloadError) -> _Answer:
-    return next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
-
-
-def _respond(error: OffloadError, answer: _Answer) -> ProblemResponse:
-    headers: dict[str, str] = {}
-    if answer.status == _BUSY:
-        seconds = float(getattr(error, "retry_after", _DEFAULT_RETRY_AFTER))
-        # Whole seconds by RFC 9110, section 10.2.3; "0" would invite a storm of retries.
-        headers["Retry-After"] = str(math.ceil(min(max(seconds, 1.0), _MAX_RETRY_AFTER)))
-    # Our own class, not an application's subclass of it: names of its code stay in the server.
-    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == OffloadError.__module__)
-    return ProblemResponse(
-        answer.status,
-        answer.detail,
-        headers=headers,
-        error=kind.__name__,
-        may_have_run=bool(getattr(error, "started", not isinstance(error, _DID_NOT_RUN))),
-    )
-
-
 async def _handle(connection: HTTPConnection, error: Exception) -> Response | None:
     """Log an `OffloadError` and answer it, to an HTTP client or over a WebSocket."""
     error = cast("OffloadError", error)
-    answer = _answer_to(error)
+    answer = answer_to(error)
     # The path is quoted, since it is the client's text and may hold line ends; the query is left
     # out, since it may hold secrets.
     _logger.log(
@@ -189,7 +94,13 @@ async def _handle(connection: HTTPConnection, error: Exception) -> Response | No
     if answer.status == CLIENT_CLOSED_REQUEST:
         # Nobody reads it: it only ends the request in order, for middleware and for access logs.
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    response = _respond(error, answer)
+    response = ProblemResponse(
+        answer.status,
+        answer.detail,
+        headers=answer.headers,
+        error=answer.error,
+        may_have_run=answer.may_have_run,
+    )
     if not isinstance(connection, WebSocket):
         return response
     if connection.application_state is WebSocketState.CONNECTING:
@@ -198,7 +109,7 @@ async def _handle(connection: HTTPConnection, error: Exception) -> Response | No
         # Without that extension the server turns a close before the accept into a 403.
     elif connection.application_state is not WebSocketState.CONNECTED:
         return None  # It has been closed from this side: nothing more may be sent.
-    later = answer.status == _BUSY
+    later = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
     await connection.close(
         _TRY_AGAIN_LATER if later else _INTERNAL_ERROR,
         # At most 123 bytes (RFC 6455, section 5.5), which all the texts are.

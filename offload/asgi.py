@@ -1,0 +1,151 @@
+"""What any ASGI application needs, of whatever framework: work that stops in time, errors as HTTP.
+
+`offload.starlette` brings all of this to Starlette and FastAPI; elsewhere, an error handler for
+`OffloadError` is:
+
+```python
+answer = answer_to(error)
+return Response(answer.body, answer.status, {**answer.headers, "content-type": answer.media_type})
+```
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import ClassVar, NamedTuple
+
+from offload._middleware import CLIENT_CLOSED_REQUEST, CancelOnDisconnect, DeadlineFromHeader
+from offload.errors import (
+    ArgumentError,
+    ClientDisconnectedError,
+    DeadlineError,
+    FunctionError,
+    FunctionNotFoundError,
+    OffloadError,
+    PoolClosedError,
+    PoolNotFoundError,
+    QueueFullError,
+    QueueTimeoutError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+    WorkerStartError,
+)
+
+__all__ = ["Answer", "CancelOnDisconnect", "DeadlineFromHeader", "answer_to"]
+
+# Seconds a client is told to wait where the error itself has no estimate: a pool that closes is
+# usually replaced by another server within a second or so, and asking again costs little.
+_DEFAULT_RETRY_AFTER = 1.0
+# An estimate made from a few slow calls can be absurd; no client should give up for a day on it.
+_MAX_RETRY_AFTER = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a client is told of an error: what it may do next, and nothing of how we are made.
+
+    Attributes:
+        status: HTTP status: 503 (with `Retry-After`), 504, 500; 499 where the client has left.
+        headers: headers that belong to it.
+        detail: a fixed text for a human at the client. The error's own may quote an argument.
+        error: name of the error's class; of ours, where the application has a subclass.
+        may_have_run: whether the work may have been done, at least in part.
+        level: level of `logging` that its operator should hear of it at.
+    """
+
+    status: int
+    headers: dict[str, str]
+    detail: str
+    error: str
+    may_have_run: bool
+    level: int
+
+    media_type: ClassVar[str] = "application/problem+json"
+
+    @property
+    def body(self) -> bytes:
+        """The same as a problem in JSON (RFC 9457), in UTF-8."""
+        problem = {
+            "type": "about:blank",
+            "title": "Client Closed Request"
+            if self.status == CLIENT_CLOSED_REQUEST
+            else HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "error": self.error,
+            "may_have_run": self.may_have_run,
+        }
+        return json.dumps(problem, ensure_ascii=False, allow_nan=False).encode()
+
+
+class _Rule(NamedTuple):
+    status: int
+    level: int
+    detail: str
+
+
+_BUSY = HTTPStatus.SERVICE_UNAVAILABLE
+_LATE = HTTPStatus.GATEWAY_TIMEOUT
+_BROKEN = HTTPStatus.INTERNAL_SERVER_ERROR
+_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+_NO_CALL = _Rule(_BROKEN, _ERROR, "The server cannot do what this request asks for.")
+
+# Looked up along an error's bases: one that is added later is a 500 until it is added here.
+_RULES: dict[type, _Rule] = {
+    QueueFullError: _Rule(
+        _BUSY, _INFO, "The server is too busy to take this request. Try again later."
+    ),
+    QueueTimeoutError: _Rule(
+        _BUSY, _INFO, "The server was too busy to begin in time. Try again later."
+    ),
+    PoolClosedError: _Rule(_BUSY, _INFO, "The server is shutting down. Try again later."),
+    WorkerStartError: _Rule(_BUSY, _ERROR, "The server cannot begin at present. Try again later."),
+    TaskTimeoutError: _Rule(_LATE, _WARNING, "The work took longer than it may and was stopped."),
+    # Not 503, though it may not have run: the limit is the caller's, and trying again with the
+    # same one is no better idea than before.
+    DeadlineError: _Rule(_LATE, _INFO, "The work could not be done by its deadline."),
+    ClientDisconnectedError: _Rule(CLIENT_CLOSED_REQUEST, _INFO, "The client has left."),
+    # Not 503: what somebody stops by hand should not come back by itself.
+    TaskCancelledError: _Rule(_BROKEN, _WARNING, "The work was stopped."),
+    WorkerCrashedError: _Rule(_BROKEN, _ERROR, "The work ended unexpectedly."),
+    FunctionError: _NO_CALL,
+    FunctionNotFoundError: _NO_CALL,
+    PoolNotFoundError: _NO_CALL,
+    ArgumentError: _NO_CALL,
+    OffloadError: _Rule(_BROKEN, _ERROR, "The work failed."),
+}
+# Of all others the careful answer is given: it may have run, unless the error itself knows better.
+_DID_NOT_RUN = (
+    ArgumentError,
+    FunctionError,
+    FunctionNotFoundError,
+    PoolNotFoundError,
+    QueueFullError,
+    QueueTimeoutError,
+    WorkerStartError,
+)
+
+
+def answer_to(error: OffloadError) -> Answer:
+    """Return what to tell the client of a request that ended with `error`."""
+    rule = next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
+    headers: dict[str, str] = {}
+    if rule.status == _BUSY:
+        seconds = float(getattr(error, "retry_after", _DEFAULT_RETRY_AFTER))
+        # Whole seconds by RFC 9110, section 10.2.3; "0" would invite a storm of retries.
+        headers["Retry-After"] = str(math.ceil(min(max(seconds, 1.0), _MAX_RETRY_AFTER)))
+    # Our own class, not an application's subclass of it: names of its code stay in the server.
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == OffloadError.__module__)
+    return Answer(
+        status=int(rule.status),
+        headers=headers,
+        detail=rule.detail,
+        error=kind.__name__,
+        may_have_run=bool(getattr(error, "started", not isinstance(error, _DID_NOT_RUN))),
+        level=rule.level,
+    )
