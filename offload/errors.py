@@ -235,9 +235,7 @@ class PoolClosedError(OffloadError, RuntimeError):
 
 
 class TaskCancelledError(OffloadError):
-    """Somebody stopped the task by hand, with `Pool.cancel_task`.
-
-    The function may have run in part.
+    """Somebody stopped the task by hand, with `Pool.cancel_task`. It may have run in part.
 
     Attributes:
         pid: process id of its worker.

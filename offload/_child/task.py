@@ -98,18 +98,18 @@ def _enter(carrier: dict[str, str]) -> Any:
     try:
         manager = importlib.import_module(carrier["hook"]).enter(carrier)
         manager.__enter__()
-    except Exception:
-        _log_failed_hook()
+    except Exception as error:
+        _log_failed_hook(error)
         return None
     return manager
 
 
-def _log_failed_hook() -> None:
+def _log_failed_hook(error: Exception) -> None:
     import logging
 
     if context.process.relay_logs is not None:  # nobody may have imported `logging` before
         context.process.relay_logs()
-    logging.getLogger("offload.workers").error("the hook of an observer failed", exc_info=True)
+    logging.getLogger("offload.workers").error("the hook of an observer failed", exc_info=error)
 
 
 def leave(
@@ -122,8 +122,8 @@ def leave(
     for manager in reversed(meta.pop("entered")):
         try:
             scope.run(manager.__exit__, *how)
-        except Exception:
-            _log_failed_hook()
+        except Exception as failure:
+            _log_failed_hook(failure)
 
 
 def raised(error: BaseException, *, skip: int = 1) -> Failure:
