@@ -239,7 +239,8 @@ class LoopBlockDetector:
         seconds = at - due
         computed = None if before.cpu is None or after.cpu is None else after.cpu - before.cpu
         if before.waited is not None and after.waited is not None:
-            seconds -= after.waited - before.waited
+            between = [each for each in self._figures if before.at <= each.at]
+            seconds -= sum(map(_waited_between, between, between[1:]))
             # Of what the thread has computed, so much at least was in between. This holds even if
             # the threads of this process waited for each other as well as for the machine.
             seconds = max(seconds, (computed or 0.0) - (due - before.at) - (after.at - at))
@@ -263,7 +264,7 @@ class _Figures:
     """What the kernel says at one instant."""
 
     at: float
-    waited: float | None
+    waited: dict[str, float] | None  # by thread
     cpu: float | None
     lateness: float
 
@@ -283,9 +284,19 @@ def _stack(frame: FrameType) -> traceback.StackSummary:
     return traceback.StackSummary.extract(walk, lookup_lines=False)
 
 
-def _waited_for_cpu() -> float | None:
-    """Return the seconds that all our threads were runnable and not run, None where unknown."""
-    total = 0
+def _waited_between(before: _Figures, after: _Figures) -> float:
+    """Return the seconds that our threads waited for a CPU in between."""
+    # Of each thread by itself: one that has ended takes its whole past with it, and would be taken
+    # for time that the others have not waited.
+    past = before.waited or {}
+    return sum(
+        max(waited - past.get(thread, 0.0), 0.0) for thread, waited in (after.waited or {}).items()
+    )
+
+
+def _waited_for_cpu() -> dict[str, float] | None:
+    """Return the seconds that each of our threads was runnable and not run, None where unknown."""
+    waited: dict[str, float] = {}
     try:
         for thread in os.listdir("/proc/self/task"):
             # A thread may end under our eyes.
@@ -293,10 +304,11 @@ def _waited_for_cpu() -> float | None:
                 contextlib.suppress(FileNotFoundError, ProcessLookupError),
                 open(f"/proc/self/task/{thread}/schedstat", "rb") as file,
             ):
-                total += int(file.read().split()[1])
+                waited[thread] = int(file.read().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return None
-    return total / 1e9 if total else None
+    # Where nobody ever waited, nobody counts.
+    return waited if any(waited.values()) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -454,7 +454,7 @@ async def test_events_stop_when_their_reader_leaves(pool):
     assert dict(sent[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
     assert all(event.endswith(b"\n\n") for event in events)
     told = [json.loads(event.rpartition(b"data: ")[2]) for event in events]
-    assert [each["pools"][0]["name"] for each in told] == [POOL] * len(told)
+    assert all(POOL in {pool["name"] for pool in each["pools"]} for each in told)
     # Not more than one line each: a text with line ends would end an event.
     assert all(event.rpartition(b"data: ")[2].count(b"\n") == 2 for event in events)
 

@@ -1,5 +1,6 @@
 """What README.md shows a stranger first must run as it stands there."""
 
+import contextlib
 import os
 import re
 import signal
@@ -38,7 +39,8 @@ def test_example_serves(name, code, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    with process:
+    with process, contextlib.ExitStack() as stack:
+        stack.callback(process.kill)  # only where something has failed before
         assert process.stderr is not None
         said = iter(process.stderr.readline, "")
         base = next(found[0] for line in said if (found := re.search(r"http://[0-9.:]+", line)))
