@@ -154,6 +154,6 @@ scenario = Scenario(
             is_log=False,
         ),
     ),
-    seconds=1.2,
+    seconds=1.0,
     timeout_ms=_TIMEOUT_SECONDS * 1e3,
 )

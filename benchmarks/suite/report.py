@@ -244,7 +244,9 @@ other numbers: make your own with
 
 ```sh
 pip install -e . --group bench && (cd benchmarks/node && npm ci)
-python -m benchmarks run && python -m benchmarks report
+python -m benchmarks run fast_under_heavy --minutes 12  # the headline, within 15 minutes
+python -m benchmarks run                                # everything, some two hours
+python -m benchmarks report
 ```
 
 - Load comes from a process of its own. `/fast` is an open loop: latency counts from the intended
@@ -374,7 +376,7 @@ def notes(results: Results) -> str:
     reasons: dict[str, list[str]] = {}
     for each in document["absent"]:
         reasons.setdefault(each["reason"], []).append(each["label"])
-    lines += [f"- not measured: {', '.join(who)}: {reason}." for reason, who in reasons.items()]
+    lines += [f"- not measured: {'; '.join(who)}: {reason}." for reason, who in reasons.items()]
     failures: dict[tuple[str, str], int] = {}
     for each in document["failures"]:
         where = describe(each["parameters"].items())
@@ -398,12 +400,12 @@ def notes(results: Results) -> str:
     told = f"{len(disturbed)} of {len(rows)} measurements were disturbed by others"
     if disturbed:
         who = {results.label(row["contender"]) for row in disturbed}
-        told += f" and stayed so after {max(row['attempts'] for row in disturbed)} attempts"
-        told += f" ({len(who)} contenders)"
+        told += f", of {len(who)} contenders, in the last of up to "
+        told += f"{max(row['attempts'] for row in disturbed)} attempts"
     if not document["is_complete"]:
         lines.append("- The run was stopped before its end.")
     lines.append(
-        f"- {document['repetitions']} repetitions, {document['seconds']:,.0f} s in all; {told}. "
+        f"- Repetitions: {document['repetitions']}, in {document['seconds']:,.0f} s; {told}. "
         f"[Raw results](results/{results.path.name})"
     )
     return "\n".join(lines)
