@@ -25,6 +25,7 @@ PAGE = ROOT / "docs" / "reference.md"
 MODULES = (
     "offload",
     "offload.starlette",
+    "offload.asgi",
     "offload.testing",
     "offload.watchdog",
     "offload.metrics",
