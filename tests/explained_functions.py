@@ -1,10 +1,12 @@
 """Functions for `offload explain`: each is of another kind."""
 
+import hashlib
 import threading
 import time
 
 from offload import Pool, offload
 
+_MEBIBYTE = bytes(2**20)
 pool = Pool("explained", max_workers=1)
 
 
@@ -18,6 +20,21 @@ def slow(seconds):
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
+
+
+def digest(size_mib):
+    """Compute in native code, which lets go of the GIL."""
+    digest = hashlib.sha256()
+    for _ in range(size_mib):
+        digest.update(_MEBIBYTE)
+    return digest.hexdigest()
+
+
+def keeps(seconds):
+    """Compute in Python for so many seconds."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(1000))
 
 
 def waits(seconds):

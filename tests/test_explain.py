@@ -1,6 +1,7 @@
 """`offload explain`: what a call takes in both ways is measured, and judged by a rule."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,8 @@ MEASURED = Measurement(
     function="work:resize",
     pool="images",
     inline=WAY,
+    threaded=replace(WAY, held=0.005),
+    lets_go=False,
     offloaded=Way(calls=20, seconds=0.0512, held=0.0, loop_cpu=0.0002),
     empty=Way(calls=200, seconds=0.0001, held=0.0, loop_cpu=0.0001),
     worker_seconds=0.051,
@@ -66,10 +69,18 @@ class TestMeasured:
 
     def test_function_that_waits(self, capsys):
         """A thread is enough for what does not compute."""
-        status, found = explain(capsys, f"{FUNCTIONS}:waits", "0.1")
+        status, found = explain(capsys, f"{FUNCTIONS}:waits", "0.05")
         assert status == 0
         assert found["measurement"]["computing"] < 0.3
         assert found["verdict"]["answer"] == "thread"
+
+    def test_function_that_lets_go_of_the_gil(self, capsys):
+        """What computes in native code without the GIL leaves the loop free in a thread as well."""
+        status, found = explain(capsys, f"{FUNCTIONS}:digest", "64")
+        assert status == 0
+        assert found["measurement"]["lets_go"] is True
+        _, found = explain(capsys, f"{FUNCTIONS}:keeps", "0.05")
+        assert found["measurement"]["lets_go"] is False
 
     def test_arguments_are_literals(self, capsys):
         """Each run gets arguments of its own: what one changes, the next does not see."""
@@ -149,6 +160,7 @@ class TestVerdict:
             ({"computing": 0.05}, "thread", "a thread is enough"),
             # What computes a little while it waits, and is over at once, is no case for a thread.
             ({"computing": 0.05, "inline": replace(WAY, seconds=0.0006)}, "hardly", "nobody"),
+            ({"lets_go": True}, "yes", "It lets go of the GIL"),
             (
                 {"offloaded": Way(calls=1, seconds=0.2, held=0.03, loop_cpu=0.01)},
                 "yes",
@@ -175,7 +187,7 @@ class TestShown:
     def test_report(self):
         """A person sees both ways side by side, the costs, and the answer."""
         text = render(MEASURED, judge(MEASURED), colors=False)
-        assert "event loop held              50 ms    < 1.5 ms" in text
+        assert re.search(r"event loop held +50 ms +5 ms +< 1.5 ms  at a stretch", text)
         assert "2,000 bytes, pickled and unpickled" in text
         assert "Worth offloading? Yes." in text
         assert "\x1b" not in text

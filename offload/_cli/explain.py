@@ -19,6 +19,7 @@ from offload.errors import FunctionError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
 __all__ = ["add_arguments", "parse_argument", "render", "run"]
 
@@ -140,31 +141,21 @@ def _told(function: str, error: Exception) -> str:
 
 def render(found: Measurement, verdict: Verdict, *, colors: bool) -> str:
     """Return what was measured as lines for a terminal."""
-    inline, offloaded = found.inline, found.offloaded
-    rows = [
-        ("", "inline", "offloaded", ""),
+    ways = (found.inline, found.threaded, found.offloaded)
+    rows: list[tuple[str, Iterable[str], str]] = [
+        ("", ("inline", "in a thread", "offloaded"), ""),
         (
             "from call to result",
-            milliseconds(inline.seconds),
-            milliseconds(offloaded.seconds),
-            f"median of {inline.calls} and {offloaded.calls}",
+            [milliseconds(way.seconds) for way in ways],
+            f"median of {', '.join(str(way.calls) for way in ways)}",
         ),
-        (
-            "event loop held",
-            _held(inline.held),
-            _held(offloaded.held),
-            "at a stretch, the longest",
-        ),
-        (
-            "event loop's CPU",
-            milliseconds(inline.loop_cpu),
-            milliseconds(offloaded.loop_cpu),
-            "per call",
-        ),
+        ("event loop held", [_held(way.held) for way in ways], "at a stretch, the longest"),
+        ("event loop's CPU", [milliseconds(way.loop_cpu) for way in ways], "per call"),
     ]
     lines = [paint(f"{found.function} on pool {found.pool!r}", "bold", colors=colors), ""]
     lines += [
-        f"  {name:<22}{left:>12}{right:>12}  {note}".rstrip() for name, left, right, note in rows
+        f"  {name:<22}{''.join(f'{value:>13}' for value in values)}  {note}".rstrip()
+        for name, values, note in rows
     ]
     lines += ["", paint("What offloading takes", "bold", colors=colors), ""]
     parts = [
@@ -194,7 +185,7 @@ def render(found: Measurement, verdict: Verdict, *, colors: bool) -> str:
             "on a worker that has not imported the module",
         ),
     ]
-    lines += [f"  {name:<22}{value:>12}  {note}".rstrip() for name, value, note in parts]
+    lines += [f"  {name:<22}{value:>13}  {note}".rstrip() for name, value, note in parts]
     answer, color = _ANSWERS[verdict.answer]
     if found.starved > _BUSY_SHARE:
         lines += [

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 import statistics
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ __all__ = ["measure"]
 _BEAT_SECONDS = 0.001
 # asyncio's timers are due on the next millisecond: what is less late than this is not late.
 _NOISE_SECONDS = 0.0015
+# Of the time that a thread computes, the loop may be late for so much if it is said to go on: what
+# lets go of the GIL (hashes) measured 0 to 0.25 here, what keeps it 1.2 to 20, also beside others
+# that computed on every core.
+_FREE_SHARE = 0.5
 # A call of nothing is short: enough of them for a steady median.
 _EMPTY_CALLS = 200
 _EMPTY_SECONDS = 0.5
@@ -59,16 +64,17 @@ async def measure(
     pool = case.pool
     try:
         inline, computing, starved, result = await _inline(case, budget)
+        threaded, lets_go = await _threaded(case, budget)
         started = time.perf_counter()
         await pool.run(probe.nothing)
         cold = time.perf_counter() - started
         started = time.perf_counter()
         await case.offloaded()
         first = time.perf_counter() - started
-        empty = await _way(
-            lambda: pool.run(probe.nothing), _Budget(_EMPTY_CALLS, _EMPTY_SECONDS), held=False
+        empty, _ = await _way(
+            lambda: pool.run(probe.nothing), _Budget(_EMPTY_CALLS, _EMPTY_SECONDS), watched=False
         )
-        offloaded = await _way(case.offloaded, budget)
+        offloaded, _ = await _way(case.offloaded, budget)
         worker_seconds = await _in_worker(case, budget)
     finally:
         await pool.aclose(drain=0.0)
@@ -79,6 +85,8 @@ async def measure(
         function=case.target.name,
         pool=pool.name,
         inline=inline,
+        threaded=threaded,
+        lets_go=lets_go,
         offloaded=offloaded,
         empty=empty,
         worker_seconds=worker_seconds,
@@ -121,6 +129,11 @@ class _Case:
     def copied(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return arguments that a call may change, as it could on a worker."""
         return copy.deepcopy((self._arguments, self._keywords))
+
+    def inline(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Run it here and now, and return its result, of a generator the list of its items."""
+        result = self.target.function(*arguments, **keywords)
+        return list(result) if self.is_generator else result
 
     async def offloaded(self) -> None:
         """Run it on a worker, and drop the result."""
@@ -165,9 +178,7 @@ async def _inline(case: _Case, budget: _Budget) -> tuple[Way, float, float, Any]
         cpu -= time.process_time()
         loop_cpu -= time.thread_time()
         started = time.perf_counter()
-        result = case.target.function(*arguments, **keywords)
-        if case.is_generator:
-            result = list(result)
+        result = case.inline(arguments, keywords)
         taken.append(time.perf_counter() - started)
         loop_cpu += time.thread_time()
         cpu += time.process_time()
@@ -184,8 +195,34 @@ async def _inline(case: _Case, budget: _Budget) -> tuple[Way, float, float, Any]
     return way, computing, min(waited / max(sum(taken), 1e-9), 1.0), result
 
 
-async def _way(call: Callable[[], Awaitable[Any]], budget: _Budget, *, held: bool = True) -> Way:
-    """Make calls one after the other, and then, if it is wanted, once more under watch."""
+async def _threaded(case: _Case, budget: _Budget) -> tuple[Way, bool | None]:
+    """Run it in a thread; return how that went, and whether the loop went on meanwhile."""
+    computed: list[float] = []
+
+    def run() -> None:
+        arguments, keywords = case.copied()
+        started = time.thread_time()
+        case.inline(arguments, keywords)
+        computed.append(time.thread_time() - started)
+
+    way, lates = await _way(lambda: asyncio.to_thread(run), budget)
+    watched = computed[way.calls :]
+    if sum(watched) / len(watched) < 2 * sys.getswitchinterval():
+        return way, None
+    # Whoever keeps the GIL gives it up when the switch interval is over and takes it again: the
+    # loop waits for as long as it computes, and longer on a busy machine.
+    late = sum(late for late in lates if late > _NOISE_SECONDS)
+    return way, late < _FREE_SHARE * sum(watched)
+
+
+async def _way(
+    call: Callable[[], Awaitable[Any]], budget: _Budget, *, watched: bool = True
+) -> tuple[Way, list[float]]:
+    """Make calls one after the other, and then, if it is wanted, as many under watch.
+
+    Returns:
+        How that went, and how late the loop's timers were while it was watched.
+    """
     taken: list[float] = []
     begun = time.perf_counter()
     cpu = time.thread_time()
@@ -194,23 +231,24 @@ async def _way(call: Callable[[], Awaitable[Any]], budget: _Budget, *, held: boo
         await call()
         taken.append(time.perf_counter() - started)
     cpu = time.thread_time() - cpu
-    longest = 0.0
-    if held:
+    held, lates = 0.0, []
+    if watched:
         # Apart from the others: the watch itself makes the loop compute.
         watch = _Watch()
-        watched = 0
+        count = 0
         begun = time.perf_counter()
-        while budget.is_left(watched, begun):
+        while budget.is_left(count, begun):
             await call()
-            watched += 1
+            count += 1
         await watch.beat()
-        longest = watch.end()
-    return Way(
+        held, lates = watch.end(), watch.lates
+    way = Way(
         calls=len(taken),
         seconds=statistics.median(taken),
-        held=longest,
+        held=held,
         loop_cpu=cpu / len(taken),
     )
+    return way, lates
 
 
 async def _in_worker(case: _Case, budget: _Budget) -> float:
@@ -242,7 +280,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._longest = 0.0
+        self.lates: list[float] = []
         self._beaten = asyncio.Event()
         self._due = 0.0
         self._waited = _waited()
@@ -253,8 +291,7 @@ class _Watch:
         now, waited = self._loop.time(), _waited()
         # What the machine kept this thread waiting is not the call's doing.
         late = now - self._due - (waited - self._waited)
-        if late > _NOISE_SECONDS:
-            self._longest = max(self._longest, late)
+        self.lates.append(late)
         self._beaten.set()
         self._waited = waited
         self._due = now + _BEAT_SECONDS
@@ -268,7 +305,8 @@ class _Watch:
     def end(self) -> float:
         """Return the longest time that the loop was held, 0.0 if too short to tell."""
         self._timer.cancel()
-        return self._longest
+        longest = max(self.lates, default=0.0)
+        return longest if longest > _NOISE_SECONDS else 0.0
 
 
 def _waited() -> float:

@@ -37,6 +37,9 @@ class Measurement:
         function: `module:qualname`.
         pool: the pool's name; what the function is decorated with, or one with default options.
         inline: run by the event loop itself.
+        threaded: run in a thread.
+        lets_go: whether the event loop goes on while it runs in a thread, because it lets go of
+            the GIL; None where it is over too soon to tell.
         offloaded: run by a warm worker.
         empty: a warm worker that is asked to do nothing.
         worker_seconds: how long the function runs in a warm worker; the median.
@@ -54,6 +57,8 @@ class Measurement:
     function: str
     pool: str
     inline: Way
+    threaded: Way
+    lets_go: bool | None
     offloaded: Way
     empty: Way
     worker_seconds: float
@@ -121,6 +126,11 @@ def judge(found: Measurement) -> Verdict:
             f"{run / max(cost, 1e-9):,.0f} times less, and the call takes "
             f"{milliseconds(found.overhead)} longer than it runs. {even}."
         )
+        if found.lets_go:
+            why += (
+                " It lets go of the GIL while it computes, so a thread keeps the loop free as "
+                "well, as long as it need not be stopped and the CPUs are not all taken."
+            )
         if found.offloaded.held > max(5 * _UNNOTICED_SECONDS, 0.1 * run):
             why += (
                 f" Its payload still holds the loop for up to {milliseconds(found.offloaded.held)}:"
