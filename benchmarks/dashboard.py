@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _RATE = 200
 _WARM_UP_SECONDS = 1.0
+_RESAMPLES = 2000
 
 
 def create() -> Starlette:
@@ -196,10 +198,15 @@ def main(options: argparse.Namespace) -> None:
         print(f"{readers:8}" + "".join(f"{value:12.2f}" for value in values))
     without, watched = rows[0], rows[options.readers]
     ratios = [b["p99"] / a["p99"] for a, b in zip(without, watched, strict=True)]
+    chance = random.Random(0)
+    resampled = sorted(
+        statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(_RESAMPLES)
+    )
+    low, high = quantile(resampled, 0.025), quantile(resampled, 0.975)
     disturbed = sum(bool(row["disturbed"]) for found in rows.values() for row in found)
     print(
         f"p99 with readers to without: {statistics.median(ratios):.2f} (median of {len(ratios)} "
-        f"rounds, {min(ratios):.2f} to {max(ratios):.2f}); {disturbed} of {2 * len(ratios)} "
+        f"rounds, 95 % interval {low:.2f} to {high:.2f}); {disturbed} of {2 * len(ratios)} "
         "measurements disturbed by others"
     )
 

@@ -1,8 +1,8 @@
 """Memory and CPU of processes, from /proc. Elsewhere than on Linux nothing is known.
 
 Source:
-    proc_pid_stat(5): fields 14, 15 and 22 (utime, stime, starttime), in clock ticks.
-    proc_pid_statm(5): the second field, resident pages.
+    proc_pid_stat(5): fields 14, 15 and 22 (utime, stime, starttime, in clock ticks), 24 (rss, in
+    pages).
     proc_pid_smaps(5), smaps_rollup: Pss, each shared page divided by those who share it.
 """
 
@@ -50,7 +50,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._looks: dict[int, _Look] = {}
-        has_proc = os.path.exists("/proc/self/statm")
+        has_proc = os.path.exists("/proc/self/stat")
         self._page = os.sysconf("SC_PAGE_SIZE") if has_proc else 0
         self._tick = os.sysconf("SC_CLK_TCK") if has_proc else 0
 
@@ -73,7 +73,7 @@ class Meter:
         fields = _read(pid, "stat").rpartition(b")")[2].split()
         now = time.monotonic()
         ticks, started = int(fields[11]) + int(fields[12]), int(fields[19])
-        resident = int(_read(pid, "statm").split()[1]) * self._page
+        resident = int(fields[21]) * self._page
         last = self._looks.get(pid)
         if last is not None and last.started != started:
             last = None
@@ -89,9 +89,13 @@ class Meter:
 
 
 def _read(pid: int, name: str) -> bytes:
-    # Not buffered: a file of /proc is made anew for each read.
-    with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
-        return file.read(4096)
+    # Not `open`, which makes system calls of its own: each of them gives up the GIL, and a busy
+    # event loop has to be asked to give it back.
+    file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, 4096)
+    finally:
+        os.close(file)
 
 
 def _pss(pid: int) -> int | None:
