@@ -386,7 +386,7 @@ async def test_block_of_ours(monkeypatch):
         exec(compile("import time; time.sleep(0.3)", engine.__file__, "exec"))
         return True
 
-    monkeypatch.setattr(engine, "is_small", slow)
+    monkeypatch.setattr(engine.Engine, "refuse_early", slow)
     async with Pool("slow", max_workers=1) as pool:
         await pool.run(square, 2)
 
