@@ -72,3 +72,10 @@ def import_numpy(seconds: float) -> float:
 async def awaited(function: Callable[..., Any], *args: Any) -> Any:
     """Run a plain function, for a pool that takes coroutine functions only."""
     return function(*args)
+
+
+def hold_and_echo(value: bytes, seconds: float) -> bytes:
+    """Return what came, after so long."""
+    if seconds:
+        time.sleep(seconds)
+    return value
