@@ -76,18 +76,21 @@ class Lag:
             await asyncio.sleep(0.001)
             late = time.perf_counter() - begin - 0.001
             if late > LAG_SECONDS / 5:
-                late -= _waited() - waited
+                # Thread by thread: one that has ended takes its past with it.
+                late -= sum(
+                    max(now - waited.get(each, 0.0), 0.0) for each, now in _waited().items()
+                )
             self.seconds = max(self.seconds, late)
 
 
-def _waited() -> float:
+def _waited() -> dict[str, float]:
     # proc_pid_schedstat(5): the second number is the time spent waiting on a runqueue, in ns. Of
     # all threads: one that is not let run may hold the GIL that the loop waits for.
-    total = 0
+    waited = {}
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
-            total += int((thread / "schedstat").read_bytes().split()[1])
-    return total / 1e9
+            waited[thread.name] = int((thread / "schedstat").read_bytes().split()[1]) / 1e9
+    return waited
 
 
 def same(left: Any, right: Any) -> bool:
