@@ -285,6 +285,26 @@ async def test_route_is_known_without_the_middleware(ledger):
     assert block.route == "GET /plain/{name}"
 
 
+@pytest.mark.anyio
+async def test_any_object_may_be_called_request(ledger):
+    """A proxy that cannot be asked here and now ends no watch."""
+
+    class Proxy:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    def work(request):
+        hold()
+        return request
+
+    with watchdog.watching(threshold=0.05):
+        await anyio.sleep(0.01)
+        work(Proxy())
+        [block] = await blocks_of(ledger)
+
+    assert (block.cause, block.route) == ("blocking", "")
+
+
 def test_websockets_are_named(ledger):
     """A handler of a WebSocket has a route, too."""
     with TestClient(Watchdog(application, threshold=0.05)) as client:

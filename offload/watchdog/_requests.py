@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,9 @@ def scope_of_stack(frame: FrameType) -> Mapping[str, Any] | None:
     while each is not None:
         scope: Any = local(each, "scope")
         if scope is None:
-            scope = getattr(local(each, "request"), "scope", None)
+            # Whatever the application calls `request` may do anything when it is asked.
+            with contextlib.suppress(Exception):
+                scope = getattr(local(each, "request"), "scope", None)
         if isinstance(scope, dict) and scope.get("type") in _KINDS and "path" in scope:
             return scope
         each = each.f_back
