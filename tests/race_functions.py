@@ -1,10 +1,15 @@
-"""What workers run for the tests of races: tasks that fork, and streams that fail twice."""
+"""What workers run for the tests of races: tasks that fork, that fail twice, that log too late."""
 
+import contextlib
+import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from offload import current_task
 from offload._child import context
+from tests.pool_functions import knock, pass_gate
 
 
 def unsendable_then_failing() -> Iterator[Any]:
@@ -23,3 +28,34 @@ def tray_after_child_returned(size: int) -> Any:
     os.waitpid(child, 0)
     assert context.process.page is not None
     return context.process.page[context.OUT_FULL]
+
+
+def log_later(entered: str, gate: str, size: int) -> None:
+    """Leave a thread that logs when it may, and tells when it has."""
+
+    def log() -> None:
+        pass_gate(gate)
+        logging.getLogger("tests.races").warning("late", extra={"order": "x" * size})
+        knock(entered)
+
+    threading.Thread(target=log, daemon=True).start()
+
+
+def wait_and_tell_whether_wanted(entered: str, gate: str) -> bool:
+    knock(entered)
+    pass_gate(gate)
+    task = current_task()
+    assert task is not None
+    return not task.cancelled()
+
+
+def helper_pid() -> int:
+    from tests.race_helper import helper
+
+    return helper.pid
+
+
+@contextlib.contextmanager
+def enter(_: Mapping[str, str]) -> Iterator[None]:
+    """Surround a function, as an observer's carrier asks."""
+    yield

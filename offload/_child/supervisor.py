@@ -155,6 +155,8 @@ class Supervisor:
         self._prctl = prctl
         self._pids: dict[int, int] = {}  # worker number -> process id, until reaped
         self._numbers: dict[int, int] = {}
+        # What preloaded modules have started: it ends with us, not with a worker.
+        self._helpers = set(_children())
         self._is_cold = settings["start_method"] == "forkserver"
         self._wakeup, self._wakeup_end = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -313,6 +315,7 @@ class Supervisor:
                 _, status = os.waitpid(pid, 0)
             except ChildProcessError:
                 continue
+            self._helpers.discard(pid)
             if number is None:
                 continue
             del self._pids[number]
@@ -321,13 +324,8 @@ class Supervisor:
 
     def _kill_orphans(self, *, everything: bool = False) -> None:
         """Kill processes that a dead worker left and the kernel gave to us."""
-        try:
-            with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
-                children = [int(pid) for pid in file.read().split()]
-        except (OSError, ValueError):
-            return
-        for pid in children:
-            if everything or not self._is_of_worker(pid):
+        for pid in _children():
+            if everything or not (pid in self._helpers or self._is_of_worker(pid)):
                 _kill_tree(pid)
 
     def _is_of_worker(self, pid: int) -> bool:
@@ -358,12 +356,18 @@ def _marks(pid: int) -> set[int]:
     return marks
 
 
-def _kill_tree(pid: int) -> None:
+def _children(pid: int | None = None) -> list[int]:
+    """Return the children of a process, by default of this one; none where that cannot be told."""
+    pid = pid or os.getpid()
     try:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            children = [int(child) for child in file.read().split()]
+            return [int(child) for child in file.read().split()]
     except (OSError, ValueError):
-        children = []
+        return []
+
+
+def _kill_tree(pid: int) -> None:
+    children = _children(pid)
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

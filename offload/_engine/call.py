@@ -79,6 +79,9 @@ class Call(Task):
     error: BaseException | None = None
     items: deque[Reply] | None = None
     started: Callable[[], object] | None = None
+    # Whether it is in the books already, its worker being one that cannot be stopped and will
+    # report its end when nobody waits for it any more.
+    is_counted: bool = False
 
     def __init__(
         self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
@@ -118,6 +121,8 @@ class Call(Task):
     def wait_in_queue(self) -> None:
         """Start the clock of the queue timeout and the deadline."""
         if self.start_by is not None and self.state is TaskState.QUEUED:
+            if self.timer is not None:  # of an attempt that its worker did not live to receive
+                self.timer.cancel()
             wait = max(self.start_by - time.monotonic(), 0.0)
             self.timer = self.loop.call_later(wait, self._queue_timed_out)
 

@@ -39,7 +39,7 @@ from offload._engine.shell import Shell
 from offload.errors import OffloadError, WorkerCrashedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable
     from contextvars import ContextVar
     from typing import Self
 
@@ -188,8 +188,12 @@ class Engine(Shell):
         meta = self._meta(options, carriers=carriers)
         request = await self._encode(target, arguments, keywords, meta)
         if options.coalesce and request[1] is None:
+            key = request[0]
+            if carriers:
+                # Who wants the same, each within a trace of his own, wants the same.
+                key, _, _ = await self._encode(target, arguments, keywords, self._meta(options))
             reply = await self._flights.join(
-                request[0],
+                key,
                 options,
                 lambda shared: self._exchange(target, request, shared, None, record),
             )
@@ -383,17 +387,16 @@ class Engine(Shell):
     ) -> list[dict[str, str]]:
         carriers: list[dict[str, str]] = []
         for observer in observers:
-            carrier: Mapping[str, str] | None = None
             try:
                 carrier = observer.submitted(record)
+                if carrier:
+                    carriers.append(dict(carrier))
             except Exception:
                 _logger.exception(
                     "an observer of pool %r failed",
                     self.name,
                     extra={"offload_pool": self.name, "offload_function": record.function},
                 )
-            if carrier:
-                carriers.append(dict(carrier))
         return carriers
 
     def _tell_ended(self, observers: tuple[Observer, ...], record: CallRecord) -> None:

@@ -220,7 +220,7 @@ class Shell:
         call.drop_reply()
         if self.withdraw(call):
             call.lane.cancelled += 1
-        elif call.state is TaskState.RUNNING:
+        elif call.state is TaskState.RUNNING and not call.is_counted:
             call.lane.cancelled += 1
             self.abandon(call, "cancel")
 
@@ -252,9 +252,9 @@ class Shell:
                 lane.fold()
             reply = call.reply
             if reply is not None and (reply[0] == Kind.RESULT or reply[0] == Kind.END):
-                lane.completed += 1
+                lane.completed += not call.is_counted
             else:
-                lane.failed += 1
+                lane.failed += not call.is_counted
             following: Any = dispatcher.finish(worker, now, recycle=recycle)
             if dispatcher.actions:
                 actions = self._take_actions()
@@ -289,6 +289,8 @@ class Shell:
             call.lane.run_time.add_stopped(seconds)
         if self.crew.can_stop:
             self.dispatcher.abandon(worker, now, reason)
+        else:
+            call.is_counted = True
         return True
 
     def unused(self, call: Call) -> None:
@@ -338,7 +340,10 @@ class Shell:
         """Report that a worker, once ready, has ended."""
         was, task = self._act(self._gone, worker, how)
         if isinstance(task, Call):
-            self._on_loop(task, task.fail, crash_error(task.function, how))
+            if how.received:
+                self._on_loop(task, task.fail, crash_error(task.function, how))
+            else:
+                self._on_loop(task, task.wait_in_queue)
         elif was is WorkerState.IDLE:
             _logger.warning(
                 "an idle worker of pool %r ended: %s",
@@ -352,10 +357,9 @@ class Shell:
         task = worker.task
         if was is WorkerState.BUSY and task is not None and not how.received:
             self.dispatcher.requeue(task, _monotonic())
-            task = None
-        self.dispatcher.gone(worker, _monotonic())
-        if isinstance(task, Call):
+        elif isinstance(task, Call):
             task.lane.crashed += 1
+        self.dispatcher.gone(worker, _monotonic())
         return was, task
 
     def _look_for_closed_loops(self) -> None:
@@ -485,7 +489,8 @@ class Shell:
             )
             functions = tuple(
                 sorted(
-                    (lane.statistics() for lane in self.lanes.values()),
+                    # A copy: another thread may be calling a function for the first time.
+                    (lane.statistics() for lane in tuple(self.lanes.values())),
                     key=lambda function: function.name,
                 )
             )

@@ -106,7 +106,7 @@ class ExecutorCrew:
         """Submit a call; False if the executor is broken."""
         try:
             future = worker.executor.submit(remote.run, call.request)
-        except (BrokenExecutor, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever an executor of the user raises
             _logger.debug("executor of %r refused a task: %r", worker, error)
             self._broken(worker, received=False)
             return False

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from offload._workers.base import Call, Owner, Settings
+    from offload._workers.base import Call, Owner, Reply, Settings
 
 _logger = logging.getLogger("offload.workers")
 
@@ -72,11 +72,15 @@ class ProcessWorker(Worker):
     __slots__ = (
         "binding",
         "endpoint",
+        "frames",
+        "has_ended_task",
         "is_closing",
+        "is_told",
         "last",
         "number",
         "page",
         "pid",
+        "reading",
         "sent",
         "timer",
     )
@@ -88,12 +92,20 @@ class ProcessWorker(Worker):
         self.page = page
         self.pid: int | None = None
         self.binding: _Binding | None = None
+        # Of the worker, not of a binding: a thread of a function logs when it likes, and a record
+        # may be half read when the worker goes to another loop.
+        self.frames = Assembler()
+        self.reading = threading.Lock()
         self.sent = 0
         # The call that was sent last: `task` is set before that, on another thread than the one
         # that may be about to report the worker's end.
         self.last: Any = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_closing = False
+        # Whether the stop of its abandoned task has come to the keeper, and whether that task has
+        # ended before it did.
+        self.is_told = False
+        self.has_ended_task = False
 
     def __repr__(self) -> str:
         return f"<worker {self.number} pid={self.pid} {self.state.value}>"
@@ -107,7 +119,7 @@ class ProcessWorker(Worker):
 class _Binding:
     """A worker's socket on one event loop: a persistent reader, and a writer when it must be."""
 
-    __slots__ = ("crew", "endpoint", "frames", "is_open", "loop", "pending", "worker")
+    __slots__ = ("crew", "endpoint", "is_open", "loop", "pending", "worker")
 
     def __init__(
         self, crew: ProcessCrew, worker: ProcessWorker, loop: asyncio.AbstractEventLoop
@@ -119,7 +131,6 @@ class _Binding:
         # A descriptor of its own, so that each loop registers and unregisters a number that no
         # other loop has in its books when a worker moves from one loop to another.
         self.endpoint = worker.endpoint.dup()
-        self.frames = Assembler()
         self.pending = b""
         self.is_open = True
         loop.add_reader(self.endpoint.fileno(), self._read)
@@ -162,36 +173,43 @@ class _Binding:
         if not self.pending:
             self.loop.remove_writer(self.endpoint.fileno())
 
-    def _read(self) -> bool:  # noqa: C901 - on the path of each reply: a call costs more
+    def _read(self) -> bool:  # noqa: C901, PLR0912 - on the path of each reply: a call costs more
         """Read once and hand over what came; False if there was nothing to read."""
-        # What comes now may be for the loop that the worker has moved to. A loop that handles its
-        # events before its callbacks (uvloop) comes here before it comes to `close`.
-        if not self.is_open or self.worker.binding is not self:
-            return False
-        try:
-            is_alive = self.frames.receive(self.endpoint)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            # A dead worker; or our own limit of open files, which cost us a descriptor.
-            _logger.log(
-                logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR,
-                "the socket of %r failed and is given up: %r",
-                self.worker,
-                error,
-                extra={"offload_pid": self.worker.pid},
-            )
-            is_alive = False
+        worker = self.worker
+        replies: list[Reply] = []
+        with worker.reading:
+            # What comes now may be for the loop that the worker has moved to. A loop that handles
+            # its events before its callbacks (uvloop) comes here before it comes to `close`.
+            if not self.is_open or worker.binding is not self:
+                return False
+            frames = worker.frames
+            try:
+                is_alive = frames.receive(self.endpoint)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                # A dead worker; or our own limit of open files, which cost us a descriptor.
+                _logger.log(
+                    logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR,
+                    "the socket of %r failed and is given up: %r",
+                    worker,
+                    error,
+                    extra={"offload_pid": worker.pid},
+                )
+                is_alive = False
+            else:
+                while (reply := frames.take()) is not None:
+                    replies.append(reply)
         if not is_alive:
             self.close()
-            keeper.post(self.crew.lost, self.worker)
+            keeper.post(self.crew.lost, worker)
             return False
         records: list[bytes] | None = None
-        while (reply := self.frames.take()) is not None:
-            task: Any = self.worker.task
+        for reply in replies:
+            task: Any = worker.task
             if reply[1] & Flag.TRAY:
                 # Now: the worker that is given its next call may put something else there.
-                reply = (*reply[:2], take_tray(self.worker.page, reply[2]), None)
+                reply = (*reply[:2], take_tray(worker.page, reply[2]), None)  # noqa: PLW2901
             if reply[0] == Kind.LOG:
                 records = [] if records is None else records
                 records.append(reply[2])
@@ -231,7 +249,6 @@ class _Binding:
         if not self.loop.is_closed():
             self.loop.remove_reader(self.endpoint.fileno())
             self.loop.remove_writer(self.endpoint.fileno())
-        self.frames.close()
         self.endpoint.close()
 
     def __del__(self) -> None:
@@ -276,8 +293,10 @@ class ProcessCrew:
     def stop(self, worker: ProcessWorker, reason: str, grace: float) -> None:
         """Stop a worker: politely if it is idle, else by flag, SIGTERM and SIGKILL."""
         if reason in ("cancel", "timeout", "close under load"):
-            # At once, and not by way of another thread: the function may be looking.
-            _WORD.pack_into(worker.page, context.CANCEL * _WORD.size, 1)
+            # At once, and not by way of another thread: the function may be looking. Unless the
+            # worker has ended meanwhile, and its page is closed.
+            with contextlib.suppress(ValueError):
+                _WORD.pack_into(worker.page, context.CANCEL * _WORD.size, 1)
             keeper.post(self._stop_running, worker, grace)
         else:
             keeper.post(self._stop_idle, worker)
@@ -321,9 +340,10 @@ class ProcessCrew:
             if binding is not None:
                 binding.close_from_anywhere()
             try:
-                binding = worker.binding = _Binding(self, worker, call.loop)
+                with worker.reading:
+                    binding = worker.binding = _Binding(self, worker, call.loop)
             except OSError:
-                return False
+                return self._not_sent(worker)
         # Before it is sent: its number must be above what a worker that is dead has received.
         worker.sent += 1
         worker.last = call
@@ -336,8 +356,14 @@ class ProcessCrew:
             else:
                 binding.send(request, (descriptor,))
         except OSError:
-            return False
+            return self._not_sent(worker)
         return True
+
+    def _not_sent(self, worker: ProcessWorker) -> bool:
+        # Dead, as good as always. But it may be that we had no descriptor left, or the kernel no
+        # memory: whoever was told that it is dead gives it nothing any more, and it must end.
+        keeper.post(self.lost, worker)
+        return False
 
     def more(self, worker: ProcessWorker, kind: int, body: bytes) -> None:
         """Send a frame to a worker that has a stream; a dead worker is noticed elsewhere."""
@@ -384,7 +410,7 @@ class ProcessCrew:
                 theirs.close()
             if page_fd >= 0:
                 os.close(page_fd)
-        keeper.loop.add_reader(ours.fileno(), self._read_start, worker, Assembler())
+        keeper.loop.add_reader(ours.fileno(), self._read_start, worker)
         worker.timer = keeper.loop.call_later(
             self._settings.start_timeout, self._start_timed_out, worker
         )
@@ -428,7 +454,8 @@ class ProcessCrew:
         keeper.loop.add_reader(ours.fileno(), self._read_events)
         return ours
 
-    def _read_start(self, worker: ProcessWorker, frames: Assembler) -> None:
+    def _read_start(self, worker: ProcessWorker) -> None:
+        frames = worker.frames
         try:
             is_alive = frames.receive(worker.endpoint)
         except BlockingIOError:
@@ -507,7 +534,7 @@ class ProcessCrew:
         )
         if worker.state is WorkerState.STARTING:
             # What it said last may not have been read yet.
-            self._read_start(worker, Assembler())
+            self._read_start(worker)
         if worker.state is WorkerState.STARTING:
             self._fail(worker, f"{how} before it was ready")
             self._forget(worker)
@@ -590,6 +617,12 @@ class ProcessCrew:
             or worker.state is not WorkerState.LEAVING
         ):
             return
+        if not worker.is_told:
+            # Who stops it, on another thread, has decided and not told us yet: that would meet the
+            # next task of this worker.
+            worker.has_ended_task = True
+            return
+        worker.is_told = worker.has_ended_task = False
         self._stop_timer(worker)
         _WORD.pack_into(worker.page, context.CANCEL * _WORD.size, 0)
         self._owner.worker_recovered(worker)
@@ -604,6 +637,10 @@ class ProcessCrew:
 
     def _stop_running(self, worker: ProcessWorker, grace: float) -> None:
         if worker.number not in self._workers:
+            return
+        worker.is_told = True
+        if worker.has_ended_task:
+            self.recovered(worker)
             return
         self._stop_timer(worker)
         if grace > 0:
@@ -640,6 +677,8 @@ class ProcessCrew:
         worker.last = None  # which refers to it: its megabytes would wait for the collector
         if worker.binding is not None:
             worker.binding.close_from_anywhere()
+        with worker.reading:
+            worker.frames.close()
         worker.endpoint.close()
         worker.page.close()
         self._finish_close()
