@@ -6,8 +6,11 @@ in a closed loop that keeps the event loop busy (`--in-flight` at once, about 10
 cores), and `/fast` asked 200 times a second from another process, open loop: its latency counts
 from the intended send time. The readers are in a process of their own and take in all that comes.
 Quoted: medians over the rounds. Refuted if the p99 of `/fast` with readers exceeds 1.2 times that
-without, or if five readers cost the server as much as five dashboards: more than one sample each
-interval.
+without.
+
+Before that, on a server that has nothing else to do: the CPU that it needs for no reader, for one
+and for all, by the OS; a number that neighbours hardly change. Refuted if all of them need more
+than twice what one does, or more than 1 % of a core.
 
     python -m benchmarks.dashboard [--rounds 9] [--seconds 5] [--readers 5] [--in-flight 4]
 """
@@ -26,6 +29,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -181,8 +185,30 @@ def once(port: int, pid: int, readers: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def used(pid: int) -> float:
+    """Return the CPU seconds of all threads of a process, to the nanosecond."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Print what readers cost a server that has nothing else to do."""
+    with server(0, options.os_priority) as (port, pid):
+        for readers in (0, 1, options.readers):
+            with watching(port, readers):
+                time.sleep(_WARM_UP_SECONDS)
+                before, begun = used(pid), time.monotonic()
+                time.sleep(options.seconds)
+                share = (used(pid) - before) / (time.monotonic() - begun)
+            print(f"{readers} readers, nothing else to do: {share:.2%} of a core", flush=True)
+
+
 def main(options: argparse.Namespace) -> None:
     """Run all rounds, and print the table."""
+    cost(options)
     rows: dict[int, list[dict[str, Any]]] = {0: [], options.readers: []}
     with server(options.in_flight, options.os_priority) as (port, pid):
         once(port, pid, options.readers, 1.0)  # Warm, with all code paths run.
