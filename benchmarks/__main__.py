@@ -95,6 +95,9 @@ def main(argv: list[str] | None = None) -> int:
     except (UnknownNameError, SettingsError, ResultsError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped: what was measured until now has been written", file=sys.stderr)
+        return 130
     return 0
 
 
