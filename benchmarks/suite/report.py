@@ -131,6 +131,8 @@ def number(value: float) -> str:
 
 def times(interval: Interval) -> str:
     """Return a ratio with its interval."""
+    if math.isinf(interval.value):
+        return "which is none"
     if math.isnan(interval.low):
         return f"× {interval.value:.2f}, one repetition, no interval"
     return f"× {interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"

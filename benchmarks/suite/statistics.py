@@ -87,9 +87,7 @@ class Estimate:
             draws = np.median(values[chosen], axis=1, keepdims=True)
             if count == 1:
                 return np.full((_DRAWS, 1), math.nan)
-            # Few repetitions drawn from themselves vary too little, by this factor.
-            middle = self._values[0]
-            return middle + (draws - middle) * math.sqrt(count / (count - 1))
+            return _stretched(draws, self._values[0], math.sqrt(count / (count - 1)))
         length = min(len(each) for each in self.repetitions)
         # All draws at once: a row for each. Repetitions differ in length by a few requests at most.
         values = np.stack([each[:length] for each in self.repetitions])
@@ -110,6 +108,16 @@ def ratio(
         value = float(np.float64(second.value(fraction)) / first.value(fraction))
     draws[(second.draws(fraction) == 0) & (first.draws(fraction) == 0)] = 1.0
     return _interval(1.0 if math.isnan(value) else value, draws, confidence)
+
+
+def _stretched(draws: Array, middle: float, factor: float) -> Array:
+    """Widen draws: few repetitions, drawn from themselves, vary too little, by this factor."""
+    if middle > 0 and draws.min() > 0:
+        # By ratio: what cannot be below zero does not get there.
+        found: Array = middle * (draws / middle) ** factor
+        return found
+    wide = middle + (draws - middle) * factor
+    return np.maximum(wide, 0.0) if draws.min() >= 0 else wide
 
 
 def _stretches(random: np.random.Generator, shape: tuple[int, int], length: int) -> Positions:
