@@ -152,7 +152,7 @@ def test_gil_held_by_another_thread_is_found(run):
         return any("greedy" in block.threads for block in run(coroutine))
 
     # A stack is a sample: the watcher has to get the GIL as well, between two of its turns.
-    assert any(is_found() for _ in range(5))
+    assert any(is_found() for _ in range(15))
 
 
 def hold_gil(seconds):
@@ -383,7 +383,7 @@ async def test_block_of_ours(monkeypatch):
     import offload._engine.engine as engine
 
     def slow(*_):
-        exec(compile("import time; time.sleep(0.3)", engine.__file__, "exec"))
+        exec(compile("import time; time.sleep(1)", engine.__file__, "exec"))
         return True
 
     monkeypatch.setattr(engine.Engine, "refuse_early", slow)
