@@ -59,10 +59,10 @@ def test_every_error_has_an_answer():
 def test_answer_names_our_class_and_not_the_applications():
     """A subclass of the application is its own affair."""
 
-    class ReportTooLargeForCustomer(OffloadError):
+    class ReportTooLargeForCustomerError(OffloadError):
         pass
 
-    assert answer_to(ReportTooLargeForCustomer("text")).error == "OffloadError"
+    assert answer_to(ReportTooLargeForCustomerError("text")).error == "OffloadError"
 
 
 def test_needs_no_framework():

@@ -19,7 +19,7 @@ else:
     class Generic:
         """Nothing at run time, but `Resource[Model]`."""
 
-        def __class_getitem__(cls, _: object) -> type:
+        def __class_getitem__(cls, _: object) -> type[Any]:
             return cls
 
     T = None
@@ -45,11 +45,11 @@ class Resource(Generic[T]):
                 f"resource() needs a function that a worker can import by name, not {qualname}; "
                 "move it to the top level of its module"
             )
-        self.__wrapped__ = function
+        self.__wrapped__: Callable[[], T] = function
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__qualname__ = qualname
-        self.__name__ = function.__name__
+        self.__name__: str = function.__name__
         self._value: T = _NOT_LOADED
         # Threads of one task may need it at once. No worker is forked while one of them holds it.
         self._lock = _thread.allocate_lock()
