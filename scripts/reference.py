@@ -25,6 +25,7 @@ PAGE = ROOT / "docs" / "reference.md"
 MODULES = (
     "offload",
     "offload.starlette",
+    "offload.resources",
     "offload.asgi",
     "offload.testing",
     "offload.watchdog",
