@@ -471,7 +471,9 @@ def test_events_do_not_keep_a_server_from_ending():
                 pass
         _, errors = server.process.communicate(timeout=60)
 
-    assert not errors
+    # Not by force, which uvicorn would have told. The watchdog may have told of a busy machine.
+    assert "graceful shutdown exceeded" not in errors
+    assert "Traceback" not in errors
 
 
 class FakePool:
