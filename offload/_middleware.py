@@ -320,22 +320,32 @@ class _Reader:
 class _Wait:
     """A call that is awaited, in a cancel scope of its own."""
 
-    __slots__ = ("_client", "_function", "_scope", "_started")
+    __slots__ = ("_client", "_function", "_has_left", "_scope", "_started")
 
     def __init__(self, client: _Client, function: str, *, tells_start: bool) -> None:
         self._client = client
         self._function = function
         # Where nobody tells, the careful answer is that it may have run.
         self._started = not tells_start
+        self._has_left = False
         self._scope = anyio.CancelScope()
 
     def begin(self) -> bool:
-        """Take note that a worker is given the call, which is wanted; on any thread."""
-        self._started = True
+        """Take note that a worker is given the call, if it is still wanted; on any thread.
+
+        Under trio the cancellation has to reach another thread: a worker that is free before it
+        does must not be given what the client's error says did not run. Noted first and asked
+        then, the other way round than `client_left`, so that one of the two sees the other.
+        """
+        tells, self._started = self._started, True
+        if self._has_left:
+            self._started = tells
+            return False
         return True
 
     def client_left(self) -> None:
         """End the wait."""
+        self._has_left = True
         self._scope.cancel()
 
     def __enter__(self) -> Self:

@@ -15,6 +15,9 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 from offload import ClientDisconnectedError
+from offload._core.options import ResolvedOptions
+from offload._engine.guard import current_guard
+from offload._engine.target import target_of
 from offload.starlette import CancelOnDisconnect, exception_handlers
 from tests import request_functions as functions
 from tests.connection import DISCONNECT, Connection, answer, part
@@ -79,6 +82,28 @@ class TestCalls:
         assert not errors[0].started
         assert "did not run" in str(errors[0])
         assert entered.rest() == []
+
+    async def test_call_that_gets_a_worker_after_the_leaving_is_not_begun(self, held):
+        """The worker is free before the withdrawal has reached the thread that gives it out."""
+        begun = []
+
+        async def app(scope, receive, send):
+            guard = current_guard.get()
+            with pytest.raises(ClientDisconnectedError, match="did not run"):
+                await guard.call(run, target_of(functions.hold), held, {}, ResolvedOptions())
+
+        async def run(target, arguments, keywords, options, started):
+            connection.say(DISCONNECT)
+            with anyio.CancelScope(shield=True):
+                await until(lambda: started.__self__._has_left)
+                begun.append(started())
+            await anyio.lowlevel.checkpoint()
+
+        connection = Connection(part())
+        async with serving(connection, app):
+            pass
+
+        assert begun == [False]
 
     async def test_call_after_the_leaving_is_not_made(self, tmp_path, entered, held):
         """What a handler would do next for a client that has left is not begun."""
