@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,12 @@ def table() -> tuple[int, Any]:
 def broken() -> None:
     note(os.environ["RESOURCE_NOTES"], "tried")
     raise LookupError("the model is not there")
+
+
+@resource
+def slow() -> None:
+    note(os.environ["RESOURCE_NOTES"], str(os.getpid()))
+    time.sleep(300)
 
 
 not_a_resource = 5

@@ -1,6 +1,8 @@
 """`offload.resources`: loaded once, shared by all workers, and gone with them."""
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from offload._bench.machine import pss_bytes
 from offload.resources import resource
 from tests import pool_functions
 from tests import resource_functions as functions
+from tests.processes import PATIENCE, gone, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -20,6 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyn
 Notes = Callable[[], list[str]]
 TABLE = "tests.resource_functions:table"
 MIB = 2**20
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -163,6 +167,21 @@ async def test_here_it_is_loaded_when_called_and_can_be_cleared(notes: Notes) ->
         functions.table.clear()
     assert not functions.table.is_loaded
     assert len(notes()) == 1
+
+
+async def test_server_that_dies_while_it_is_loaded_leaves_nobody(notes: Notes) -> None:
+    """Loading may take minutes; who does it ends with the server all the same."""
+    code = (
+        "import asyncio; from offload import Pool;"
+        "asyncio.run(Pool('slow', preload=['tests.resource_functions:slow']).open())"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)  # noqa: ASYNC220
+    try:
+        await until(notes)
+    finally:
+        server.kill()
+        server.wait()
+    await gone(int(notes()[0]), seconds=PATIENCE)
 
 
 async def test_what_a_worker_cannot_import_is_refused() -> None:

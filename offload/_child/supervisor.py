@@ -69,9 +69,21 @@ def main(control_fd: int) -> None:
     prctl = _load_prctl()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     if settings["start_method"] == "forkserver":
+        # Loading may take long, and nobody reads the control socket meanwhile. The thread that
+        # started us waits for our end, so that it ends before us only when the server does.
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if _is_abandoned(control):
+            os._exit(0)
         settings["preload_error"] = _preload(settings["preload"])
+        prctl(_PR_SET_PDEATHSIG, 0)
     supervisor = Supervisor(control, settings, prctl)
     supervisor.run()
+
+
+def _is_abandoned(control: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(control, 0)  # nothing but the end of the other side, which is always told
+    return bool(poll.poll(0))
 
 
 def _receive_settings(control: socket.socket) -> dict[str, Any]:
