@@ -1,9 +1,11 @@
 """Whatever ends the server, or a part of it, nothing is left of it after a second."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -30,8 +32,8 @@ class Server:
     def __init__(self, folder: Path, kind: str, how: str) -> None:
         self.folder = folder
         self.kind = kind
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
+        # Not below `folder`: the path of a socket, as stdlib's fork server has one, must be short.
+        self.temporary = Path(tempfile.mkdtemp())
         self.report = Fifo(folder / "report")
         self.go = Fifo(folder / "go")
         self.process = subprocess.Popen(
@@ -103,6 +105,7 @@ def start(tmp_path: Path) -> Iterator:
         server.process.stderr.close()
         server.report.__exit__()
         server.go.__exit__()
+        shutil.rmtree(server.temporary)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
