@@ -106,7 +106,8 @@ async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:
         # Nested: the worker is where heavy work belongs already.
         return inline(prepared.definition.function)(*args, **kwargs)
     plan = prepared.plan
-    engine = None if plan is None else plan[0]._running  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - on the path of each call
+    # One that is closing may have a successor of its name.
+    engine = None if plan is None or plan[0]._is_closed else plan[0]._running  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - on the path of each call
     if plan is None or engine is None:
         plan = prepared.resolve()
     pool, target, options, is_plain = plan

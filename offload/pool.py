@@ -372,9 +372,10 @@ class Pool:
         return end
 
     def _tell_observers(self) -> None:
-        engine = self._running
-        if engine is not None:
-            engine.observe((*self._common_observers, *self._own_observers))
+        with self._lock:  # one that is being made was given what there was before
+            engine = self._running
+            if engine is not None:
+                engine.observe((*self._common_observers, *self._own_observers))
 
     # --- inside, of its life ---
 

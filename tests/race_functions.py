@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from offload import current_task
+from offload import current_task, offload
 from offload._child import context
 from tests.pool_functions import knock, pass_gate
 
@@ -39,6 +39,32 @@ def log_later(entered: str, gate: str, size: int) -> None:
         knock(entered)
 
     threading.Thread(target=log, daemon=True).start()
+
+
+def report_later(entered: str, gate: str) -> None:
+    """Leave a thread that goes on reporting when it may, and tells when it has."""
+    task = current_task()
+    assert task is not None
+
+    def report() -> None:
+        pass_gate(gate)
+        task.progress(1.0, 1.0)
+        knock(entered)
+
+    threading.Thread(target=report, daemon=True).start()
+
+
+def report_after_a_neighbour(entered: str, gate: str) -> None:
+    task = current_task()
+    assert task is not None
+    task.progress(2.0, 2.0)
+    knock(entered)
+    pass_gate(gate)
+
+
+@offload(pool="races again")
+def echo_again(value: int) -> int:
+    return value
 
 
 def wait_and_tell_whether_wanted(entered: str, gate: str) -> bool:

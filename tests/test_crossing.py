@@ -215,7 +215,7 @@ class TestLogs:
         logging.getLogger().addHandler(above)
         try:
             await pool.run(functions.log, "unique")
-            await until(lambda: records.records)
+            await until(lambda: "unique" in above.texts())
         finally:
             logging.getLogger().removeHandler(above)
         assert records.texts() == ["unique"]

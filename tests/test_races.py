@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -270,6 +271,64 @@ class TestBooks:
             gate.take_back()
         assert len(results) == 3
         assert not entered.rest()
+
+    async def test_thread_left_behind_reports_to_nobody(
+        self, pool: Pool, entered: Fifo, gate: Fifo, held: tuple[str, str], tmp_path: Path
+    ) -> None:
+        """Progress of a task that has ended is not told to the caller of the next one."""
+        told: list[tuple[float, float | None]] = []
+        late = Fifo(tmp_path / "late")
+        await pool.run(race_functions.report_later, entered.path, late.path)
+        following = asyncio.ensure_future(
+            call(
+                pool,
+                race_functions.report_after_a_neighbour,
+                *held,
+                on_progress=lambda done, total: told.append((done, total)),
+            )
+        )
+        await entered.heard()  # the next one runs
+        with late:
+            late.let()
+            await entered.heard()  # and the one before has reported
+        gate.let()
+        await following
+        assert told == [(2.0, 2.0)]
+
+    async def test_observer_that_comes_with_the_first_call_is_not_missed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An observer that is added while a pool's engine is being made hears of its calls."""
+        async with Pool("races observed", max_workers=1) as pool:
+            pass
+        watcher = Watcher(iter([None]))
+        added = threading.Thread(target=pool.observe, args=(watcher,))
+        make = pool._new_engine
+
+        def make_slowly() -> Any:
+            engine = make()
+            added.start()
+            added.join(0.2)  # it waits for the engine, or is too early for it
+            return engine
+
+        monkeypatch.setattr(pool, "_new_engine", make_slowly)
+        async with pool:
+            await asyncio.to_thread(added.join)
+            await pool.run(pool_functions.echo, 1)
+        assert watcher.ended_calls == ["completed"]
+
+    async def test_pool_that_is_closing_has_a_successor_of_its_name(self) -> None:
+        """A function goes to the pool that has the name now, not to one that is not yet gone."""
+        first = Pool("races again", max_workers=1)
+        assert await race_functions.echo_again(1) == 1
+        closed = first.kill()
+        second = Pool("races again", max_workers=1)
+        try:
+            # `closed` is not done, as a rule: what it waits for takes milliseconds.
+            assert await race_functions.echo_again(2) == 2
+        finally:
+            await second.aclose(drain=0.0)
+        await asyncio.wrap_future(closed)
 
     async def test_carrier_that_is_no_mapping_costs_no_call(
         self, pool: Pool, caplog: pytest.LogCaptureFixture

@@ -32,6 +32,7 @@ class _Process:
     page: memoryview | None = None
     report: Callable[[float, float | None], None] | None = None
     relay_logs: Callable[[], None] | None = None
+    task: TaskContext | None = None
 
 
 process = _Process()
@@ -85,7 +86,8 @@ class TaskContext:
             total: how much there is, None where unknown.
         """
         report = process.report
-        if report is None:
+        # A thread that a task has left behind would report to the caller of the next one.
+        if report is None or process.task is not self:
             return
         now = time.monotonic()
         if done == total or now >= self._next_report:
@@ -104,8 +106,9 @@ def current_task() -> TaskContext | None:
 
 
 def enter(context: TaskContext | None) -> None:
-    """Make `context` the current task of this thread."""
+    """Make `context` the current task of this thread, and of a worker."""
     _current.set(context)
+    process.task = context
 
 
 def in_worker() -> bool:
