@@ -342,3 +342,55 @@ class TestBooks:
             end()
         assert watcher.ended_calls == ["completed"]
         assert "an observer of pool 'races' failed" in caplog.text
+
+
+@pytest.mark.parametrize("count", [3000])
+def test_thousands_that_nobody_wants_are_passed_over(count: int, tmp_path: Path) -> None:
+    """Calls that were given up while they waited cost the worker nothing, however many."""
+    pool = Pool("unwanted", max_workers=1, max_queued=None, os_priority="normal")
+    try:
+        with Fifo(tmp_path / "entered") as entered, Fifo(tmp_path / "gate") as gate:
+            executor = pool.executor()
+            first = executor.submit(pool_functions.hold, entered.path, gate.path)
+            entered.heard_now()
+            waiting = [executor.submit(pool_functions.echo, number) for number in range(count)]
+            last = executor.submit(pool_functions.echo, "last")
+            assert all(future.cancel() for future in waiting)
+            gate.let()
+            assert last.result(PATIENCE) == "last"
+            assert first.result(PATIENCE)[0] is None
+        now = pool.statistics()
+        assert (now.busy, now.queued, now.crashed) == (0, 0, 0)
+    finally:
+        pool.kill().result(PATIENCE)
+        del Pool._registry[pool.name]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_call_that_is_given_up_before_it_is_sent_costs_no_worker(tmp_path: Path) -> None:
+    """Hundreds of callers leave at once while their calls come up: no worker is killed for it."""
+    pool = Pool("given up", max_workers=1, spare_workers=0, max_queued=None, os_priority="normal")
+    async with pool:
+        pid = await pool.run(pool_functions.pid)
+        asked: list[int] = []
+        target, options = target_of(pool_functions.echo), pool.resolve(CallOptions())
+
+        def nobody() -> bool:
+            asked.append(1)
+            return False
+
+        with Fifo(tmp_path / "entered") as entered, Fifo(tmp_path / "gate") as gate:
+            async with anyio.create_task_group() as group:
+                group.start_soon(pool.run, pool_functions.hold, entered.path, gate.path)
+                await entered.heard()
+                async with anyio.create_task_group() as leavers:
+                    for number in range(300):
+                        leavers.start_soon(pool.call, target, (number,), {}, options, nobody)
+                    await until(lambda: pool.statistics().queued == 300)
+                    gate.let()
+                    await until(lambda: asked)
+                    leavers.cancel_scope.cancel()
+        await until(lambda: not pool.statistics().busy)
+        assert await pool.run(pool_functions.pid) == pid
+    del Pool._registry[pool.name]

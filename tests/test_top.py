@@ -296,7 +296,8 @@ def dashboard() -> Iterator[str]:
     """Run a server with a pool and its dashboard; return where."""
     pool = Pool("shown", max_workers=1, os_priority="normal")
     app = Starlette(
-        routes=[Route("/heavy", heavy), Mount("/dashboard", Dashboard())], lifespan=lifespan(pool)
+        routes=[Route("/heavy", heavy), Mount("/dashboard", Dashboard(pools=[pool]))],
+        lifespan=lifespan(pool),
     )
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))

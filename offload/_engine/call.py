@@ -45,8 +45,8 @@ class Calls(Protocol):
         """Take note that the worker has replied."""
         ...
 
-    def unused(self, call: Call) -> None:
-        """Take note that nobody wants the call that was about to begin."""
+    def unused(self, call: Call) -> Call | None:
+        """Take note that nobody wants the call that was about to begin; return the next one."""
         ...
 
     def not_received(self, worker: Worker, call: Call) -> None:
@@ -82,6 +82,8 @@ class Call(Task):
     # Whether it is in the books already, its worker being one that cannot be stopped and will
     # report its end when nobody waits for it any more.
     is_counted: bool = False
+    # Whether a worker has been sent it, and not only been given it.
+    is_sent: bool = False
 
     def __init__(
         self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
@@ -126,30 +128,36 @@ class Call(Task):
             wait = max(self.start_by - time.monotonic(), 0.0)
             self.timer = self.loop.call_later(wait, self._queue_timed_out)
 
-    def begin(self) -> None:
-        """Send the call to the worker that it was assigned to."""
+    def begin(self) -> Call | None:
+        """Send the call to the worker that it was assigned to.
+
+        Returns:
+            The call that the worker is given instead, if nobody wants this one any more.
+        """
         engine, worker = self.engine, self.worker
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
         # While the way here was under way the caller may have gone, or the worker died.
         if self.state is not TaskState.RUNNING or worker is None or worker.task is not self:
-            return
+            return None
         if self.started is not None:
             is_wanted, self.started = self.started(), None
             if not is_wanted:
-                engine.unused(self)
-                return
+                return engine.unused(self)
+        self.is_sent = True
         if not engine.crew.begin(worker, self):
+            self.is_sent = False
             engine.not_received(worker, self)
             self.wait_in_queue()
-            return
+            return None
         seconds = self.timeout
         if self.deadline is not None:
             left = max(self.deadline - time.monotonic(), 0.0)
             seconds = left if seconds is None else min(seconds, left)
         if seconds is not None:
             self.timer = self.loop.call_later(seconds, self._timed_out)
+        return None
 
     def take(self, reply: Reply) -> None:
         """Accept a frame from the worker."""

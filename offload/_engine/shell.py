@@ -66,6 +66,9 @@ _monotonic = time.monotonic
 # Between looks at whether a busy worker's event loop has been closed, while calls wait; such loops
 # are rare, and a look costs a microsecond for each worker.
 _LOOK_SECONDS = 1.0
+# How many calls that nobody wants any more are passed over before the event loop turns: about ten
+# microseconds each.
+_MOST_UNWANTED = 50
 
 
 def settle(future: Future[None], error: Exception | None = None) -> None:
@@ -201,8 +204,8 @@ class Shell:
             except Closed:
                 raise self._closed_error(call.function) from None
             actions = self._take_actions() if dispatcher.actions else None
-        if worker is not None:
-            call.begin()
+        if worker is not None and (following := call.begin()) is not None:
+            self._dispatch(following)
         if actions:
             self._carry_out(actions)
         if worker is None and call.state is TaskState.QUEUED:
@@ -222,7 +225,10 @@ class Shell:
             call.lane.cancelled += 1
         elif call.state is TaskState.RUNNING and not call.is_counted:
             call.lane.cancelled += 1
-            self.abandon(call, "cancel")
+            if call.is_sent:
+                self.abandon(call, "cancel")
+            elif (following := self.unused(call)) is not None:
+                self._dispatch(following)
 
     def leave_stream(self, call: Call) -> None:
         """Give a stream up: its generator is closed politely, if it listens."""
@@ -293,11 +299,13 @@ class Shell:
             call.is_counted = True
         return True
 
-    def unused(self, call: Call) -> None:
-        """Nobody wants the call that a worker was just assigned: the worker takes the next one."""
-        following = self._act(self._unused, call)
-        if following is not None:
-            self._dispatch(following)
+    def unused(self, call: Call) -> Any:
+        """Nobody wants the call that a worker was just assigned.
+
+        Returns:
+            What the worker is given instead, to be dispatched; None if there is nothing.
+        """
+        return self._act(self._unused, call)
 
     def _unused(self, call: Call) -> Any:
         worker = call.worker
@@ -568,11 +576,22 @@ class Shell:
         self._schedule_tick()
 
     def _dispatch(self, call: Any) -> None:
-        """Let a call begin on the thread of its loop: now, if that is this one."""
-        if events._get_running_loop() is call.loop:  # noqa: SLF001 - documented for this use
-            call.begin()
-        elif not self._on_loop(call, call.begin):
-            self.unused(call)
+        """Let a call begin on the thread of its loop: now, if that is this one.
+
+        If nobody wants it any more, the next one, and so on: of a thousand clients that waited all
+        may have left. Not by recursion, nor for longer than a loop may be held.
+        """
+        for _ in range(_MOST_UNWANTED):
+            if events._get_running_loop() is call.loop:  # noqa: SLF001 - documented for this use
+                following = call.begin()
+            elif self._on_loop(call, self._dispatch, call):
+                return
+            else:  # its loop is no more
+                following = self.unused(call)
+            if following is None:
+                return
+            call = following
+        self._on_loop(call, self._dispatch, call)
 
     def _on_loop(self, call: Any, callback: Callable[..., object], *arguments: Any) -> bool:
         try:
