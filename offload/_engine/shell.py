@@ -224,8 +224,8 @@ class Shell:
         if self.withdraw(call):
             call.lane.cancelled += 1
         elif call.state is TaskState.RUNNING and not call.is_counted:
-            call.lane.cancelled += 1
             if call.is_sent:
+                call.lane.cancelled += 1
                 self.abandon(call, "cancel")
             elif (following := self.unused(call)) is not None:
                 self._dispatch(following)
@@ -311,6 +311,7 @@ class Shell:
         worker = call.worker
         if worker is None or worker.task is not call:
             return None
+        call.lane.cancelled += 1
         return self.dispatcher.finish(worker, _monotonic(), returned=False)
 
     def not_received(self, worker: Worker, call: Call) -> None:
