@@ -1,14 +1,18 @@
 """What workers run for the tests of races: tasks that fork, that fail twice, that log too late."""
 
 import contextlib
+import gc
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from offload import current_task, offload
 from offload._child import context
+from offload._child.wire import Kind
+from offload._child.worker import Connection
 from tests.pool_functions import knock, pass_gate
 
 
@@ -18,6 +22,13 @@ def unsendable_then_failing() -> Iterator[Any]:
         yield lambda: None
     finally:
         raise ValueError("of the cleaning up")
+
+
+def reply_twice() -> str:
+    """Reply by ourselves, and then by returning."""
+    (connection,) = (each for each in gc.get_objects() if type(each) is Connection)
+    connection.send(Kind.RESULT, pickle.dumps("too early"))
+    return "too late"
 
 
 def tray_after_child_returned(size: int) -> Any:

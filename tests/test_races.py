@@ -72,6 +72,28 @@ class TestWorkers:
         assert results == {number: number for number in range(5)}
 
     @pytest.mark.guarantee(3)
+    async def test_second_reply_to_a_task_is_for_nobody(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A worker that replies once too often dies; no caller gets another one's result."""
+        results: dict[int, int] = {}
+        async with Pool("races replies", max_workers=1, spare_workers=0) as pool:
+            pid = only_pid(pool)
+
+            async def echo(number: int) -> None:
+                target = target_of(pool_functions.echo)
+                options = pool.resolve(CallOptions(retry_on_crash=1))
+                results[number] = await pool.call(target, (number,), {}, options)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(pool.run, race_functions.reply_twice)
+                for number in range(5):
+                    group.start_soon(echo, number)
+            assert results == {number: number for number in range(5)}
+            await gone(pid)
+        assert "replied twice" in caplog.text
+
+    @pytest.mark.guarantee(3)
     async def test_forked_child_that_returns_leaves_the_tray_alone(self, pool: Pool) -> None:
         """A child that a task forks, and that runs on into our code, writes nothing for others."""
         assert await pool.run(race_functions.tray_after_child_returned, 1_000_000) == 0
@@ -360,7 +382,7 @@ def test_thousands_that_nobody_wants_are_passed_over(count: int, tmp_path: Path)
             assert last.result(PATIENCE) == "last"
             assert first.result(PATIENCE)[0] is None
         now = pool.statistics()
-        assert (now.busy, now.queued, now.crashed) == (0, 0, 0)
+        assert (now.busy, now.queued, now.crashed, now.cancelled) == (0, 0, 0, count)
     finally:
         pool.kill().result(PATIENCE)
         del Pool._registry[pool.name]

@@ -1,12 +1,15 @@
 """Frames: what the two ends of a worker's socket say to each other.
 
-    ┌────────────┬──────┬───────┬─────────┐
-    │ body bytes │ kind │ flags │ files   │  header, 8 bytes   + up to 64 KiB of body
-    └────────────┴──────┴───────┴─────────┘
+    ┌────────────┬──────┬───────┬───────┬──────┐
+    │ body bytes │ kind │ flags │ files │ task │  header, 12 bytes   + up to 64 KiB of body
+    └────────────┴──────┴───────┴───────┴──────┘
 
 A small payload is the body of its frame: one send, one receive. A larger one is elsewhere, in a
-tray or in a file that travels beside the frame as a descriptor; see `offload._child.payload`. The
-last field is the number of descriptors beside that one: files that are arguments.
+tray or in a file that travels beside the frame as a descriptor; see `offload._child.payload`.
+`files` is the number of descriptors beside that one: files that are arguments.
+
+`task` is the worker's: how many tasks it had been given when it sent this. The parent, which has
+counted them too, takes no reply for that of another task, whatever has gone wrong in the worker.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-HEADER = struct.Struct("<IBBH")
+HEADER = struct.Struct("<IBBHI")
 _INT = struct.Struct("=i")
 _HEADER_BYTES = HEADER.size
 _unpack_header = HEADER.unpack_from
@@ -95,9 +98,9 @@ def anonymous_file(label: str = "offload") -> int:
         return os.dup(file.fileno())
 
 
-def frame(kind: int, body: bytes = b"", flags: int = 0, files: int = 0) -> bytes:
+def frame(kind: int, body: bytes = b"", flags: int = 0, files: int = 0, task: int = 0) -> bytes:
     """Return header and body as one message."""
-    return HEADER.pack(len(body), kind, flags, files) + body
+    return pack_header(len(body), kind, flags, files, task) + body
 
 
 def pack_descriptors(*fds: int) -> list[tuple[int, int, Any]]:
@@ -118,13 +121,15 @@ def unpack_descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 class Assembler:
     """Makes whole frames of what a stream socket delivers in pieces."""
 
-    __slots__ = ("_buffer", "_fds", "files")
+    __slots__ = ("_buffer", "_fds", "files", "task")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._fds: list[int] = []
         # Of the frame that was taken last; whoever takes it closes them.
         self.files: list[int] = []
+        # The number of its task.
+        self.task = 0
 
     def receive(self, connection: socket.socket, how: int = _RECEIVE_FLAGS) -> bool:
         """Read once; False at the end of the stream.
@@ -162,7 +167,7 @@ class Assembler:
         length = len(buffer)
         if length < _HEADER_BYTES:
             return None
-        size, kind, flags, files = _unpack_header(buffer)
+        size, kind, flags, files, task = _unpack_header(buffer)
         end = _HEADER_BYTES + size
         if length < end:
             return None
@@ -172,6 +177,7 @@ class Assembler:
         else:
             self._buffer = buffer[end:]
             body = buffer[_HEADER_BYTES:end]
+        self.task = task
         descriptor = self._fds.pop(0) if flags & Flag.LARGE else None
         if files:
             self.files = self._fds[:files]

@@ -61,6 +61,8 @@ class Connection:
         # A function's own threads log while its result is sent.
         self._lock = _thread.allocate_lock()
         self._is_ours = True
+        # How many tasks have come; each frame that we send says so.
+        self.task = 0
         # Whether the last frame was not long in coming.
         self._is_fed = False
         os.register_at_fork(after_in_child=self.leave_to_parent)
@@ -131,7 +133,7 @@ class Connection:
 
     def send(self, kind: int, body: bytes = b"", flags: int = 0, fd: int | None = None) -> None:
         """Send one frame whole, with a descriptor beside it if there is one."""
-        data = frame(kind, body, flags)
+        data = frame(kind, body, flags, task=self.task)
         try:
             with self._lock:
                 if fd is None:
@@ -173,7 +175,6 @@ class Serving:
         self.relay_logs()
         self._page = page
         self._trays = trays
-        self._received = 0
         self._memory_limit_bytes = memory_limit_bytes
 
     def relay_logs(self) -> None:
@@ -197,8 +198,8 @@ class Serving:
 
     def _serve(self, kind: int, body: bytes, flags: int, fd: int | None) -> None:
         page = self._page
-        self._received += 1
-        page[context.RECEIVED] = self._received
+        number = self._connection.task = self._connection.task + 1
+        page[context.RECEIVED] = number
         load: Callable[[bytes], Any] = pickle.loads
         if flags:
             load = self._trays.load if fd is None else self._opener(fd)
@@ -211,7 +212,7 @@ class Serving:
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
-            page[context.STARTED] = self._received
+            page[context.STARTED] = number
             try:
                 result = scope.run(function, *arguments, **keywords)
             except BaseException as error:

@@ -114,7 +114,7 @@ class Engine(Shell):
         size = len(data)
         try:
             return self.submit(
-                target, (pack_header(size, Kind.CALL, 0, 0) + data, None, size), options
+                target, (pack_header(size, Kind.CALL, 0, 0, 0) + data, None, size), options
             )
         except OffloadError as error:
             self.failures.note(target.name, error, None)

@@ -176,7 +176,7 @@ class _Binding:
     def _read(self) -> bool:  # noqa: C901, PLR0912 - on the path of each reply: a call costs more
         """Read once and hand over what came; False if there was nothing to read."""
         worker = self.worker
-        replies: list[Reply] = []
+        replies: list[tuple[Reply, int]] = []
         with worker.reading:
             # What comes now may be for the loop that the worker has moved to. A loop that handles
             # its events before its callbacks (uvloop) comes here before it comes to `close`.
@@ -199,13 +199,13 @@ class _Binding:
                 is_alive = False
             else:
                 while (reply := frames.take()) is not None:
-                    replies.append(reply)
+                    replies.append((reply, frames.task))
         if not is_alive:
             self.close()
             keeper.post(self.crew.lost, worker)
             return False
         records: list[bytes] | None = None
-        for reply in replies:
+        for reply, number in replies:
             task: Any = worker.task
             if reply[1] & Flag.TRAY:
                 # Now: the worker that is given its next call may put something else there.
@@ -213,7 +213,7 @@ class _Binding:
             if reply[0] == Kind.LOG:
                 records = [] if records is None else records
                 records.append(reply[2])
-            elif task is not None:
+            elif task is not None and number == worker.sent:
                 task.take(reply)
                 if self.worker.last is task and reply[0] < Kind.ITEM:
                     self.worker.last = None  # an idle worker keeps no megabytes, nor open files
@@ -232,12 +232,24 @@ class _Binding:
         while self._read():
             pass
 
-    def _discard(self, reply: tuple[int, int, bytes, int | None]) -> None:
+    def _discard(self, reply: Reply) -> None:
+        """Drop what is not for the worker's task, if it has one."""
         kind, _, _, descriptor = reply
         if descriptor is not None:
             os.close(descriptor)
-        if kind < Kind.ITEM:
+        if kind >= Kind.ITEM:
+            return
+        if self.worker.task is None:
             keeper.post(self.crew.recovered, self.worker)
+        else:
+            # A second reply to an earlier task: by code of that task, or by a slip of ours. The
+            # caller of the present one gets no other's result; it gets that its worker has died.
+            _logger.error(
+                "%r replied twice to one task, and is killed",
+                self.worker,
+                extra={"offload_pid": self.worker.pid},
+            )
+            keeper.post(self.crew.kill, self.worker)
 
     def close(self) -> None:
         """Leave the loop; on the loop's thread, or after the loop was closed."""
@@ -608,6 +620,10 @@ class ProcessCrew:
             worker.timer = keeper.loop.call_later(
                 _REPORT_SECONDS, self._signal, worker, signal.SIGKILL
             )
+
+    def kill(self, worker: ProcessWorker) -> None:
+        """End a worker that cannot be relied upon; its task crashes with it."""
+        self._signal(worker, signal.SIGKILL)
 
     def recovered(self, worker: ProcessWorker) -> None:
         """Take note that an abandoned worker has ended its task by itself."""
