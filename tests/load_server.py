@@ -76,7 +76,8 @@ class Server:
                 return b"220 mail.example ESMTP\r\n\r\n"
             case "/missing" | "/busy":
                 status = "404 Not Found" if path == "/missing" else "503 Service Unavailable"
-                return f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+                later = "Retry-After: 7\r\n" if path == "/busy" else ""
+                return f"HTTP/1.1 {status}\r\n{later}Content-Length: 0\r\n\r\n".encode()
         return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.overload import right_share
 from benchmarks.suite import catalogue, machine, results, run
 from benchmarks.suite.compare import compare
 from benchmarks.suite.contenders import CONTENDERS, OURS, Contender
@@ -355,6 +356,19 @@ class TestRuns:
         # Contenders take turns in being the first.
         first = [row["contender"] for row in document["rows"] if row["parameters"]["n"] == 0]
         assert first == [RIVAL, OURS, OURS, RIVAL]
+
+    @pytest.mark.parametrize(
+        "told, share", [(1.0, 1.0), (0.51, 1.0), (0.49, 0.0), (1.99, 1.0), (2.01, 0.0), (None, None)]
+    )
+    def test_refusal_is_right_if_those_accepted_took_about_as_long(self, told, share):
+        """What was asked of the refused is held against what the accepted around them waited."""
+        # One a second is accepted and takes a second; those in between are refused.
+        rows = [(at, 1000.0, 200, None) for at in range(0, 100_000, 1000)]
+        rows += [(at + 500, 1.0, 503, told) for at, *_ in rows]
+        columns = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
+        names = "intended_ms", "latency_ms", "status", "retry_after"
+
+        assert right_share(dict(zip(names, columns, strict=True))) == share
 
     def test_package_that_is_not_installed_is_named(self):
         """What to do about a missing contender is in the reason."""

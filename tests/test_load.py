@@ -94,6 +94,14 @@ class TestOutput:
         assert other["statuses"] == {"200": 16}
         assert all(latency > 0 for latency in missing["latency_ms"])
 
+    def test_what_refusals_ask_for_is_kept(self, server):
+        """The seconds of Retry-After stand beside the status; an answer without has none."""
+        result = run(server, "--fast", "/busy", "--fast", "/b", "--rate", "10")
+
+        busy, other = result["fast"]
+        assert busy["retry_after"] == [7.0] * 4
+        assert other["retry_after"] == [None] * 4
+
     def test_timeout_is_a_latency_of_what_was_waited(self, server):
         """A request that is given up is not left out of the percentiles."""
         result = run(server, "--fast", "/never", "--rate", "10", "--timeout", "0.2")

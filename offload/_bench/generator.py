@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-    from offload._bench.client import Target
+    from offload._bench.client import Answer, Target
     from offload._bench.plan import Plan, Stream
 
 __all__ = ["HeavyClients", "Prober"]
@@ -54,6 +54,11 @@ def kind_of(error: BaseException) -> str:
             return "reset"
         case _:
             return type(error).__name__
+
+
+def seconds_of(header: str | None) -> float | None:
+    """Return the seconds of a `Retry-After`; None where there is none, or where it is a date."""
+    return float(header) if header is not None and header.isdecimal() else None
 
 
 def requests(target: Target, numbers: random.Random) -> Iterator[bytes]:
@@ -94,8 +99,9 @@ class Prober:
         self._numbers = numbers
         self._requests = requests(stream.target, numbers)
         self._outcomes = Outcomes()
-        # Of the requests that count: (intended, latency or None, status or None), in seconds.
-        self._times: list[tuple[float, float | None, int | None]] = []
+        # Of the requests that count: intended, latency and what the answer asks to wait, in seconds;
+        # and the answer's status.
+        self._times: list[tuple[float, float | None, int | None, float | None]] = []
         self.lateness: list[float] = []
         self._idle: list[Connection] = []
         # Like a pool of clients, and like wrk2: past this many, a request waits for a connection,
@@ -125,9 +131,10 @@ class Prober:
             "target": f"{stream.target.method} {stream.target.url}",
             "rate": stream.rate,
             "arrivals": stream.arrivals,
-            "intended_ms": [in_ms(intended - self._start) for intended, _, _ in self._times],
-            "latency_ms": [None if took is None else in_ms(took) for _, took, _ in self._times],
-            "status": [status for _, _, status in self._times],
+            "intended_ms": [in_ms(intended - self._start) for intended, *_ in self._times],
+            "latency_ms": [None if took is None else in_ms(took) for _, took, *_ in self._times],
+            "status": [status for _, _, status, _ in self._times],
+            "retry_after": [seconds for *_, seconds in self._times],
             **self._outcomes.to_json(),
             "lateness_ms": summary(self.lateness),
         }
@@ -135,11 +142,13 @@ class Prober:
     async def _one(self, intended: float) -> None:
         failure: str | None = None
         status, took = 0, 0.0
+        retry_after: float | None = None
         try:
             async with asyncio.timeout(intended + self._plan.timeout - time.perf_counter()):
                 async with self._free:
-                    status, at = await self._exchange()
-                    took = at - intended
+                    answer = await self._exchange()
+                    status, took = answer.status, answer.at - intended
+                    retry_after = seconds_of(answer.headers.get("retry-after"))
         except OSError as error:  # TimeoutError is one.
             failure, took = kind_of(error), time.perf_counter() - intended
         if intended < self._start:
@@ -148,12 +157,11 @@ class Prober:
             self._outcomes.statuses[status] += 1
         else:
             self._outcomes.errors[failure] += 1
-        answered = failure in {None, "timeout"}
-        answer = status if failure is None else None
-        self._times.append((intended, took if answered else None, answer))
+        told = took if failure in {None, "timeout"} else None
+        self._times.append((intended, told, status if failure is None else None, retry_after))
 
-    async def _exchange(self) -> tuple[int, float]:
-        """Send over a connection that is free, else over a new one; return status and instant."""
+    async def _exchange(self) -> Answer:
+        """Send over a connection that is free, else over a new one."""
         request = next(self._requests)
         while self._idle:
             # The one used last: those that are not needed close by themselves.
@@ -171,11 +179,11 @@ class Prober:
         await connection.open()
         return await self._send(connection, request)
 
-    async def _send(self, connection: Connection, request: bytes) -> tuple[int, float]:
+    async def _send(self, connection: Connection, request: bytes) -> Answer:
         answer = await connection.exchange(request)
         if connection.usable:
             self._idle.append(connection)
-        return answer.status, answer.at
+        return answer
 
 
 class HeavyClients:

@@ -24,6 +24,7 @@ Prints one JSON object, and nothing else, on standard output. Keys are only ever
                         answer, of whatever status. One that was given up at the time-out has
                         the time it had waited; null: it failed in another way
         status          of the same requests: of the answer; null without one
+        retry_after     of the same requests: seconds in the answer's Retry-After; null without
         statuses        {"200": answers, …}
         errors          {"timeout" | "refused" | "reset" | "bad answer" | …: requests}
         lateness_ms     {"p50", "p99", "max"}: the generator's own delay, part of the latency
