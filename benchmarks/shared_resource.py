@@ -1,62 +1,121 @@
-"""What do workers weigh that share a table of 256 MiB?
+"""What do workers weigh that have all read a table of 256 MiB?
 
-Varied: 1 and 4 workers; the table as a resource that is loaded before the workers are forked, or by
-each of them at its first call. Held: an array of float64 that every worker has summed. Memory is
-PSS of the supervisor and its workers together (a page shared by n processes counts as 1/n in each).
-Refuted if four workers that share the table weigh more than one, by more than 40 MiB for each that
-is added.
-
-    python -m benchmarks.shared_resource [--mib 256]
+Varied: the contender, 1 and 4 workers. Held: an array of float64 that every worker has summed.
+`offload` has it as a resource, loaded once before its workers are forked; of the others, those that
+can preload modules preload the table's, and each worker loads the table at its first call. Memory
+is PSS of the whole process tree (a page shared by n processes counts as 1/n in each). Refuted if
+four workers of `offload` weigh more than one by over 40 MiB for each that is added.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
+from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from benchmarks.shared_table import total
-from offload import Pool
+from benchmarks.shared_table import TABLE_MIB, whole
+from benchmarks.suite.contenders import OURS
+from benchmarks.suite.scenario import (
+    ChildError,
+    Claim,
+    Measured,
+    Metric,
+    Plot,
+    Scenario,
+    in_process,
+)
 from offload._bench.machine import pss_bytes
 
-_MIB = 1 << 20
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.suite.contenders import Contender
+    from benchmarks.suite.scenario import Context, Parameters, Settings
+
+_FEW, _MANY = 1, 4
 _PER_WORKER_MIB = 40
+_TABLE = "benchmarks.shared_table"
+# Long enough that a worker that is busy leaves the next call to another.
+_TASK_SECONDS = 0.1
 
 
-async def weigh(workers: int, *, is_preloaded: bool) -> float:
-    """Return the MiB that the workers of a pool weigh together when each has read the table."""
-    preload = ["numpy", "benchmarks.shared_table:table"] if is_preloaded else ["numpy"]
-    async with Pool(
-        "shared", min_workers=workers, max_workers=workers, spare_workers=0, preload=preload
-    ) as pool:
-        idle = workers
-        while idle:  # until each has run something
-            await asyncio.gather(*(pool.run(total) for _ in range(2 * workers)))
-            idle = sum(1 for worker in pool.statistics().workers if not worker.tasks_done)
-        processes = [child.pid for child in psutil.Process().children()]
-        return (pss_bytes(processes) or 0) / _MIB
+def skips(contender: Contender) -> str | None:
+    """Refuse what has no worker processes."""
+    if contender.open is not None and not contender.has_processes:
+        return "it has no worker processes"
+    return in_process(contender)
 
 
-async def main(mib: int) -> bool:
-    """Weigh all four and print them; True if nothing refutes us."""
-    os.environ["TABLE_MIB"] = str(mib)
-    weights = {
-        (is_preloaded, workers): await weigh(workers, is_preloaded=is_preloaded)
-        for is_preloaded in (True, False)
-        for workers in (1, 4)
-    }
-    print(f"PSS of a pool that has read {mib} MiB, in MiB")
-    print(f"{'':28}{'1 worker':>10}{'4 workers':>11}")
-    for is_preloaded, name in ((True, "loaded before the fork"), (False, "loaded by each worker")):
-        print(f"{name:28}{weights[is_preloaded, 1]:10.0f}{weights[is_preloaded, 4]:11.0f}")
-    is_fine = weights[True, 4] - weights[True, 1] < 3 * _PER_WORKER_MIB
-    print("nothing refutes it" if is_fine else "REFUTED")
-    return is_fine
+def cells(_: Contender, __: Settings) -> list[Parameters]:
+    """There is one."""
+    return [{}]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--mib", type=int, default=256)
-    raise SystemExit(0 if asyncio.run(main(parser.parse_args().mib)) else 1)
+def measure(contender: Contender, _: Sequence[Parameters], context: Context) -> Iterator[Measured]:
+    """Measure with few and with many workers, each in a fresh process."""
+    size = 8 if context.settings.is_quick else TABLE_MIB
+    few, many = (
+        context.child(contender, {"workers": count, "mib": size}) for count in (_FEW, _MANY)
+    )
+    less, more = few.values["tree_bytes"], many.values["tree_bytes"]
+    if less is None or more is None:
+        raise ChildError("this machine does not tell the PSS of a process")
+    yield Measured(
+        {},
+        values={
+            "few_bytes": less,
+            "many_bytes": more,
+            "worker_bytes": (more - less) / (_MANY - _FEW),
+        },
+        health=many.health,
+        disturbed=many.disturbed,
+        attempts=max(few.attempts, many.attempts),
+    )
+
+
+async def inside(contender: Contender, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the memory of this process and all below it once all workers have read the table."""
+    assert contender.open is not None  # noqa: S101 - skipped
+    os.environ["TABLE_MIB"] = str(parameters["mib"])
+    workers = parameters["workers"]
+    # Only a fork shares what was loaded before it.
+    table = f"{_TABLE}:table" if contender.name == OURS else _TABLE
+    seen: set[int] = set()
+    async with contender.open(workers, preload=("numpy", table)) as call:
+        while len(seen) < workers:  # until each has read it
+            calls = (call(whole, _TASK_SECONDS) for _ in range(2 * workers))
+            seen |= set(await asyncio.gather(*calls))
+        return {"values": {"tree_bytes": await asyncio.to_thread(pss_bytes, [os.getpid()])}}
+
+
+scenario = Scenario(
+    name="shared_resource",
+    module=__name__,
+    question=__doc__ or "",
+    metrics=(
+        Metric("few_bytes", f"{_FEW} worker, MiB PSS", factor=2**-20),
+        Metric("many_bytes", f"{_MANY} workers, MiB PSS", factor=2**-20, is_headline=True),
+        Metric("worker_bytes", "one more worker, MiB PSS", factor=2**-20, is_headline=True),
+    ),
+    cells=cells,
+    measure=measure,
+    skips=skips,
+    claims=(
+        Claim(
+            text="one more worker, MiB",
+            value="worker_bytes",
+            relation="at most",
+            limit=_PER_WORKER_MIB,
+        ),
+    ),
+    plots=(
+        Plot(
+            "dots",
+            "many_bytes",
+            f"Memory of {_MANY} workers that have read a table of {TABLE_MIB} MiB",
+            "Less is better. PSS: a page shared by n processes counts as 1/n in each.",
+            is_log=False,
+        ),
+    ),
+    repetitions=2,
+)

@@ -18,11 +18,13 @@ NAMES = (
     "overload",
     "dispatch_overhead",
     "payload",
+    "payload_flood",
     "cold_start",
     "crash_recovery",
     "disconnects",
     "scaling",
     "memory",
+    "shared_resource",
 )
 # Where a scenario is not in the module of its name.
 _MODULES = {"payload": "payload_sizes"}

@@ -46,7 +46,12 @@ class Open(Protocol):
     """Opens a contender with so many workers; the other options are for those that have them."""
 
     def __call__(
-        self, workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
+        self,
+        workers: int,
+        *,
+        max_queued: int | None = None,
+        max_queued_bytes: int | None = None,
+        preload: Sequence[str] = (),
     ) -> AbstractAsyncContextManager[Call]:
         """Open it."""
         ...
@@ -122,7 +127,11 @@ def _offload(**options: Any) -> Open:
 
     @contextlib.asynccontextmanager
     async def open_pool(
-        workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
+        workers: int,
+        *,
+        max_queued: int | None = None,
+        max_queued_bytes: int | None = None,
+        preload: Sequence[str] = (),
     ) -> AsyncIterator[Call]:
         from offload import Pool
 
@@ -135,7 +144,7 @@ def _offload(**options: Any) -> Open:
             f"benchmark {len(Pool._registry)}",  # noqa: SLF001 - a name that nobody has
             max_workers=workers,
             max_queued=max_queued,
-            max_queued_bytes=None,
+            max_queued_bytes=max_queued_bytes,
             preload=preload,
             **settings,
         )
@@ -150,11 +159,10 @@ def _executor(start_method: str) -> Open:
 
     @contextlib.asynccontextmanager
     async def open_executor(
-        workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
+        workers: int, *, preload: Sequence[str] = (), **_: object
     ) -> AsyncIterator[Call]:
         from concurrent.futures import ProcessPoolExecutor
 
-        del max_queued
         loop = asyncio.get_running_loop()
         context = multiprocessing.get_context(start_method)
         if preload:
@@ -169,10 +177,8 @@ def _executor(start_method: str) -> Open:
 
 
 @contextlib.asynccontextmanager
-async def _inline(
-    workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
-) -> AsyncIterator[Call]:
-    del workers, max_queued, preload
+async def _inline(workers: int, **_: object) -> AsyncIterator[Call]:
+    del workers
 
     async def call(function: Callable[..., Any], /, *args: Any) -> Any:
         return function(*args)
@@ -181,33 +187,25 @@ async def _inline(
 
 
 @contextlib.asynccontextmanager
-async def _threadpool(
-    workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
-) -> AsyncIterator[Call]:
+async def _threadpool(workers: int, **_: object) -> AsyncIterator[Call]:
     from starlette.concurrency import run_in_threadpool
 
-    del workers, max_queued, preload
+    del workers
     yield run_in_threadpool
 
 
 @contextlib.asynccontextmanager
-async def _anyio(
-    workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
-) -> AsyncIterator[Call]:
+async def _anyio(workers: int, **_: object) -> AsyncIterator[Call]:
     from anyio import to_process
 
-    del max_queued, preload
     to_process.current_default_process_limiter().total_tokens = workers
     yield to_process.run_sync
 
 
 @contextlib.asynccontextmanager
-async def _pebble(
-    workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
-) -> AsyncIterator[Call]:
+async def _pebble(workers: int, *, preload: Sequence[str] = (), **_: object) -> AsyncIterator[Call]:
     from pebble import ProcessPool
 
-    del max_queued
     if preload:
         multiprocessing.set_forkserver_preload([*preload])
     context: Any = multiprocessing.get_context("forkserver")
@@ -224,12 +222,9 @@ async def _pebble(
 
 
 @contextlib.asynccontextmanager
-async def _loky(
-    workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
-) -> AsyncIterator[Call]:
+async def _loky(workers: int, **_: object) -> AsyncIterator[Call]:
     from loky import get_reusable_executor
 
-    del max_queued, preload
     loop = asyncio.get_running_loop()
 
     async def call(function: Callable[..., Any], /, *args: Any) -> Any:
@@ -246,14 +241,11 @@ async def _loky(
 
 
 @contextlib.asynccontextmanager
-async def _aiomultiprocess(
-    workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
-) -> AsyncIterator[Call]:
+async def _aiomultiprocess(workers: int, **_: object) -> AsyncIterator[Call]:
     import aiomultiprocess
 
     from benchmarks.functions import awaited
 
-    del max_queued, preload
     # Its default of 16 at once in a process is for I/O: it would put 16 computations into one.
     pool = aiomultiprocess.Pool(processes=workers, childconcurrency=1)
 
@@ -268,12 +260,9 @@ async def _aiomultiprocess(
 
 
 @contextlib.asynccontextmanager
-async def _prototype(
-    workers: int, *, max_queued: int | None = None, preload: Sequence[str] = ()
-) -> AsyncIterator[Call]:
+async def _prototype(workers: int, **_: object) -> AsyncIterator[Call]:
     from benchmarks.prototype import Prototype
 
-    del max_queued, preload
     prototype = Prototype(workers)
     try:
         yield prototype.run
