@@ -16,6 +16,7 @@ from __future__ import annotations
 def main(module: str, contender: str, text: str) -> None:
     """Measure and print."""
     import asyncio
+    import contextlib
     import importlib
     import json
     import os
@@ -35,7 +36,9 @@ def main(module: str, contender: str, text: str) -> None:
         result = runner.run(inside(CONTENDERS[contender], parameters))
     os.write(1, b"\n" + json.dumps(result).encode())
     for child in psutil.Process().children(recursive=True):
-        child.kill()
+        # Some end with the one that was killed before them.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     os._exit(0)
 
 
