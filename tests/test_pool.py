@@ -293,6 +293,23 @@ async def test_kill_from_any_thread_ends_everything(
     assert isinstance(held.results[0], PoolClosedError)
 
 
+@pytest.mark.guarantee(7)
+@pytest.mark.anyio
+@pytest.mark.holds_loop("it waits for the end of workers on the very loop that they work for")
+async def test_kill_may_be_awaited_by_blocking_the_loop(
+    new_pool: Callable[..., Pool], entered: Fifo, gate: Fifo
+) -> None:
+    """Whoever waits for the end by blocking the loop that the workers were used on gets it."""
+    pool = new_pool(max_workers=2)
+    async with anyio.create_task_group() as group:
+        held = Held(pool, entered, gate, group)
+        (pid,) = await held.start()
+        await pool.run(functions.pid)
+        pool.kill().result(PATIENCE)
+        assert not is_alive(pid)
+    assert isinstance(held.results[0], PoolClosedError)
+
+
 @pytest.mark.anyio
 async def test_everybody_who_closes_waits_for_the_end(new_pool: Callable[..., Pool]) -> None:
     """To close twice, or at the same time, is no error."""

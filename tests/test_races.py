@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
@@ -377,6 +378,11 @@ def test_thousands_that_nobody_wants_are_passed_over(count: int, tmp_path: Path)
             entered.heard_now()
             waiting = [executor.submit(pool_functions.echo, number) for number in range(count)]
             last = executor.submit(pool_functions.echo, "last")
+            # One that is given up before it comes to the pool is none of the pool's.
+            limit = time.monotonic() + PATIENCE
+            while pool.statistics().queued <= count:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
             assert all(future.cancel() for future in waiting)
             gate.let()
             assert last.result(PATIENCE) == "last"

@@ -364,6 +364,8 @@ class Shell:
     def _gone(self, worker: Worker, how: Exit) -> tuple[WorkerState, Any]:
         was = worker.state
         task = worker.task
+        if was is WorkerState.GONE:  # told twice, by two threads: its loop's and the keeper's
+            return was, None
         if was is WorkerState.BUSY and task is not None and not how.received:
             self.dispatcher.requeue(task, _monotonic())
         elif isinstance(task, Call):

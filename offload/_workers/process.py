@@ -112,7 +112,10 @@ class ProcessWorker(Worker):
 
     def has_reached(self, mark: int) -> bool:
         """Return whether the worker has passed a mark of its task."""
-        (number,) = _WORD.unpack_from(self.page, mark * _WORD.size)
+        try:
+            (number,) = _WORD.unpack_from(self.page, mark * _WORD.size)
+        except ValueError:  # closed: another thread has reported its end meanwhile
+            return False
         return bool(self.last is self.task and number >= self.sent > 0)
 
 
@@ -559,7 +562,9 @@ class ProcessCrew:
     def _report(self, worker: ProcessWorker, how: Exit) -> None:
         # Its last result may be in its socket: its loop reads that before it hears of the end.
         binding = worker.binding
-        if binding is not None:
+        # Not once the pool is closed: no call waits for a result any more, and whoever waits for
+        # the end may be that very loop.
+        if binding is not None and self._closed is None:
             try:
                 binding.loop.call_soon_threadsafe(self._gone, worker, how)
             except RuntimeError:
@@ -571,11 +576,11 @@ class ProcessCrew:
         self._gone(worker, how)
 
     def _gone(self, worker: ProcessWorker, how: Exit) -> None:
-        """Report the end of a worker, on the loop that reads its socket."""
+        """Report the end of a worker, on the loop that reads its socket, if there is one."""
         if worker.state is WorkerState.GONE:
             return
         binding = worker.binding
-        if binding is not None and not binding.loop.is_closed():
+        if binding is not None and self._closed is None and not binding.loop.is_closed():
             binding.drain()
             binding.close()
         # Only now: what was drained may have been the result of its last task but one.
