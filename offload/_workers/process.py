@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from offload._child import context, supervisor
-from offload._child.payload import shared_bytes, take_tray
+from offload._child.payload import keep_freed_memory, shared_bytes, take_tray
 from offload._child.wire import (
     SOCKET_BUFFER_BYTES,
     Assembler,
@@ -298,6 +298,7 @@ class ProcessCrew:
         self._events = b""
         self._closed: Future[None] | None = None
         self._lock = threading.Lock()
+        keep_freed_memory()
 
     # --- on any thread ---
 
