@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -35,6 +36,10 @@ TESTS = (str(Path(__file__).parent), offload.testing.__file__)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the ways to opt out of the fixtures below; each asks for a reason."""
+    # A shell that starts us in the background has us ignore Ctrl+C, and our children inherit that:
+    # servers that tests end by it would not.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # What calls need, before there is a loop to hold: without byte code at hand, and with pytest's
     # rewriting of assertions, which our plugin's entry point brings upon all of `offload`, this
     # takes half a second, and would be charged to the first test.

@@ -358,7 +358,8 @@ class TestRuns:
         assert first == [RIVAL, OURS, OURS, RIVAL]
 
     @pytest.mark.parametrize(
-        "told, share", [(1.0, 1.0), (0.51, 1.0), (0.49, 0.0), (1.99, 1.0), (2.01, 0.0), (None, None)]
+        "told, share",
+        [(1.0, 1.0), (0.51, 1.0), (0.49, 0.0), (1.99, 1.0), (2.01, 0.0), (None, None)],
     )
     def test_refusal_is_right_if_those_accepted_took_about_as_long(self, told, share):
         """What was asked of the refused is held against what the accepted around them waited."""

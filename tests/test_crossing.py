@@ -829,6 +829,13 @@ class TestCoalesce:
     def shared(self, pool: Pool, function: Any, *args: Any, **options: Any) -> Any:
         return call(pool, function, *args, coalesce=True, **options)
 
+    async def joined(self, pool: Pool, count: int, entered: Fifo) -> None:
+        """Wait for the run that so many callers wait for; under trio each comes by itself."""
+        await entered.heard()
+        assert pool._running is not None
+        flights = pool._running._flights._flights
+        await until(lambda: sum(flight.waiting for flight in flights.values()) == count)
+
     async def test_identical_calls_share_one_run(
         self, wide: Pool, entered: Fifo, gate: Fifo
     ) -> None:
@@ -846,7 +853,7 @@ class TestCoalesce:
                 ]
                 for caller in callers:
                     group.start_soon(caller)
-                await entered.heard()
+                await self.joined(wide, len(callers), entered)
                 gate.let()
         assert [caller.result for caller in callers] == [{"list": [1]}] * 10
         assert len({id(caller.result["list"]) for caller in callers}) == 10
@@ -886,7 +893,7 @@ class TestCoalesce:
                 ]
                 for caller in callers:
                     group.start_soon(caller)
-                await entered.heard()
+                await self.joined(wide, len(callers), entered)
                 gate.let()
         assert [caller.result for caller in callers] == ["done"] * 3
         assert told == [("third", 1, 1)]
@@ -934,7 +941,7 @@ class TestCoalesce:
                 ]
                 for caller in callers:
                     group.start_soon(caller)
-                await entered.heard()
+                await self.joined(wide, len(callers), entered)
                 callers[who].scope.cancel()
                 await until(lambda: callers[who].has_ended)
                 gate.let()
@@ -954,7 +961,7 @@ class TestCoalesce:
                 ]
                 for caller in callers:
                     group.start_soon(caller)
-                await entered.heard()
+                await self.joined(wide, len(callers), entered)
                 callers[0].scope.cancel()
                 await until(lambda: callers[0].has_ended)
                 assert wide.statistics().cancelled == cancelled
@@ -997,17 +1004,25 @@ class TestCoalesce:
                 ]
                 for caller in callers:
                     group.start_soon(caller)
-                await entered.heard()
+                await self.joined(wide, len(callers), entered)
                 gate.let()
         assert [type(caller.error) for caller in callers] == [functions.Detailed] * 3
         assert len({id(caller.error) for caller in callers}) == 3
 
-    async def test_crash_is_shared(self, wide: Pool, tmp_path: Path) -> None:
+    async def test_crash_is_shared(self, wide: Pool, entered: Fifo, gate: Fifo) -> None:
         """A crash is one crash, however many wait."""
-        trace = tmp_path / "runs"
-        found = await gather(*(self.shared(wide, functions.poison, str(trace)) for _ in range(3)))
-        assert [type(each) for each in found] == [WorkerCrashedError] * 3
-        assert len(trace.read_text().split()) == 1
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                callers = [
+                    Caller(self.shared(wide, functions.hold_and_crash, entered.path, gate.path))
+                    for _ in range(3)
+                ]
+                for caller in callers:
+                    group.start_soon(caller)
+                await self.joined(wide, len(callers), entered)
+                gate.let()
+        assert [type(caller.error) for caller in callers] == [WorkerCrashedError] * 3
+        assert entered.rest() == []
 
     async def test_large_result_is_shared(self, wide: Pool, entered: Fifo, gate: Fifo) -> None:
         """A result that comes in a file is read by each caller; no descriptor stays."""
@@ -1019,7 +1034,7 @@ class TestCoalesce:
                 ]
                 for caller in callers:
                     group.start_soon(caller)
-                await entered.heard()
+                await self.joined(wide, len(callers), entered)
                 callers[0].scope.cancel()
                 gate.let()
         results = [caller.result for caller in callers[1:]]
@@ -1042,7 +1057,7 @@ class TestCoalesce:
                     ]
                     for caller in callers:
                         group.start_soon(caller)
-                    await entered.heard()
+                    await self.joined(wide, len(callers), entered)
                     gate.let()
                     await anyio.sleep(pause)
                     group.cancel_scope.cancel()
@@ -1063,7 +1078,7 @@ class TestCoalesce:
                         wide, functions.run_and_hold, entered.path, gate.path, 5, deadline=deadline
                     )
                     group.start_soon(Caller(coroutine))
-                await entered.heard()
+                await self.joined(wide, 2, entered)
                 gate.let(2)
         assert wide.statistics().completed == before + 1
         entered.rest()
