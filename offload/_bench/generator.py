@@ -99,8 +99,8 @@ class Prober:
         self._numbers = numbers
         self._requests = requests(stream.target, numbers)
         self._outcomes = Outcomes()
-        # Of the requests that count: intended, latency and what the answer asks to wait, in seconds;
-        # and the answer's status.
+        # Of the requests that count, in seconds: intended, latency, and last what the answer asks
+        # to wait; before that its status.
         self._times: list[tuple[float, float | None, int | None, float | None]] = []
         self.lateness: list[float] = []
         self._idle: list[Connection] = []
