@@ -37,7 +37,7 @@ class Calls(Protocol):
         """Return `options` with what they inherit from the pool."""
         ...
 
-    async def call(
+    async def run_target(
         self,
         target: Target,
         arguments: tuple[Any, ...],
@@ -210,7 +210,7 @@ class _Call:
             future.add_done_callback(cancel)
             if not future.cancelled():
                 options = pool.resolve(CallOptions())
-                value = await pool.call(
+                value = await pool.run_target(
                     self._target, self._args, self._kwargs, options, started=self._starts
                 )
         except asyncio.CancelledError:

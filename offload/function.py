@@ -113,9 +113,9 @@ async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:
     pool, target, options, is_plain = plan
     guard = current_guard.get()
     if guard is not None:
-        return await guard.call(pool.call, target, args, kwargs, options)
+        return await guard.call(pool.run_target, target, args, kwargs, options)
     if engine is None or engine.running_loop() is None:
-        return await pool.call(target, args, kwargs, options)
+        return await pool.run_target(target, args, kwargs, options)
     call = None
     if is_plain and engine.takes_short_cut:
         call = engine.begin(target, args, kwargs, options)
@@ -369,7 +369,7 @@ class Stream(Generic[T]):
                 guard = current_guard.get()
                 if guard is not None:
                     resolved = guard.earliest(resolved)
-                self._items = pool.stream(target, args, kwargs, resolved)
+                self._items = pool.stream_target(target, args, kwargs, resolved)
         return self._items
 
     def __aiter__(self) -> Self:

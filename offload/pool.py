@@ -433,12 +433,12 @@ class Pool:
         guard = current_guard.get()
         result: R
         if guard is not None:
-            result = await guard.call(self.call, target, arguments, kwargs, options)
+            result = await guard.call(self.run_target, target, arguments, kwargs, options)
         else:
-            result = await self.call(target, arguments, kwargs, options)
+            result = await self.run_target(target, arguments, kwargs, options)
         return result
 
-    async def call(
+    async def run_target(
         self,
         target: Target,
         arguments: tuple[Any, ...],
@@ -459,7 +459,7 @@ class Pool:
             options = options._replace(on_progress=call_on_trio(options.on_progress))
         return await run_on_keeper(engine.run(target, arguments, keywords, options, started))
 
-    def stream(
+    def stream_target(
         self,
         target: Target,
         arguments: tuple[Any, ...],

@@ -34,7 +34,7 @@ MODULES = (
     "offload.dashboard",
 )
 # What rooms of the library call on each other: no underscore, and nothing for users.
-INSIDE = {"Pool": {"call", "stream", "register", "resolve"}}
+INSIDE = {"Pool": {"run_target", "stream_target", "register", "resolve"}}
 HEAD = """\
 # Reference
 

@@ -16,7 +16,7 @@ from tests import crossing_functions
 async def call(pool: Pool, function: Any, *args: Any, **options: Any) -> Any:
     """Call a plain function with options, as a decorated one is called."""
     resolved = pool.resolve(merge(CallOptions(), options))
-    return await pool.call(target_of(function), args, {}, resolved)
+    return await pool.run_target(target_of(function), args, {}, resolved)
 
 
 async def warm_up(pool: Pool) -> None:

@@ -108,9 +108,8 @@ class TestTrays:
     async def test_items_of_a_stream_are_not_mixed_up(self, pool: Pool) -> None:
         """Items that come faster than they are read find other ways than the one tray."""
         options = pool.resolve(CallOptions())
-        got = [
-            item async for item in pool.stream(target_of(functions.megabytes), (12,), {}, options)
-        ]
+        target = target_of(functions.megabytes)
+        got = [item async for item in pool.stream_target(target, (12,), {}, options)]
         assert [(len(item), item[:1]) for item in got] == [
             (MIB + number, bytes([number])) for number in range(12)
         ]
@@ -180,7 +179,7 @@ class TestTrays:
         options = pool.resolve(CallOptions(coalesce=True))
         target = target_of(functions.noted_length)
         sizes = (MIB, MIB, MIB + 1, MIB)
-        calls = [pool.call(target, (bytearray(size), path), {}, options) for size in sizes]
+        calls = [pool.run_target(target, (bytearray(size), path), {}, options) for size in sizes]
         assert await asyncio.gather(*calls) == list(sizes)
         assert await anyio.Path(path).read_text() == "ran\n" * 2
 
@@ -301,12 +300,12 @@ class TestLimits:
         target = target_of(functions.keep)
         for value in (bytes(size), [bytes(size)], np.zeros(size, "u1"), {"k": "x" * size}):
             with pytest.raises(ArgumentError) as caught:
-                await pool.call(target, (1, value), {}, options)
+                await pool.run_target(target, (1, value), {}, options)
             assert caught.value.parameter == "value"
             assert f"{pickled_size(value):,} bytes" in str(caught.value)
             assert "max_payload_bytes (4,000)" in str(caught.value)
             assert "did not run" in str(caught.value)
-        assert await pool.call(target, (1, b"x"), {}, options) == 1
+        assert await pool.run_target(target, (1, b"x"), {}, options) == 1
 
     async def test_arguments_count_together(self, pool: Pool) -> None:
         """The limit is that of the whole call, and the largest argument is named."""
@@ -315,7 +314,7 @@ class TestLimits:
         with pytest.raises(
             ArgumentError, match=r"'value' takes 6,\d+ .* all of them 11,"
         ) as caught:
-            await pool.call(target, (bytes(5_000), bytes(6_000)), {}, options)
+            await pool.run_target(target, (bytes(5_000), bytes(6_000)), {}, options)
         assert caught.value.parameter == "value"
 
     @pytest.mark.parametrize("size", [5_000, 100_000, 5 * MIB])
@@ -325,7 +324,7 @@ class TestLimits:
         pid = await pool.run(pool_functions.pid)
         for function in (functions.make_bytes, functions.make_list):
             with pytest.raises(ResultError, match=r"ran.*max_payload_bytes \(4,000\)") as caught:
-                await pool.call(target_of(function), (size,), {}, options)
+                await pool.run_target(target_of(function), (size,), {}, options)
             assert f"{size // 1000:,}"[:3] in str(caught.value)
         assert await pool.run(pool_functions.pid) == pid
 
@@ -345,7 +344,7 @@ class TestLimits:
             for limit in (None, 100_000):
                 options = pool.resolve(CallOptions(max_payload_bytes=limit))
                 target = target_of(functions.make_bytes)
-                assert len(await pool.call(target, (6_000,), {}, options)) == 6_000
+                assert len(await pool.run_target(target, (6_000,), {}, options)) == 6_000
 
     async def test_items_of_a_stream_are_limited_one_by_one(self, pool: Pool) -> None:
         """Each item may have the size; the first larger one ends the stream with the error."""
@@ -353,7 +352,7 @@ class TestLimits:
         target = target_of(functions.megabytes)
         got = 0
         with pytest.raises(ResultError, match="max_payload_bytes"):  # noqa: PT012 - counts
-            async for item in pool.stream(target, (1000, 100), {}, options):
+            async for item in pool.stream_target(target, (1000, 100), {}, options):
                 got += len(item) > MIB - 1
         assert 1 <= got <= 6
 

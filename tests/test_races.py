@@ -54,7 +54,7 @@ class TestWorkers:
         async def consume() -> None:
             try:
                 target = target_of(race_functions.unsendable_then_failing)
-                async for _ in pool.stream(target, (), {}, pool.resolve(CallOptions())):
+                async for _ in pool.stream_target(target, (), {}, pool.resolve(CallOptions())):
                     raise AssertionError
             except ResultError as error:
                 errors.append(error)
@@ -84,7 +84,7 @@ class TestWorkers:
             async def echo(number: int) -> None:
                 target = target_of(pool_functions.echo)
                 options = pool.resolve(CallOptions(retry_on_crash=1))
-                results[number] = await pool.call(target, (number,), {}, options)
+                results[number] = await pool.run_target(target, (number,), {}, options)
 
             async with anyio.create_task_group() as group:
                 group.start_soon(pool.run, race_functions.reply_twice)
@@ -414,7 +414,7 @@ async def test_call_that_is_given_up_before_it_is_sent_costs_no_worker(tmp_path:
                 await entered.heard()
                 async with anyio.create_task_group() as leavers:
                     for number in range(300):
-                        leavers.start_soon(pool.call, target, (number,), {}, options, nobody)
+                        leavers.start_soon(pool.run_target, target, (number,), {}, options, nobody)
                     await until(lambda: pool.statistics().queued == 300)
                     gate.let()
                     await until(lambda: asked)

@@ -157,7 +157,7 @@ class TestFiles:
         """What a worker read before it died is read again by the next one."""
         options = pool.resolve(CallOptions(retry_on_crash=1))
         with spooled(b"abc") as file:
-            call = pool.call(
+            call = pool.run_target(
                 target_of(functions.read_and_crash_once),
                 (file, str(tmp_path / "flag")),
                 {},
@@ -211,7 +211,8 @@ class TestFiles:
         """`max_payload_bytes` is for what is pickled."""
         options = pool.resolve(CallOptions(max_payload_bytes=2_000))
         with spooled(bytes(100_000)) as file:
-            assert await pool.call(target_of(functions.length_of), (file,), {}, options) == 100_000
+            target = target_of(functions.length_of)
+            assert await pool.run_target(target, (file,), {}, options) == 100_000
 
 
 class TestSpooledFile:
@@ -464,7 +465,7 @@ class TestBytesResponse:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 class TestStreamResponse:
     def stream(self, pool: Pool, function: Any, *args: Any) -> Any:
-        return pool.stream(target_of(function), args, {}, pool.resolve(CallOptions()))
+        return pool.stream_target(target_of(function), args, {}, pool.resolve(CallOptions()))
 
     async def test_items_arrive_in_order(self, pool: Pool) -> None:
         """Bytes, text and views, small and large, are the body."""

@@ -139,10 +139,10 @@ class _Case:
         """Run it on a worker, and drop the result."""
         arguments, keywords = self._arguments, self._keywords
         if self.is_generator:
-            async for _ in self.pool.stream(self.target, arguments, keywords, self._options):
+            async for _ in self.pool.stream_target(self.target, arguments, keywords, self._options):
                 pass
         else:
-            await self.pool.call(self.target, arguments, keywords, self._options)
+            await self.pool.run_target(self.target, arguments, keywords, self._options)
 
 
 def _new_pool() -> Pool:
