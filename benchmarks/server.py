@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from benchmarks.functions import burn, hold, note
+from benchmarks.functions import burn, digest, hold, note
 from benchmarks.suite.contenders import CONTENDERS
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _MAX_QUEUED = int(os.environ["MAX_QUEUED"]) if "MAX_QUEUED" in os.environ else N
 _WATCHES = os.environ.get("WATCHES") == "1"
 _LAG_EVERY_SECONDS = 0.005
 _WARM_SECONDS = 0.02
+_MAX_BODY_BYTES = 256 << 20
 
 
 class State:
@@ -73,6 +74,16 @@ async def noted(request: Request) -> PlainTextResponse:
     finally:
         state.under_way -= 1
     return PlainTextResponse("done")
+
+
+async def upload(request: Request) -> Response:
+    """Have a worker read what comes, and send back what it returns."""
+    if not _CONTENDER.takes_files:
+        return Response(await state.call(digest, await request.body()))
+    from offload.starlette import BytesResponse, receive_file
+
+    with await receive_file(request, max_bytes=_MAX_BODY_BYTES) as file:
+        return BytesResponse(await state.call(digest, file))
 
 
 async def under_way(_: Request) -> PlainTextResponse:
@@ -128,6 +139,7 @@ app = Starlette(
         Route("/fast", fast),
         Route("/heavy", heavy),
         Route("/noted", noted),
+        Route("/upload", upload, methods=["POST"]),
         Route("/under_way", under_way),
         Route("/lag", lag),
     ],

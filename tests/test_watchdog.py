@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 
 import anyio
 import anyio.from_thread
@@ -33,10 +35,11 @@ from demo_server.settings import Settings
 from offload import Pool, watchdog
 from offload._heartbeat import Loop, local
 from offload.watchdog import Block, Watchdog, WatchdogStatistics
+from offload.watchdog._advice import advise
 from offload.watchdog._judge import Facts, Verdict, judge
 from offload.watchdog._ledger import Ledger
 from offload.watchdog._requests import route_of
-from offload.watchdog._stack import stack_of
+from offload.watchdog._stack import Call, stack_of
 from offload.watchdog._watcher import Watcher, _Beat
 from tests import conftest
 from tests.blocking_handlers import WAYS
@@ -677,6 +680,21 @@ def test_expression_is_told_exactly():
         return (len([1]), stack_of(frame()))[1]
 
     assert two_calls()[1].text == "stack_of(frame())"
+
+
+@pytest.mark.parametrize(
+    "start", [BaseProcess.start, ProcessPoolExecutor.submit], ids=["multiprocessing", "executor"]
+)
+def test_start_of_a_process_is_told_as_such(start):
+    """What a library does to start a process is not taken for what its module mostly does."""
+    code = start.__code__
+    inside = Call(code, code.co_firstlineno, 0, start.__module__)
+    stack = (inside, *stack_of(sys._getframe()))
+
+    kind, advice = advise(Verdict("blocking", 0.1), "blocking", stack, 1, "")
+
+    assert kind == "process start"
+    assert "in a thread" in advice
 
 
 def test_demo_server_runs_under_the_watchdog():

@@ -19,6 +19,7 @@ NAMES = (
     "dispatch_overhead",
     "payload",
     "payload_flood",
+    "uploads",
     "cold_start",
     "crash_recovery",
     "disconnects",

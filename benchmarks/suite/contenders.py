@@ -69,6 +69,7 @@ class Contender:
         open: gives calls in this process; None: it is a server of another language.
         has_processes: whether it runs functions in processes of their own, that can be killed.
         is_bounded: whether its queue has a limit, past which it refuses.
+        takes_files: whether a worker can be given an open file.
         is_default: whether it takes part unless others are asked for.
     """
 
@@ -79,6 +80,7 @@ class Contender:
     open: Open | None = None
     has_processes: bool = True
     is_bounded: bool = False
+    takes_files: bool = False
     is_default: bool = True
 
     @property
@@ -281,6 +283,7 @@ CONTENDERS: dict[str, Contender] = {
             packages=("offload",),
             open=_offload(start_method="forkserver"),
             is_bounded=True,
+            takes_files=True,
         ),
         Contender(
             name="offload-spawn",
@@ -289,6 +292,7 @@ CONTENDERS: dict[str, Contender] = {
             packages=("offload",),
             open=_offload(start_method="spawn"),
             is_bounded=True,
+            takes_files=True,
         ),
         Contender(
             name="offload-executor",
@@ -305,6 +309,7 @@ CONTENDERS: dict[str, Contender] = {
             packages=("offload",),
             open=_offload(os_priority="low"),
             is_bounded=True,
+            takes_files=True,
             is_default=False,
         ),
         Contender(
@@ -314,6 +319,7 @@ CONTENDERS: dict[str, Contender] = {
             packages=("offload",),
             open=_offload(os_priority="normal"),
             is_bounded=True,
+            takes_files=True,
             is_default=False,
         ),
         Contender(

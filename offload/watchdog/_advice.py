@@ -31,6 +31,7 @@ _REPORT = (
     "This should not happen: please report it, with the stack that is in "
     "offload.watchdog.statistics()."
 )
+_PROCESS_POOL = "concurrent.futures.process:ProcessPoolExecutor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,12 @@ _BLOCKING = (
         "thread: await anyio.to_thread.run_sync(...).",
         ("sqlite3", "psycopg", "psycopg2", "pymysql", "MySQLdb", "pymongo", "redis", "sqlalchemy"),
         r"\.(execute|executemany|executescript|fetchone|fetchall|fetchmany|commit)\(",
+    ),
+    _Kind(
+        "process start",
+        "Start processes before the server serves, or in a thread: await "
+        "anyio.to_thread.run_sync(...). A pool of offload starts its own off the event loop.",
+        ("multiprocessing.process:BaseProcess.start", f"{_PROCESS_POOL}.submit"),
     ),
     _Kind(
         "future",
