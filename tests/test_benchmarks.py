@@ -272,7 +272,7 @@ class TestReport:
         """The rest of the file stays as it is, and the next report replaces the last one."""
         path = made(tmp_path)
         readme = tmp_path / "TOP.md"
-        readme.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n", encoding="utf-8")
+        readme.write_text(f"above\n{BEGIN}\nsuperseded\n{END}\nbelow\n", encoding="utf-8")
 
         for _ in range(2):
             report([path], tmp_path, tmp_path, readme)
@@ -280,8 +280,9 @@ class TestReport:
         text = readme.read_text(encoding="utf-8")
         assert text.startswith("above\n")
         assert text.endswith("\nbelow\n")
-        assert "old" not in text
+        assert "superseded" not in text
         assert text.count("| offload |") == text.count(BEGIN) == 1
+        assert "What would refute each scenario: 2 of 2 promises hold" in text
 
     def test_file_without_markers_is_refused(self, tmp_path):
         """Where the headline is to be is for the author to say."""

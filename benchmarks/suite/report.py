@@ -102,7 +102,7 @@ def report(
         headline = next((each for each in found if each.scenario == _HEADLINE), None)
         if headline is None:
             raise ResultsError(f"there are no raw results of {_HEADLINE} to put into {readme}")
-        insert(readme, headline_text(headline, page))
+        insert(readme, f"{headline_text(headline, page)}\n\n{promises(found)}")
         written.append(readme)
     return written
 
@@ -431,6 +431,7 @@ def headline_text(results: Results, page: Path) -> str:
         else "No contender is better in any of these columns by more than its interval."
     )
     folder = page.parent.name
+    told_first += f" [Where it loses elsewhere]({folder}/README.md#where-offload-loses)."
     return f"""{told_first}
 
 ![/fast p99 as heavy clients come]({folder}/plots/{_HEADLINE}-1-lines.svg)
@@ -441,6 +442,22 @@ def headline_text(results: Results, page: Path) -> str:
 else, and how to repeat it: [{folder}/README.md]({folder}/README.md).
 
 {table(scenario, results, cells, columns)}"""
+
+
+def promises(found: Sequence[Results]) -> str:
+    """Return what all scenarios have promised, and whether it holds, for a README."""
+    parts: list[str] = []
+    for results in found:
+        scenario = catalogue.scenario(results.scenario)
+        if scenario.claims:
+            parts.append(f"**{scenario.name}**\n\n{claims(scenario, results)}")
+    text = "\n\n".join(parts)
+    holds, refuted, open_ = (
+        text.count(f"\n- {word}:") for word in ("holds", "**REFUTED**", "not measured")
+    )
+    summary = f"What would refute each scenario: {holds} of {holds + refuted} promises hold"
+    summary += f", {open_} were not measured" if open_ else ""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def insert(path: Path, text: str) -> None:
