@@ -339,16 +339,17 @@ class Pool:
     # --- observers ---
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Tell `observer` of each call of this pool.
+        """Tell `observer` of each call of this pool; twice, if it is given twice.
 
         Returns:
             Takes it back.
         """
-        self._own_observers = (*self._own_observers, observer)
+        listener = _Listener(observer)
+        self._own_observers = (*self._own_observers, listener)
         self._tell_observers()
 
         def end() -> None:
-            self._own_observers = _without(self._own_observers, observer)
+            self._own_observers = _without(self._own_observers, listener)
             self._tell_observers()
 
         return end
@@ -360,12 +361,13 @@ class Pool:
         Returns:
             Takes it back.
         """
-        cls._common_observers = (*cls._common_observers, observer)
+        listener = _Listener(observer)
+        cls._common_observers = (*cls._common_observers, listener)
         for pool in cls.all():
             pool._tell_observers()  # noqa: SLF001 - of this very class
 
         def end() -> None:
-            cls._common_observers = _without(cls._common_observers, observer)
+            cls._common_observers = _without(cls._common_observers, listener)
             for pool in cls.all():
                 pool._tell_observers()  # noqa: SLF001 - of this very class
 
@@ -667,8 +669,15 @@ class Pool:
         return await run_on_keeper(coroutine)
 
 
+class _Listener:
+    """One time that an observer was given."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.submitted = observer.submitted
+        self.ended = observer.ended
+
+
 def _without(observers: tuple[Observer, ...], observer: Observer) -> tuple[Observer, ...]:
-    # By identity: observers may compare equal.
     return tuple(each for each in observers if each is not observer)
 
 

@@ -23,7 +23,7 @@ from benchmarks.suite.scenario import Context, Measured, Metric, Scenario, Setti
 from benchmarks.suite.statistics import Estimate, ratio
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 120.0
+PATIENCE = 100.0
 RIVAL = "executor-forkserver"
 
 

@@ -314,6 +314,22 @@ async def test_observer_hears_of_each_call_once(pool: Pool, fifo: Callable[[str]
     assert len(watch.ended_calls) == 6
 
 
+async def test_observer_that_is_given_twice_is_told_twice(pool: Pool) -> None:
+    """Each time is taken back by itself, and only once."""
+    watch = Watch()
+    ends = [pool.observe(watch) for _ in range(2)]
+    echo = offload(pool=pool)(functions.echo)
+    try:
+        await echo(1)
+        ends[0]()
+        ends[0]()
+        await echo(2)
+    finally:
+        ends[1]()
+    await echo(3)
+    assert len(watch.ended_calls) == 3
+
+
 async def test_observer_of_all_pools_hears_of_later_ones() -> None:
     """What is installed once sees every pool of the process, until it is taken back."""
     watch = Watch()

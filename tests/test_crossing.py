@@ -26,8 +26,8 @@ from offload import (
     offload,
 )
 from offload.errors import RemoteTraceback
+from tests import bare_functions, pool_functions
 from tests import crossing_functions as functions
-from tests import pool_functions
 from tests.calls import call, open_files
 from tests.processes import PATIENCE, Fifo, longer_and_longer, until
 
@@ -206,6 +206,16 @@ class TestLogs:
         assert record.process == pid != os.getpid()
         assert record.offload_function == f"{HOME}:log"  # type: ignore[attr-defined]
         assert record.funcName == "log"
+
+    @pytest.mark.guarantee(8)
+    async def test_record_of_a_function_that_imports_logging_itself(self, records: Records) -> None:
+        """The first record counts as well, wherever `logging` is imported."""
+        with temporary_pool(max_workers=1) as pool:
+            assert not await pool.run(bare_functions.has_imported, "logging")
+            await pool.run(bare_functions.import_and_log, "the very first")
+            await until(lambda: records.records)
+            await pool.aclose()
+        assert records.texts() == ["the very first"]
 
     async def test_record_is_handled_once_and_propagates(
         self, pool: Pool, records: Records

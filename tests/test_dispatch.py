@@ -249,7 +249,7 @@ class TestOrder:
         assert (pool.busy, len(pool.idle)) == (1, 1)
 
     def test_worker_that_comes_late_does_not_exceed_max_workers(self):
-        """A worker that becomes ready or recovers beside `max_workers` busy ones stays idle."""
+        """One that becomes ready or recovers beside `max_workers` busy ones is idle, or retires."""
         pool = dispatcher(1, max_workers=1, spare_workers=1)
         abandoned, running, waiting = submit(pool), submit(pool), submit(pool)
         pool.abandon(abandoned.worker, 0.0, "cancel")
@@ -257,7 +257,7 @@ class TestOrder:
         assert running.state is TaskState.RUNNING
         pool.recovered(abandoned.worker, 1.0)
         ready(pool)
-        assert (pool.busy, len(pool.idle), waiting.state) == (1, 2, TaskState.QUEUED)
+        assert (pool.busy, len(pool.idle), waiting.state) == (1, 1, TaskState.QUEUED)
 
     def test_spare_worker_steps_in_for_one_that_was_stopped(self):
         """The spare takes the next task at once when a busy worker has to be replaced."""
@@ -529,6 +529,18 @@ class TestAbandon:
         pool.recovered(running.worker, 1.0)
         assert assigned(take(pool)) == [waiting]
         assert pool.leaving == 0
+
+    def test_recovered_worker_that_was_replaced_retires(self):
+        """However many tasks are given up and end by themselves, there are no more workers."""
+        pool = dispatcher(1)
+        running, _ = submit(pool), submit(pool)
+        pool.abandon(running.worker, 0.0, "cancel")
+        take(pool)
+        ready(pool)  # and takes the task that waits
+        take(pool)
+        pool.recovered(running.worker, 1.0)
+        assert take(pool) == [StopWorker(running.worker, "idle")]
+        assert (pool.busy, pool.leaving, pool.idle) == (1, 1, [])
 
     def test_recovery_that_comes_too_late_is_ignored(self):
         """A worker that has ended cannot recover."""

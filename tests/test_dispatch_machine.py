@@ -415,6 +415,11 @@ class DispatcherMachine(RuleBasedStateMachine):
             del self.leaving[worker]
             self.rest(worker)
             self.floor = self.limits.min_workers
+            most = self.limits.max_workers + self.limits.spare_workers
+            if self.following() is None and self.alive > most:
+                # Another was started in its place.
+                del self.idle_since[worker]
+                self.leave(worker)
         self.can_recover.discard(worker)
         self.dispatcher.recovered(worker, self.now)
         self.settle()

@@ -9,7 +9,7 @@ import resource
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -190,12 +190,16 @@ class TestFiles:
             await pool.run(functions.echo, file)
         assert await pool.run(functions.echo, 1) == 1
 
-    async def test_executors_take_no_file(self) -> None:
-        """Where no descriptor can travel the error says so and names the argument."""
-        async with Pool("uploads executor", max_workers=1, executor=ThreadPoolExecutor) as pool:
-            with spooled(b"x") as file, pytest.raises(ArgumentError, match="worker process") as got:
-                await pool.run(functions.read_all, file)
-        assert got.value.parameter == "file"
+    @pytest.mark.parametrize("executor", [ThreadPoolExecutor, ProcessPoolExecutor])
+    @pytest.mark.parametrize("size", [0, 1, 3_000_000])
+    async def test_workers_of_executors_get_a_copy(self, executor: type, size: int) -> None:
+        """Where no descriptor can travel, all that is in the file does, wherever ours stands."""
+        data = os.urandom(size)
+        async with Pool("uploads executor", max_workers=1, executor=executor) as pool:
+            with spooled(data) as file:
+                file.read(1)
+                for _ in range(2):
+                    assert await pool.run(functions.read_all, file) == (data, size)
 
     async def test_too_many_files_are_refused(self, pool: Pool) -> None:
         """More than 31 files in one call are an error that says so."""

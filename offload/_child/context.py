@@ -31,7 +31,6 @@ class _Process:
     is_worker = False
     page: memoryview | None = None
     report: Callable[[float, float | None], None] | None = None
-    relay_logs: Callable[[], None] | None = None
     task: TaskContext | None = None
 
 

@@ -19,7 +19,7 @@ import os
 import sys
 
 from offload._child.lean import pickle
-from offload._child.pickling import TooLarge, TooManyBytes, learns, pickler
+from offload._child.pickling import TooLarge, TooManyBytes, dumps, learns, pickler
 from offload._child.wire import MAX_DESCRIPTORS, anonymous_file
 
 TYPE_CHECKING = False
@@ -88,9 +88,30 @@ class _Attached(_thread._local):  # noqa: SLF001 # pyright: ignore[reportPrivate
 
     leaving: list[Descriptor] | None = None
     coming: list[int] | None = None
+    # Whether the payload takes copies of files: it goes where no descriptor can.
+    is_copying = False
 
 
 _attached = _Attached()
+
+
+def dumps_with_files(value: object) -> bytes:
+    """Pickle a value of any size into memory, open files with all that is in them.
+
+    Raises:
+        OSError: a file cannot be read.
+        Exception: whatever pickling raises.
+    """
+    _attached.is_copying = True
+    try:
+        return dumps(value)
+    finally:
+        _attached.is_copying = False
+
+
+def is_copying() -> bool:
+    """Return whether what is being pickled takes copies of files."""
+    return _attached.is_copying
 
 
 def attach(fd: int) -> int:
@@ -102,9 +123,7 @@ def attach(fd: int) -> int:
     """
     files = _attached.leaving
     if files is None:
-        raise NeedsDescriptors(
-            "an open file crosses only as an argument, and only to a worker process of a pool"
-        )
+        raise NeedsDescriptors("an open file crosses only as an argument of a call")
     if len(files) >= MAX_DESCRIPTORS - 1:
         raise ValueError(f"a call can have at most {MAX_DESCRIPTORS - 1} open files as arguments")
     files.append(Descriptor(fd))

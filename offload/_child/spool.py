@@ -5,6 +5,9 @@
 Both sides read at positions of their own (pread(2)): the offset of the open file, which they share,
 is not used, so that two calls can read the same file at once, and a call that is run again begins
 at the beginning.
+
+A worker that is a slot of an executor cannot be given a descriptor. It gets a file of its own, with
+a copy of all that is in ours.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import io
 import os
 
-from offload._child.files import attach, attached
+from offload._child.files import FileSink, attach, attached, is_copying
+from offload._child.wire import anonymous_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +35,13 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         self._check()
         with memoryview(buffer) as view, view.cast("B") as raw:
-            moved = os.preadv(self._fd, [raw], self._position)
+            if hasattr(os, "preadv"):
+                moved = os.preadv(self._fd, [raw], self._position)
+            else:  # Windows, where nobody shares the offset: each worker has a copy
+                os.lseek(self._fd, self._position, os.SEEK_SET)
+                data = os.read(self._fd, raw.nbytes)
+                moved = len(data)
+                raw[:moved] = data
         self._position += moved
         return moved
 
@@ -75,8 +85,8 @@ class SpooledFile(io.BufferedReader):
     (`mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)`). Its memory or disk is free when all of
     them are closed, as happens when nobody refers to them any more.
 
-    Only workers that are processes of the pool can be given one; elsewhere it is an
-    `ArgumentError`. It cannot be a result.
+    Only workers that are processes of the pool can be given a descriptor. On a pool with
+    `executor=…` the worker gets a copy, which is pickled and counts. It cannot be a result.
 
     Attributes:
         size: in bytes.
@@ -88,13 +98,26 @@ class SpooledFile(io.BufferedReader):
         self.size = size
 
     def __reduce_ex__(self, protocol: Any, /) -> tuple[Any, ...]:
-        """Cross beside the payload."""
+        """Cross beside the payload, or inside it where there is no other way."""
+        if is_copying():
+            with _Reader(os.dup(self.fileno()), self.size) as reader:
+                return _copied, (reader.readall(),)
         return _opened, (attach(self.fileno()), self.size)
 
     def __repr__(self) -> str:
         """Tell the size."""
         state = "closed" if self.closed else f"{self.size} bytes"
         return f"<SpooledFile {state}>"
+
+
+def _copied(data: bytes) -> SpooledFile:
+    fd = anonymous_file()
+    try:
+        FileSink(fd).write(data)
+    except BaseException:
+        os.close(fd)
+        raise
+    return SpooledFile(fd, len(data))
 
 
 def _opened(number: int, size: int) -> SpooledFile:

@@ -107,8 +107,6 @@ def _enter(carrier: dict[str, str]) -> Any:
 def _log_failed_hook(error: Exception) -> None:
     import logging
 
-    if context.process.relay_logs is not None:  # nobody may have imported `logging` before
-        context.process.relay_logs()
     logging.getLogger("offload.workers").error("the hook of an observer failed", exc_info=error)
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 
 from offload._child import context
+from offload._child.arrival import when_imported
 from offload._child.files import decode_with_files, encode_large
 from offload._child.functions import install_main
 from offload._child.lean import contextvars, pickle, signal, socket
@@ -169,21 +170,17 @@ class Serving:
     ) -> None:
         self._connection = connection
         self._levels = levels
-        self._is_relaying = False
         context.process.report = self._report
-        context.process.relay_logs = self.relay_logs
-        self.relay_logs()
+        when_imported("logging", self._relay_logs)
         self._page = page
         self._trays = trays
         self._memory_limit_bytes = memory_limit_bytes
 
-    def relay_logs(self) -> None:
-        """Relay what is logged in this process, once somebody has imported `logging`."""
-        if not self._is_relaying and "logging" in sys.modules:
-            from offload._child.logs import install
+    def _relay_logs(self) -> None:
+        """Relay what is logged in this process: somebody has imported `logging`."""
+        from offload._child.logs import install
 
-            self._is_relaying = True
-            install(lambda record: self._connection.send_news(Kind.LOG, record), self._levels)
+        install(lambda record: self._connection.send_news(Kind.LOG, record), self._levels)
 
     def _report(self, done: float, total: float | None) -> None:
         self._connection.send_news(Kind.PROGRESS, pickle.dumps((done, total), 5))
@@ -207,8 +204,6 @@ class Serving:
         limit: int | None = None
         try:
             scope, function, arguments, keywords, meta = prepare(load, body)
-            if not self._is_relaying:
-                self.relay_logs()
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
@@ -404,7 +399,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
             serving = Serving(
                 connection, page, Trays(shared, page), levels, settings["max_memory_bytes"]
             )
-            prepare_process(settings, modules, serving.relay_logs)
+            prepare_process(settings, modules)
         except _Gone:
             raise
         except BaseException as error:
@@ -418,15 +413,11 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
         connection.close()
 
 
-def prepare_process(
-    settings: dict[str, Any], modules: list[str], relay_logs: Callable[[], None] | None = None
-) -> None:
+def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:
     """Run the initializer and import what the pool's functions need."""
     install_main(settings["main"])
     if settings["initializer"] is not None:
         initializer, arguments = pickle.loads(settings["initializer"])
-        if relay_logs is not None:  # its module has been imported by now, and `logging` with it
-            relay_logs()
         initializer(*arguments)
     import importlib
 

@@ -432,9 +432,15 @@ class Dispatcher:
             self.actions.append(StopWorker(worker, "close"))
             return
         self.leaving -= 1
-        self._floor = self.limits.min_workers
+        limits = self.limits
+        self._floor = limits.min_workers
         self._rest(worker, now)
         self._serve(now)
+        alive = self.starting + self.busy + len(self.idle)
+        if worker in self.idle and alive > limits.max_workers + limits.spare_workers:
+            # Another was started in its place meanwhile.
+            self.idle.remove(worker)
+            self._leave(worker, "idle")
 
     def start_failed(self, worker: Worker, now: float) -> None:
         """Take note that a worker did not come up; the next attempt waits a little."""

@@ -9,9 +9,9 @@ import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from offload._child.files import decode_large, encode_with_files
+from offload._child.files import decode_large, dumps_with_files, encode_with_files
 from offload._child.payload import TRAY_BYTES, Parcel, has_trays, pack
-from offload._child.pickling import TooLarge, TooManyBytes, dumps, encode, in_pieces
+from offload._child.pickling import TooLarge, TooManyBytes, encode, in_pieces
 from offload._child.wire import INLINE_BYTES, Flag, Kind, frame
 from offload._engine.culprit import fail_argument, fail_size
 from offload._engine.outcome import bad_result
@@ -154,7 +154,7 @@ async def encode_request(
         if not looks_large(arguments, keywords):
             request = _encode_here(payload, kind, has_descriptors=has_descriptors)
         if request is None and not has_descriptors:
-            body = await threads.run(dumps, payload)
+            body = await threads.run(dumps_with_files, payload)
             request = body, None, len(body)
     except Exception as error:
         await threads.run(fail_argument, target, arguments, keywords, meta, error)

@@ -119,7 +119,7 @@ def _new_file(directory: str | os.PathLike[str] | None) -> IO[bytes]:
 
 
 def _write(fd: int, parts: list[bytes]) -> None:
-    written = os.writev(fd, parts)
+    written = os.writev(fd, parts) if hasattr(os, "writev") else 0
     if written == sum(map(len, parts)):
         return
     # Full, or a signal: what is left says which.
