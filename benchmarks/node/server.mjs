@@ -9,7 +9,8 @@
 //     express-workerpool                  workerpool, WORKERS threads
 //
 // GET /fast answers a few bytes, GET /heavy?n=120000000 computes n steps, about 200 ms on a
-// fast machine (burn.mjs), and answers the result. When it listens on 127.0.0.1:PORT (0: any) it
+// fast machine (burn.mjs), and answers the result; GET /lag answers by how many ms the event loop was
+// late since it was last asked, in whole milliseconds as Node's timers are. When it listens on 127.0.0.1:PORT (0: any) it
 // prints the line "ready" and a line of JSON: contender, workers, port, and versions. SIGTERM ends
 // it. Install with `npm ci` here: package-lock.json pins every package. Node 20 or newer.
 import { readFileSync } from "node:fs";
@@ -77,6 +78,18 @@ if (compute === null || !/^\d+$/.test(port) || !(Number.isInteger(workers) && wo
   process.exit(2);
 }
 
+// How late the event loop is, again and again, as benchmarks/server.py has it.
+const EVERY_MS = 5;
+let lags = [];
+function watch() {
+  const begin = performance.now();
+  setTimeout(() => {
+    lags.push(Math.max(performance.now() - begin - EVERY_MS, 0));
+    watch();
+  }, EVERY_MS);
+}
+watch();
+
 const app = express();
 app.get("/fast", (request, response) => {
   response.type("text/plain").send("fast");
@@ -88,6 +101,12 @@ app.get("/heavy", async (request, response) => {
     return;
   }
   response.type("text/plain").send(String(await compute(n)));
+});
+
+app.get("/lag", (request, response) => {
+  const told = lags;
+  lags = [];
+  response.json(told.map((each) => Math.round(each * 1e3) / 1e3));
 });
 
 const server = app.listen(Number(port), "127.0.0.1", (error) => {

@@ -42,12 +42,10 @@ class Server:
     Attributes:
         port: on 127.0.0.1.
         process: its main process.
-        is_node: whether it is one of Node.
     """
 
     port: int
     process: psutil.Process
-    is_node: bool
 
     @property
     def pid(self) -> int:
@@ -60,9 +58,7 @@ class Server:
             return json.loads(got.read())
 
     def lags(self) -> list[float]:
-        """Return by how many ms its event loop was late since this was last asked; none of Node."""
-        if self.is_node:
-            return []
+        """Return by how many ms its event loop was late since this was last asked."""
         values: list[float] = self.ask("/lag")
         return values
 
@@ -106,7 +102,7 @@ def serve(
         if is_node:
             _wait_for_ready(process, contender)
         _wait_for_answer(process, port, contender)
-        yield Server(port, psutil.Process(process.pid), is_node)
+        yield Server(port, psutil.Process(process.pid))
     finally:
         end(process)
 
