@@ -18,9 +18,9 @@ from benchmarks.overload import right_share
 from benchmarks.suite import catalogue, machine, results, run
 from benchmarks.suite.compare import compare
 from benchmarks.suite.contenders import CONTENDERS, OURS, Contender
-from benchmarks.suite.report import BEGIN, END, insert, losses, report
-from benchmarks.suite.scenario import Context, Measured, Metric, Scenario, Settings
-from benchmarks.suite.statistics import Estimate, ratio
+from benchmarks.suite.report import BEGIN, END, _verdict, insert, losses, report
+from benchmarks.suite.scenario import Claim, Context, Measured, Metric, Scenario, Settings
+from benchmarks.suite.statistics import Estimate, Interval, ratio
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 100.0
@@ -268,6 +268,24 @@ class TestReport:
         assert "REFUTED**: heavy throughput with 8 clients" in page
         assert losses(scenario, results.read(made(tmp_path, medians=(1.0, 1.5)))) == []
 
+    @pytest.mark.parametrize(
+        "relation, low, high, verdict",
+        [
+            ("at most", 0.8, 1.0, "holds"),
+            ("at most", 0.8, 1.1, "undecided"),
+            ("at most", 1.01, 1.1, "**REFUTED**"),
+            ("at least", 1.0, 1.1, "holds"),
+            ("at least", 0.9, 1.1, "undecided"),
+            ("at least", 0.8, 0.99, "**REFUTED**"),
+            ("at most", math.nan, math.nan, "holds"),
+        ],
+    )
+    def test_claim_is_decided_by_all_of_its_interval(self, relation, low, high, verdict):
+        """What may be so or not is not decided, wherever its middle is."""
+        claim = Claim(text="", value="x", relation=relation, limit=1.0)
+
+        assert _verdict(claim, Interval(1.0, low, high)) == verdict
+
     def test_headline_goes_between_the_markers(self, tmp_path):
         """The rest of the file stays as it is, and the next report replaces the last one."""
         path = made(tmp_path)
@@ -282,7 +300,7 @@ class TestReport:
         assert text.endswith("\nbelow\n")
         assert "superseded" not in text
         assert text.count("| offload |") == text.count(BEGIN) == 1
-        assert "What would refute each scenario: 2 of 2 promises hold" in text
+        assert "of these promises, 1 hold, 1 cannot be decided" in text
 
     def test_file_without_markers_is_refused(self, tmp_path):
         """Where the headline is to be is for the author to say."""

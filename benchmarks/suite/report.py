@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 from benchmarks.suite import catalogue, plots
 from benchmarks.suite.contenders import CONTENDERS, OURS
 from benchmarks.suite.results import Results, ResultsError, describe, read
-from benchmarks.suite.statistics import ratio
+from benchmarks.suite.statistics import Interval, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from benchmarks.suite.results import Cell
-    from benchmarks.suite.scenario import Metric, Parameters, Scenario
-    from benchmarks.suite.statistics import Estimate, Interval
+    from benchmarks.suite.scenario import Claim, Metric, Parameters, Scenario
+    from benchmarks.suite.statistics import Estimate
 
 BEGIN = "<!-- benchmarks: rendered by `python -m benchmarks report --readme README.md` -->"
 END = "<!-- benchmarks: end -->"
@@ -35,6 +35,7 @@ _HEADLINE_COLUMNS = (
     "heavy_per_second",
     "pss_bytes",
 )
+_HOLDS, _REFUTED, _UNDECIDED, _OPEN = "holds", "**REFUTED**", "undecided", "not measured"
 # A difference that is smaller is not worth a sentence, however sure it is.
 _WORTH_TELLING = 1.02
 # Without an interval, a difference has to be larger to be told.
@@ -328,47 +329,74 @@ def claims(scenario: Scenario, results: Results) -> str:
     """Return what was promised, and whether it holds."""
     lines: list[str] = []
     for claim in scenario.claims:
-        compared = _claimed(scenario, results, claim.value, claim.parameters, claim.contender)
-        base = 1.0
-        if claim.reference is not None:
-            parameters = claim.reference_parameters
-            base = _claimed(
-                scenario,
-                results,
-                claim.reference_value or claim.value,
-                claim.parameters if parameters is None else parameters,
-                claim.reference,
+        found = _claimed(scenario, results, claim)
+        if found is None:
+            lines.append(f"- {_OPEN}: {claim.text}")
+        else:
+            told = number(found.value)
+            if not math.isnan(found.low) and found.low != found.high:
+                told += f" [{number(found.low)}, {number(found.high)}]"
+            lines.append(
+                f"- {_verdict(claim, found)}: {claim.text} "
+                f"({claim.relation} {claim.limit:.3g}): {told}"
             )
-        value = compared / base if base else math.nan
-        if math.isnan(value):
-            lines.append(f"- not measured: {claim.text}")
-            continue
-        holds = value <= claim.limit if claim.relation == "at most" else value >= claim.limit
-        verdict = "holds" if holds else "**REFUTED**"
-        lines.append(
-            f"- {verdict}: {claim.text} ({claim.relation} {claim.limit:g}): {number(value)}"
-        )
     return "\n".join(lines)
 
 
-def _claimed(
-    scenario: Scenario, results: Results, name: str, parameters: Parameters, contender: str
-) -> float:
-    """Return a value that a claim is about, in the reader's unit; nan if it was not measured."""
-    metric = plots.metric_of(scenario, name)
+def _verdict(claim: Claim, found: Interval) -> str:
+    """Return whether a claim holds; neither way if its interval has values of both kinds."""
+    value, low, high = found
+    if math.isnan(low):
+        low = high = value
+    if claim.relation == "at least":  # the same, mirrored
+        low, high = -high, -low
+    limit = claim.limit if claim.relation == "at most" else -claim.limit
+    if high <= limit:
+        return _HOLDS
+    return _REFUTED if low > limit else _UNDECIDED
+
+
+def _claimed(scenario: Scenario, results: Results, claim: Claim) -> Interval | None:
+    """Return the number that a claim is about, in the reader's unit; None: it was not measured."""
+    metric = plots.metric_of(scenario, claim.value)
     fraction = 0.5 if metric.fraction is None else metric.fraction
+    ours = _best_estimate(scenario, results, metric, claim.parameters, claim.contender)
+    if claim.reference is None:
+        if ours is None:
+            return None
+        value, low, high = ours.interval(fraction)
+        return Interval(value * metric.factor, low * metric.factor, high * metric.factor)
+    parameters = claim.reference_parameters
+    theirs = _best_estimate(
+        scenario,
+        results,
+        metric,
+        claim.parameters if parameters is None else parameters,
+        claim.reference,
+    )
+    if ours is None or theirs is None or not theirs.value(fraction):
+        return None
+    return ratio(theirs, ours, fraction)
+
+
+def _best_estimate(
+    scenario: Scenario, results: Results, metric: Metric, parameters: Parameters, contender: str
+) -> Estimate | None:
+    """Return the estimate of a contender's cell, the best if there are several."""
     wanted = [contender]
     if contender == "best":
         wanted = [each for each in results.contenders if not CONTENDERS[each].is_ours]
-    values: list[float] = []
+    fraction = 0.5 if metric.fraction is None else metric.fraction
+    found: Estimate | None = None
     for cell in results.cells():
         if cell[0] in wanted and set(parameters.items()) <= set(cell[1]):
             estimate = results.estimate(cell, metric, scenario.metrics)
-            if estimate is not None:
-                values.append(estimate.value(fraction) * metric.factor)
-    if not values:
-        return math.nan
-    return max(values) if metric.better == "more" else min(values)
+            if estimate is None:
+                continue
+            is_more = found is None or estimate.value(fraction) > found.value(fraction)
+            if found is None or is_more == (metric.better == "more"):
+                found = estimate
+    return found
 
 
 def notes(results: Results) -> str:
@@ -452,11 +480,17 @@ def promises(found: Sequence[Results]) -> str:
         if scenario.claims:
             parts.append(f"**{scenario.name}**\n\n{claims(scenario, results)}")
     text = "\n\n".join(parts)
-    holds, refuted, open_ = (
-        text.count(f"\n- {word}:") for word in ("holds", "**REFUTED**", "not measured")
-    )
-    summary = f"What would refute each scenario: {holds} of {holds + refuted} promises hold"
-    summary += f", {open_} were not measured" if open_ else ""
+    counts = [
+        (text.count(f"\n- {verdict}:"), words)
+        for verdict, words in (
+            (_HOLDS, "hold"),
+            (_REFUTED, "are refuted"),
+            (_UNDECIDED, "cannot be decided from these results"),
+            (_OPEN, "were not measured"),
+        )
+    ]
+    told = ", ".join(f"{count} {words}" for count, words in counts if count)
+    summary = f"What would refute each scenario; of these promises, {told}"
     return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 

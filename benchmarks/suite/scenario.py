@@ -109,7 +109,6 @@ class Claim:
         contender: whose value.
         reference: whose value it is divided by; "best": the best of all that are not ours; None:
             nobody's.
-        reference_value: its metric, if it is another.
         reference_parameters: its cells, if they are others.
     """
 
@@ -120,7 +119,6 @@ class Claim:
     parameters: Parameters = field(default_factory=dict)
     contender: str = OURS
     reference: str | None = None
-    reference_value: str | None = None
     reference_parameters: Parameters | None = None
 
 
