@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
 # Their eighth, a yellow, cannot be seen on white: grey and dashes stand in for it.
-_OTHERS = (VERMILLION, GREEN, ORANGE, PURPLE, BLACK, SKY, "#999999")
-_DASHES = ("-", "-", "-", "-", "-", "-", "--")
-_MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+_OTHERS = (VERMILLION, GREEN, ORANGE, PURPLE, BLACK, SKY, "#999999", BLACK)
+_DASHES = ("-", "-", "-", "-", "-", "-", "--", ":")
+_MARKERS = ("s", "^", "D", "v", "P", "X", "*", "h")
 _GREY = "#666666"
 # Of a panel its families, with their titles.
 _PANELS = (
@@ -352,7 +352,8 @@ def _time(results: Results, plot: Plot) -> Figure | None:
                 color=BLUE if _family(name) == "offload" else BLACK,
                 rasterized=True,
             )
-            begin += results.document["seconds_each"]
+            # As long as this cell was measured, which may be longer than others of its scenario.
+            begin += math.ceil(max(row["times"][plot.metric]) / 1e3)
             axes.axvline(begin, color="#bbbbbb", lw=0.8)
         axes.set_title(results.label(name), loc="left", fontsize=9)
     for axes in panels[len(names) :]:

@@ -22,6 +22,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# Each time that it is filled costs a call in Python.
+_BUFFER_BYTES = 128 << 10
+# read(2) and its like move at most 0x7ffff000 bytes a call.
+_CALL_BYTES = 1 << 30
+
 
 class _Reader(io.RawIOBase):
     """Reads a descriptor, which it owns, from a position of its own."""
@@ -44,6 +49,19 @@ class _Reader(io.RawIOBase):
                 raw[:moved] = data
         self._position += moved
         return moved
+
+    def readall(self) -> bytes:
+        # Python's own reads 8 KiB at a time: 16 MiB took 50 ms instead of 10.
+        self._check()
+        left = max(self._size - self._position, 0)
+        if not hasattr(os, "pread"):
+            return super().readall()
+        parts: list[bytes] = []
+        while left and (part := os.pread(self._fd, min(left, _CALL_BYTES), self._position)):
+            parts.append(part)
+            self._position += len(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         self._check()
@@ -94,7 +112,7 @@ class SpooledFile(io.BufferedReader):
 
     def __init__(self, descriptor: int, size: int) -> None:
         """Take over a descriptor of a file that nobody changes any more."""
-        super().__init__(_Reader(descriptor, size))
+        super().__init__(_Reader(descriptor, size), _BUFFER_BYTES)
         self.size = size
 
     def __reduce_ex__(self, protocol: Any, /) -> tuple[Any, ...]:
