@@ -22,7 +22,7 @@ from benchmarks.suite.scenario import (
     Metric,
     Plot,
     Scenario,
-    in_process,
+    without_workers,
 )
 from offload._bench.machine import pss_bytes
 
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 
 _FEW, _MANY = 1, 4
 _TASK_SECONDS = 0.1
-
-
-def skips(contender: Contender) -> str | None:
-    """Refuse what has no worker processes."""
-    if contender.open is not None and not contender.has_processes:
-        return "it has no worker processes"
-    return in_process(contender)
 
 
 def cells(_: Contender, settings: Settings) -> list[Parameters]:
@@ -91,7 +84,7 @@ scenario = Scenario(
     ),
     cells=cells,
     measure=measure,
-    skips=skips,
+    skips=without_workers,
     claims=(
         Claim(
             text="a worker, times one of a forkserver `ProcessPoolExecutor`",

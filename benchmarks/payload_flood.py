@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from benchmarks.functions import hold_and_echo
-from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario, in_process
+from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario, without_workers
 from offload import QueueFullError
 from offload._bench.machine import pss_bytes
 
@@ -47,13 +47,6 @@ _HELPERS = ("resource_tracker", "forkserver", "offload._child.supervisor")
 _PATIENCE_SECONDS = 60.0
 # What a contender takes to end its processes and threads.
 _SETTLE_SECONDS = 1.0
-
-
-def skips(contender: Contender) -> str | None:
-    """Refuse what moves no payload at all."""
-    if not contender.has_processes and contender.open is not None:
-        return "nothing crosses to another process"
-    return in_process(contender)
 
 
 def cells(_: Contender, settings: Settings) -> list[Parameters]:
@@ -204,7 +197,7 @@ scenario = Scenario(
     ),
     cells=cells,
     measure=measure,
-    skips=skips,
+    skips=without_workers,
     claims=tuple(
         Claim(
             text=f"{text}, {kills} workers killed",

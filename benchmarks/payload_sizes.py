@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import payload
 from benchmarks.functions import echo
-from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario, in_process
+from benchmarks.suite.scenario import Claim, Measured, Metric, Plot, Scenario, without_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from benchmarks.suite.scenario import Context, Parameters, Settings
 
 _QUICK = ("1 MiB bytes",)
-
-
-def skips(contender: Contender) -> str | None:
-    """Refuse what moves no payload at all."""
-    if not contender.has_processes and contender.open is not None:
-        return "nothing crosses to another process"
-    return in_process(contender)
 
 
 def cells(_: Contender, settings: Settings) -> list[Parameters]:
@@ -74,7 +67,7 @@ scenario = Scenario(
     ),
     cells=cells,
     measure=measure,
-    skips=skips,
+    skips=without_workers,
     claims=(
         *(
             Claim(

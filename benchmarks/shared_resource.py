@@ -22,7 +22,7 @@ from benchmarks.suite.scenario import (
     Metric,
     Plot,
     Scenario,
-    in_process,
+    without_workers,
 )
 from offload._bench.machine import pss_bytes
 
@@ -37,13 +37,6 @@ _PER_WORKER_MIB = 40
 _TABLE = "benchmarks.shared_table"
 # Long enough that a worker that is busy leaves the next call to another.
 _TASK_SECONDS = 0.1
-
-
-def skips(contender: Contender) -> str | None:
-    """Refuse what has no worker processes."""
-    if contender.open is not None and not contender.has_processes:
-        return "it has no worker processes"
-    return in_process(contender)
 
 
 def cells(_: Contender, __: Settings) -> list[Parameters]:
@@ -99,7 +92,7 @@ scenario = Scenario(
     ),
     cells=cells,
     measure=measure,
-    skips=skips,
+    skips=without_workers,
     claims=(
         Claim(
             text="one more worker, MiB",

@@ -307,3 +307,10 @@ def in_process(contender: Contender) -> str | None:
     return (
         "a server of another language: no call in this process" if contender.open is None else None
     )
+
+
+def without_workers(contender: Contender) -> str | None:
+    """Return why a contender has no worker processes to be called from Python; None if it has."""
+    if contender.open is not None and not contender.has_processes:
+        return "it has no worker processes"
+    return in_process(contender)
