@@ -456,6 +456,35 @@ class TestBytesResponse:
         await sending
         assert server.body == bytes(5 * MIB)
 
+    @pytest.mark.guarantee(1)
+    @pytest.mark.parametrize("kind", [BytesResponse, StreamResponse])
+    async def test_loop_goes_round_however_fast_the_client_reads(self, kind: type) -> None:
+        """A server that takes all that it is given is given one piece a turn."""
+        server = Recorder()
+        turns_at: list[int] = []
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            turns_at.append(turns)
+            await server.send(message)
+
+        async def items() -> AsyncIterator[bytes]:
+            yield bytes(5 * MIB)
+
+        turning = asyncio.create_task(turn())
+        response = kind(items() if kind is StreamResponse else bytes(5 * MIB))
+        await response(dict(SCOPE), server.receive, send)
+        turning.cancel()
+        assert server.body == bytes(5 * MIB)
+        pieces = turns_at[1:21]
+        assert sorted(set(pieces)) == pieces
+
     async def test_background_runs_after_the_body(self) -> None:
         """As in every response."""
         server = Recorder()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint
 from starlette.responses import Response
 
 from offload.errors import ClientDisconnectedError
@@ -74,6 +75,9 @@ class BytesResponse(Response):
             await send({"type": "http.response.body", "body": piece, "more_body": not is_last})
             if is_last:
                 break
+            # Where the client reads as fast as we send, nothing above has let the loop go round:
+            # 16 MiB would hold it for some ten milliseconds.
+            await checkpoint()
         if self.background is not None:
             await self.background()
 
@@ -170,6 +174,7 @@ class StreamResponse(Response):
         for start in range(0, content.nbytes, _PIECE_BYTES):
             piece = content[start : start + _PIECE_BYTES]
             await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await checkpoint()
 
     async def _close(self) -> None:
         close = getattr(self._stream, "aclose", None)
