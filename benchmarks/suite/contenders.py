@@ -135,7 +135,7 @@ def _offload(**options: Any) -> Open:
         max_queued_bytes: int | None = None,
         preload: Sequence[str] = (),
     ) -> AsyncIterator[Call]:
-        from offload import Pool
+        from offload import Pool, offload
 
         settings = dict(options)
         if settings.pop("is_executor", False):
@@ -150,8 +150,14 @@ def _offload(**options: Any) -> Open:
             preload=preload,
             **settings,
         )
+        # As its users call it: each function is decorated once. `pool.run` finds it anew each time.
+        decorated = functools.cache(offload(pool=pool))
+
+        def call(function: Callable[..., Any], /, *args: Any) -> Any:
+            return decorated(function)(*args)
+
         async with pool:
-            yield pool.run
+            yield call
 
     return open_pool
 
