@@ -195,7 +195,7 @@ class TestLarge:
 
     def test_newlines_in_the_stream_are_found(self):
         """A reducer's text opcodes, which end in a newline, are read to it and no further."""
-        source = files._FileSource(anonymous_file(), 0)
+        source = files.FileSource(anonymous_file(), 0)
         try:
             source.end = os.write(source.fd, b"one\ntwo")
             assert [source.readline() for _ in range(3)] == [b"one\n", b"two", b""]

@@ -209,7 +209,7 @@ def _encode_file(value: object, limit: int | None) -> tuple[bytes, int, int]:
         raise
 
 
-class _FileSource:
+class FileSource:
     """An unpickler's file on a descriptor; the GIL is free while the kernel copies."""
 
     __slots__ = ("end", "fd", "position")
@@ -303,7 +303,7 @@ def _open_buffers(fd: int, start: int, end: int) -> tuple[memoryview, int]:
         _mappings.append(ref(mapping))
         return memoryview(mapping), 0
     memory = memoryview(mmap.mmap(-1, end - start, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    source = _FileSource(fd, end)
+    source = FileSource(fd, end)
     source.position = start
     source.readinto(memory)
     return memory, start
@@ -335,6 +335,6 @@ def decode_large(body: bytes, fd: int) -> Any:
             # Those that were read-only are made so by the unpickler: the stream says which.
             for offset, size in layout:
                 buffers.append(view[offset - start : offset - start + size])
-        return pickle.Unpickler(_FileSource(fd, stream), buffers=buffers).load()
+        return pickle.Unpickler(FileSource(fd, stream), buffers=buffers).load()
     finally:
         os.close(fd)

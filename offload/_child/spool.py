@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import os
 
-from offload._child.files import FileSink, attach, attached, is_copying
+from offload._child.files import FileSink, FileSource, attach, attached, is_copying
 from offload._child.wire import anonymous_file
 
 TYPE_CHECKING = False
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Each time that it is filled costs a call in Python.
 _BUFFER_BYTES = 128 << 10
-# read(2) and its like move at most 0x7ffff000 bytes a call.
-_CALL_BYTES = 1 << 30
 
 
 class _Reader(io.RawIOBase):
@@ -53,15 +51,13 @@ class _Reader(io.RawIOBase):
     def readall(self) -> bytes:
         # Python's own reads 8 KiB at a time: 16 MiB took 50 ms instead of 10.
         self._check()
-        left = max(self._size - self._position, 0)
         if not hasattr(os, "pread"):
             return super().readall()
-        parts: list[bytes] = []
-        while left and (part := os.pread(self._fd, min(left, _CALL_BYTES), self._position)):
-            parts.append(part)
-            self._position += len(part)
-            left -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        source = FileSource(self._fd, max(self._size, self._position))
+        source.position = self._position
+        data = source.read()
+        self._position = source.position
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         self._check()
