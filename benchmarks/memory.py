@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.functions import hold, import_numpy
 from benchmarks.suite.scenario import (
-    ChildError,
     Claim,
     Measured,
     Metric,
@@ -48,12 +47,8 @@ def measure(
 ) -> Iterator[Measured]:
     """Measure with few and with many workers, each in a fresh process."""
     for each in parameters:
-        few, many = (
-            context.child(contender, {**each, "workers": count}) for count in (_FEW, _MANY)
-        )
-        less, more = few.values["tree_bytes"], many.values["tree_bytes"]
-        if less is None or more is None:
-            raise ChildError("this machine does not tell the PSS of a process")
+        few, less = context.weighed(contender, each, _FEW)
+        many, more = context.weighed(contender, each, _MANY)
         yield Measured(
             each,
             values={"worker_bytes": (more - less) / (_MANY - _FEW), "tree_bytes": more},

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.shared_table import TABLE_MIB, whole
 from benchmarks.suite.contenders import OURS
 from benchmarks.suite.scenario import (
-    ChildError,
     Claim,
     Measured,
     Metric,
@@ -47,12 +46,8 @@ def cells(_: Contender, __: Settings) -> list[Parameters]:
 def measure(contender: Contender, _: Sequence[Parameters], context: Context) -> Iterator[Measured]:
     """Measure with few and with many workers, each in a fresh process."""
     size = 8 if context.settings.is_quick else TABLE_MIB
-    few, many = (
-        context.child(contender, {"workers": count, "mib": size}) for count in (_FEW, _MANY)
-    )
-    less, more = few.values["tree_bytes"], many.values["tree_bytes"]
-    if less is None or more is None:
-        raise ChildError("this machine does not tell the PSS of a process")
+    few, less = context.weighed(contender, {"mib": size}, _FEW)
+    many, more = context.weighed(contender, {"mib": size}, _MANY)
     yield Measured(
         {},
         values={

@@ -221,6 +221,20 @@ class Context:
         """
         return self.undisturbed(lambda: self._child(contender, parameters))
 
+    def weighed(
+        self, contender: Contender, parameters: Parameters, workers: int
+    ) -> tuple[Measured, float]:
+        """As `child`, with so many workers; and the "tree_bytes" that it has told.
+
+        Raises:
+            ChildError: it failed, or this machine does not tell memory.
+        """
+        measured = self.child(contender, {**parameters, "workers": workers})
+        weight = measured.values["tree_bytes"]
+        if weight is None:
+            raise ChildError("this machine does not tell the PSS of a process")
+        return measured, weight
+
     def _child(self, contender: Contender, parameters: Parameters) -> Measured:
         before, begin = read(), time.monotonic()
         command = [
