@@ -163,7 +163,7 @@ class DeadlineError(OffloadError, TimeoutError):
 
     Attributes:
         deadline: the `time.monotonic()` instant in seconds.
-        started: True if it was running when the deadline came, and was stopped.
+        started: True if it was running when the deadline came, and was stopped; and where unknown.
     """
 
     def __init__(self, message: str, *, deadline: float, started: bool) -> None:
@@ -173,15 +173,18 @@ class DeadlineError(OffloadError, TimeoutError):
 
 
 class TaskTimeoutError(OffloadError, TimeoutError):
-    """The function ran longer than its `timeout` and was stopped. It ran in part.
+    """A worker had the call for longer than its `timeout`, and was stopped. It ran if `started`.
 
     Attributes:
         timeout: the run `timeout` in seconds.
+        started: True if the function had been entered, and where unknown; False if the worker was
+            still busy with its arguments or its module, and it did not run.
     """
 
-    def __init__(self, message: str, *, timeout: float) -> None:
+    def __init__(self, message: str, *, timeout: float, started: bool = True) -> None:
         super().__init__(message)
         self.timeout = timeout
+        self.started = started
 
 
 class WorkerCrashedError(OffloadError):
@@ -235,15 +238,17 @@ class PoolClosedError(OffloadError, RuntimeError):
 
 
 class TaskCancelledError(OffloadError):
-    """Somebody stopped the task by hand, with `Pool.cancel_task`. It may have run in part.
+    """Somebody stopped the task by hand, with `Pool.cancel_task`. It ran in part if `started`.
 
     Attributes:
         pid: process id of its worker.
+        started: True if the function had been entered, and where unknown.
     """
 
-    def __init__(self, message: str, *, pid: int) -> None:
+    def __init__(self, message: str, *, pid: int, started: bool = True) -> None:
         super().__init__(message)
         self.pid = pid
+        self.started = started
 
 
 class RemoteError(OffloadError):

@@ -179,8 +179,7 @@ class TestCalls:
             await entered.heard()
             connection.say(DISCONNECT)
 
-        # Under trio a cancelled call is not waited for.
-        await until(lambda: not functions.pool.statistics().queued)
+        assert not functions.pool.statistics().queued
 
     async def test_several_calls_have_one_watcher(self, entered, held, caplog):
         """Calls of a task group all end; it is no error, and it is told once."""

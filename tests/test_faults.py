@@ -137,7 +137,8 @@ def check_error(error: Exception, phase: str, fault: str, pid: int) -> None:
         assert ("when memory runs out" in str(error)) == (error.signal == signal.SIGKILL)
     elif fault in HANGS:
         assert isinstance(error, TaskTimeoutError)
-        assert "ran in part" in str(error)
+        assert error.started == (phase != "unpickling")
+        assert ("did not run" in str(error)) == (phase == "unpickling")
     elif phase == "running" and fault in RAISED:
         assert type(error) is RAISED[fault]
         assert "in run_fault" in str(error.__cause__)

@@ -170,8 +170,12 @@ async def test_retry_after_is_honest() -> None:
             end = time.monotonic() + 1.5
             while time.monotonic() < end:
                 begin = time.monotonic()
-                with contextlib.suppress(QueueFullError):
+                try:
                     await pool.run(functions.spin, run_seconds)
+                except QueueFullError:
+                    # Its place has the one below. To be refused takes no turn of the loop.
+                    await anyio.sleep(0.005)
+                else:
                     took.append(time.monotonic() - begin - run_seconds)
 
         async with anyio.create_task_group() as group:

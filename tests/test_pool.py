@@ -20,11 +20,13 @@ import numpy as np
 import pytest
 
 from offload import (
+    DeadlineError,
     OffloadError,
     Pool,
     PoolClosedError,
     QueueFullError,
     QueueTimeoutError,
+    TaskCancelledError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
@@ -256,6 +258,8 @@ async def test_cancelled_close_kills_at_once(
             with anyio.move_on_after(0.05) as scope:
                 await pool.aclose(drain=None)
             assert scope.cancelled_caught
+            # When it returns, on every event loop.
+            assert not is_alive(pid)
             await until(lambda: held.results)
         await gone(pid, supervisor)
     (error,) = held.results
@@ -748,13 +752,15 @@ async def test_timeout_stops_the_function(new_pool: Callable[..., Pool], entered
     """The worker of a call that timed out ends."""
     for timeout in longer_and_longer(0.25):
         async with new_pool(max_workers=1, timeout=timeout) as pool:
-            with pytest.raises(TaskTimeoutError, match="ran in part") as caught:
+            with pytest.raises(TaskTimeoutError) as caught:
                 await pool.run(functions.run_fault, "hang in native code", entered.path)
             assert caught.value.timeout == timeout
             assert pool.statistics().timed_out == 1
             # Of the call, before that of the pool.
             assert await offload(pool=pool, timeout=None)(functions.echo)(1) == 1
             if pids := entered.rest():
+                assert caught.value.started
+                assert "ran in part" in str(caught.value)
                 await gone(*pids)
                 break
 
@@ -793,11 +799,12 @@ async def test_grace_lets_a_function_stop_by_itself(
         assert (await pool.run(functions.task_facts))[2] is False
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.anyio
 async def test_request_to_stop_is_not_lost_on_the_way(
     new_pool: Callable[..., Pool], entered: Fifo
 ) -> None:
-    """A call that is cancelled before its worker has taken it finds itself cancelled."""
+    """A call that is cancelled before its worker has taken it is not entered, grace or not."""
     async with new_pool(max_workers=1, spare_workers=0) as pool:
         patient = offload(pool=pool, grace=PATIENCE)(functions.hold_until_cancelled)
         pid = await pool.run(functions.pid)
@@ -809,6 +816,56 @@ async def test_request_to_stop_is_not_lost_on_the_way(
         os.kill(pid, signal.SIGCONT)
         await until(lambda: not pool.statistics().leaving)
         assert is_alive(pid)
+        assert not entered.rest()
+        # The flag is down again for the next task.
+        assert (await pool.run(functions.task_facts))[2] is False
+
+
+NOT_BEGUN: dict[str, tuple[type[OffloadError], str]] = {
+    "timeout": (TaskTimeoutError, "had not begun when its timeout of 0.1 s was over"),
+    "deadline": (DeadlineError, "cannot end before its deadline"),
+    "cancel_task": (TaskCancelledError, "was stopped by hand"),
+}
+
+
+@pytest.mark.guarantee(5)
+@pytest.mark.anyio
+@one_loop
+@pytest.mark.parametrize("option", NOT_BEGUN)
+async def test_function_that_was_not_entered_did_not_run(
+    new_pool: Callable[..., Pool], entered: Fifo, gate: Fifo, option: str
+) -> None:
+    """A call that its worker had, but had not begun with, says so, and is not begun with later."""
+    async with new_pool(max_workers=1, spare_workers=0) as pool:
+        pid = await pool.run(functions.pid)
+        options: Any = {
+            "timeout": {"timeout": 0.1},
+            "deadline": {"deadline": time.monotonic() + 0.1},
+            "cancel_task": {},
+        }[option]
+        patient = offload(pool=pool, grace=PATIENCE, **options)(functions.hold)
+        kind, text = NOT_BEGUN[option]
+        os.kill(pid, signal.SIGSTOP)
+        errors: list[Any] = []
+
+        async def one() -> None:
+            with pytest.raises(kind, match=text) as caught:
+                await patient(entered.path, gate.path)
+            errors.append(caught.value)
+
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(one)
+                await until(lambda: pool.statistics().busy)
+                if option == "cancel_task":
+                    pool.cancel_task(pid)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert errors[0].started is False
+        assert "did not run" in str(errors[0])
+        await until(lambda: not pool.statistics().leaving)
+        assert is_alive(pid)
+        assert not entered.rest()
 
 
 @pytest.mark.guarantee(4)

@@ -270,6 +270,28 @@ class TestBooks:
             now = pool.statistics()
         assert (now.timed_out, now.completed, now.failed) == (1, 0, 0)
 
+    @pytest.mark.guarantee(4)
+    async def test_call_that_waits_in_an_executor_of_others_is_taken_back(
+        self, entered: Fifo, gate: Fifo, held: tuple[str, str]
+    ) -> None:
+        """A call that times out before the executor comes to it did not run, and never does."""
+        with ThreadPoolExecutor(1) as executor:
+            busy = executor.submit(pool_functions.hold, *held)
+            await entered.heard()
+            async with Pool("races shared", max_workers=1, executor=executor) as pool:
+                with pytest.raises(
+                    TaskTimeoutError, match="waited in the queue of its executor"
+                ) as caught:
+                    await call(pool, pool_functions.hold, *held, timeout=0.05)
+                assert not caught.value.started
+                assert pool.statistics().busy == 0
+                gate.let(2)
+                assert await pool.run(pool_functions.echo, 1) == 1
+                busy.result()
+                now = pool.statistics()
+        assert not entered.rest()
+        assert (now.timed_out, now.cancelled, now.completed, now.crashed) == (1, 0, 1, 0)
+
     async def test_carriers_do_not_tell_identical_calls_apart(
         self, pool: Pool, entered: Fifo, gate: Fifo, held: tuple[str, str]
     ) -> None:

@@ -208,6 +208,12 @@ class Serving:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
             page[context.STARTED] = number
+            # In this order: see `revoke` of the parent, which has told the caller that it did not
+            # run if it has set the one and not found the other.
+            if page[context.CANCEL]:
+                leave(scope, meta, None)
+                self._send(Kind.RESULT, _NONE)
+                return
             try:
                 result = scope.run(function, *arguments, **keywords)
             except BaseException as error:

@@ -84,6 +84,8 @@ class Call(Task):
     is_counted: bool = False
     # Whether a worker has been sent it, and not only been given it.
     is_sent: bool = False
+    # Whether its worker was stopped before it came to the function.
+    is_revoked: bool = False
 
     def __init__(
         self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
@@ -212,13 +214,20 @@ class Call(Task):
     def _timed_out(self) -> None:
         self.timer = None
         if self.state is TaskState.RUNNING:
-            self.engine.abandon(self, "timeout")
-            deadline, timeout = self.deadline, self.timeout
+            engine, deadline, timeout = self.engine, self.deadline, self.timeout
+            engine.abandon(self, "timeout")
+            started, is_stopped = not self.is_revoked, engine.crew.can_stop
+            error: Exception
             # By which comes first, not by the clock: timers of uvloop are a little early.
             if deadline is not None and (timeout is None or deadline < self.started_at + timeout):
-                self.fail(deadline_error(self.function, deadline, started=True))
+                error = deadline_error(
+                    self.function, deadline, started=started, is_stopped=is_stopped
+                )
             else:
-                self.fail(task_timeout_error(self.function, timeout or 0.0))
+                error = task_timeout_error(
+                    self.function, timeout or 0.0, started=started, is_stopped=is_stopped
+                )
+            self.fail(error)
 
     def drop_reply(self) -> None:
         """Free a reply that nobody will read."""

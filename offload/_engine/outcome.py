@@ -50,29 +50,61 @@ _OUTCOMES: dict[type[Exception], str] = {
 }
 
 
-def task_timeout_error(function: str, timeout: float) -> TaskTimeoutError:
-    """Return the error of a call whose function ran too long."""
-    return TaskTimeoutError(
-        f"{function} ran longer than its timeout of {timeout:g} s and was stopped; it ran in part. "
-        "Give it a longer timeout, or less to do",
-        timeout=timeout,
-    )
+def task_timeout_error(
+    function: str, timeout: float, *, started: bool, is_stopped: bool
+) -> TaskTimeoutError:
+    """Return the error of a call that a worker had for too long.
+
+    Args:
+        function: its name.
+        timeout: in seconds.
+        started: whether the function may have been entered.
+        is_stopped: whether its worker can be stopped, and is.
+    """
+    if not started:
+        why = (
+            "Its worker was not done with reading its arguments and importing its module: give it "
+            "a longer timeout, less to read, or have the module imported before (Pool(preload=…))"
+            if is_stopped
+            else "It waited in the queue of its executor, which others use as well"
+        )
+        what = f"had not begun when its timeout of {timeout:g} s was over; it did not run. {why}"
+    elif is_stopped:
+        what = (
+            f"ran longer than its timeout of {timeout:g} s and was stopped; it ran in part. "
+            "Give it a longer timeout, or less to do"
+        )
+    else:
+        what = (
+            f"ran longer than its timeout of {timeout:g} s; it goes on, for nobody, since tasks of "
+            "this executor cannot be stopped. Give it a longer timeout, or less to do"
+        )
+    return TaskTimeoutError(f"{function} {what}", timeout=timeout, started=started)
 
 
-def deadline_error(function: str, deadline: float, *, started: bool) -> DeadlineError:
-    """Return the error of a call that cannot end in time."""
-    if started:
+def deadline_error(
+    function: str, deadline: float, *, started: bool, is_stopped: bool = True
+) -> DeadlineError:
+    """Return the error of a call that cannot end in time; arguments as `task_timeout_error`."""
+    if not started:
+        what = "cannot end before its deadline; it did not run"
+    elif is_stopped:
         what = "was still running when its deadline came, and was stopped; it ran in part"
     else:
-        what = "cannot end before its deadline; it did not run"
+        what = (
+            "was still running when its deadline came; it goes on, for nobody, since tasks of this "
+            "executor cannot be stopped"
+        )
     return DeadlineError(f"{function} {what}", deadline=deadline, started=started)
 
 
-def task_cancelled_error(function: str, pid: int) -> TaskCancelledError:
+def task_cancelled_error(function: str, pid: int, *, started: bool) -> TaskCancelledError:
     """Return the error of a call whose task somebody stopped by hand."""
+    what = "it ran in part" if started else "it did not run"
     return TaskCancelledError(
-        f"{function} was stopped by hand (Pool.cancel_task, process {pid}); it ran in part",
+        f"{function} was stopped by hand (Pool.cancel_task, process {pid}); {what}",
         pid=pid,
+        started=started,
     )
 
 
@@ -93,7 +125,7 @@ def crash_error(function: str, how: Exit) -> WorkerCrashedError:
 
 def has_started(error: BaseException) -> bool:
     """Return whether the function may have run in the attempt that ended with `error`."""
-    return bool(getattr(error, "started", isinstance(error, TaskTimeoutError)))
+    return bool(getattr(error, "started", False))
 
 
 def outcome_of(error: BaseException) -> str:

@@ -280,7 +280,16 @@ class Shell:
 
     def abandon(self, call: Call, reason: str) -> bool:
         """Stop a running call that nobody waits for any more; False if it does not run."""
-        return self._act(self._abandon, call, reason, grace=call.grace)
+        worker = call.worker
+        if not self._act(self._abandon, call, reason, grace=call.grace):
+            return False
+        # After it was told to stop, so that it cannot enter the function in between.
+        call.is_revoked = self.crew.revoke(worker, call)
+        if call.is_revoked and not self.crew.can_stop:
+            following = self.unused(call)  # it was not stopped, and is free
+            if following is not None:
+                self._dispatch(following)
+        return True
 
     def _abandon(self, call: Call, reason: str) -> bool:
         worker = call.worker
@@ -311,7 +320,7 @@ class Shell:
         worker = call.worker
         if worker is None or worker.task is not call:
             return None
-        call.lane.cancelled += 1
+        call.lane.cancelled += not call.is_counted
         return self.dispatcher.finish(worker, _monotonic(), returned=False)
 
     def not_received(self, worker: Worker, call: Call) -> None:
@@ -463,7 +472,8 @@ class Shell:
         if call is None or not self.abandon(call, "cancel"):
             return False
         call.lane.cancelled += 1
-        self._on_loop(call, call.fail, task_cancelled_error(call.function, pid))
+        error = task_cancelled_error(call.function, pid, started=not call.is_revoked)
+        self._on_loop(call, call.fail, error)
         return True
 
     def recycle(self, pid: int) -> bool:

@@ -128,6 +128,14 @@ class Crew(Protocol):
         """Stop a worker; `Owner.worker_gone` follows."""
         ...
 
+    def revoke(self, worker: Any, call: Any) -> bool:
+        """Keep the function of a call from being entered, whose worker was just told to stop.
+
+        Returns:
+            False if it has been entered, or may have been.
+        """
+        ...
+
     def close(self) -> Future[None]:
         """Kill every worker; the future is done when nothing of them is left."""
         ...

@@ -36,7 +36,7 @@ _EXIT_SECONDS = 5.0
 class ExecutorWorker(Worker):
     """One slot of an executor."""
 
-    __slots__ = ("executor", "future", "is_ending", "number", "pid", "process")
+    __slots__ = ("executor", "future", "is_ending", "is_revoking", "number", "pid", "process")
 
     def __init__(self, number: int, executor: Executor) -> None:
         super().__init__()
@@ -46,6 +46,7 @@ class ExecutorWorker(Worker):
         self.process: Any = None
         self.future: Future[Any] | None = None
         self.is_ending = False
+        self.is_revoking = False
 
     def __repr__(self) -> str:
         return f"<worker {self.number} of {type(self.executor).__name__} {self.state.value}>"
@@ -114,6 +115,18 @@ class ExecutorCrew:
         future.add_done_callback(lambda future: self._done(worker, call, future))
         return True
 
+    def revoke(self, worker: ExecutorWorker, call: Any) -> bool:
+        """Take back a call that waits in the queue of an executor that others use as well."""
+        del call  # the only one that this worker has
+        future = worker.future
+        if future is None or self._is_process:
+            return False
+        worker.is_revoking = True
+        try:
+            return future.cancel()
+        finally:
+            worker.is_revoking = False
+
     def more(self, worker: Any, kind: int, body: bytes) -> None:
         """Refuse: an executor has no way to send more to a task."""
         raise NotImplementedError
@@ -122,6 +135,8 @@ class ExecutorCrew:
 
     def _done(self, worker: ExecutorWorker, call: Any, future: Future[Any]) -> None:
         worker.future = None
+        if worker.is_revoking:
+            return  # whoever cancels it knows
         if future.cancelled():
             error: BaseException | None = BrokenExecutor("the task was cancelled by its executor")
         else:

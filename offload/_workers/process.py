@@ -381,6 +381,19 @@ class ProcessCrew:
         keeper.post(self.lost, worker)
         return False
 
+    def revoke(self, worker: ProcessWorker, call: Call) -> bool:
+        """Return whether a worker that was just told to stop had not entered its function yet.
+
+        It looks at the flag that `stop` has set after it has said that it enters the function, and
+        then does not.
+        """
+        try:
+            (entered,) = _WORD.unpack_from(worker.page, context.STARTED * _WORD.size)
+        except ValueError:  # closed: it has ended meanwhile, and who knows how far it came
+            return False
+        # Its number is that of another call if it has ended this one and been given the next.
+        return bool(worker.last is call and entered < worker.sent)
+
     def more(self, worker: ProcessWorker, kind: int, body: bytes) -> None:
         """Send a frame to a worker that has a stream; a dead worker is noticed elsewhere."""
         if worker.binding is not None:
