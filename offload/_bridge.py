@@ -22,7 +22,8 @@ _logger = logging.getLogger("offload.pool")
 async def run_on_keeper(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run an asyncio coroutine on the keeper's loop and wait for it under trio.
 
-    Cancellation: the coroutine is cancelled too, and not waited for.
+    Cancellation: the coroutine is cancelled too, and waited for, as a coroutine of ours would be
+    that is awaited under asyncio: when a close that was cancelled returns, the workers have ended.
     """
     import trio
 
@@ -51,6 +52,8 @@ async def run_on_keeper(coroutine: Coroutine[Any, Any, Any]) -> Any:
             await done.wait()
         except BaseException:
             loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - not yet there
+            with trio.CancelScope(shield=True):
+                await done.wait()
             raise
         return started[0].result()
     finally:

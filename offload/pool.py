@@ -271,15 +271,26 @@ class Pool:
             drain: seconds to wait for running and queued calls; then they fail with
                 `PoolClosedError` and their workers are killed. 0: at once. None: no limit.
 
-        Cancellation: kills at once.
+        Cancellation: kills at once, and returns when nothing is left.
         """
         check_number("drain", drain, minimum=0.0)
         with self._lock:
             self._is_closed = True
             engine = self._running
         if engine is not None:
-            await self._bridge(_close(engine, drain))
-            self._drop(engine)
+            import anyio
+
+            drained = engine.drain()
+            try:
+                if drain != 0.0:
+                    await self._bridge(_wait_at_most(drained, drain))
+            finally:
+                # Also when cancelled: what was asked for is that the workers end, and when this
+                # returns they have. It takes no longer than a kill.
+                closed = engine.kill()
+                with anyio.CancelScope(shield=True):
+                    await self._bridge(_wait_at_most(closed, _KILL_SECONDS))
+                self._drop(engine)
 
     def kill(self) -> Future[None]:
         """End all workers now, from any thread.
@@ -687,19 +698,11 @@ async def _wait(future: Future[None]) -> None:
     await asyncio.wrap_future(future)
 
 
-async def _close(engine: Engine, drain: float | None) -> None:
+async def _wait_at_most(future: Future[None], seconds: float | None) -> None:
     import asyncio
 
-    drained = asyncio.wrap_future(engine.drain())
-    try:
-        if drain != 0.0:
-            # Not wait_for: it would cancel the future, which others may wait for.
-            await asyncio.wait({drained}, timeout=drain)
-    finally:
-        # Also when cancelled: what was asked for is that the workers end, and when this returns
-        # they have. It takes no longer than a kill.
-        closed = asyncio.wrap_future(engine.kill())
-        await asyncio.wait({closed}, timeout=_KILL_SECONDS)
+    # Not wait_for: it would cancel the future, which others may wait for.
+    await asyncio.wait({asyncio.wrap_future(future)}, timeout=seconds)
 
 
 def _check_names(option: str, names: object) -> None:
