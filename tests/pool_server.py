@@ -26,11 +26,8 @@ _KINDS = {
 async def serve(pool: Pool, folder: Path) -> None:
     """Hold every worker, each in its own way, until somebody ends us."""
     report = str(folder / "report")
-    faults = ["hang in Python"]
-    if sys.argv[1] != "spawned executor":
-        faults.append("hang in native code")
     async with asyncio.TaskGroup() as group:
-        for fault in faults:
+        for fault in ("hang in Python", "hang in native code"):
             group.create_task(pool.run(functions.run_fault, fault, report))
         if sys.argv[1] in ("forkserver", "spawn"):
             group.create_task(pool.run(functions.hang_with_children, report))

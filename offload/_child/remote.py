@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from offload._child import context
-from offload._child.lean import pickle
+from offload._child.lean import pickle, signal
 from offload._child.pickling import dumps
 from offload._child.task import Failure, Stopwatch, leave, prepare, raised, summary, trace
 from offload._child.wire import Flag, Kind
@@ -64,11 +64,37 @@ def _end_with_parent() -> None:
         supervisor.die_with_parent()
         _let_fork_server_end()
 
+    _have_kernel_end_us(parent.sentinel)
+
     def watch() -> None:
+        # Where the kernel does not, and where the server had ended before it was asked to.
         parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, name="offload-parent", daemon=True).start()
+
+
+def _have_kernel_end_us(sentinel: int) -> None:
+    """Have the kernel kill this process when the other end of a pipe is closed (Linux).
+
+    A thread that waits for that gets no further while a function holds the GIL, and is slow to
+    where the machine is busy. Nothing is written to this pipe once multiprocessing has started the
+    process, so that its end is the only signal that it gives.
+
+    Args:
+        sentinel: the reading end; the server holds the other one for as long as it lives.
+
+    Source:
+        fcntl(2), "Signals"; F_SETSIG may name any signal.
+    """
+    try:
+        import fcntl
+
+        fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    except (ImportError, AttributeError, OSError):
+        pass
 
 
 def _let_fork_server_end() -> None:
