@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from offload._child.context import in_worker
@@ -64,6 +65,13 @@ class _Definition:
         self.options: CallOptions = options
         self.max_concurrency: int | None = max_concurrency
         self.target: Target | None = None
+
+    def is_in_classmethod(self) -> bool:
+        """Return whether `@classmethod` stands above `@offload`, where its class says so."""
+        found: Any = sys.modules.get(self.function.__module__)
+        for name in self.function.__qualname__.split("."):
+            found = getattr(found, "__dict__", {}).get(name)
+        return isinstance(found, classmethod)
 
     def resolve(self) -> tuple[Pool, Target]:
         """Return where to run what; looked up at the first call, when every module is complete."""
@@ -211,7 +219,22 @@ class _Common(_Partial[P, R]):
             TypeError: unknown option, or wrong type.
             ValueError: out of range.
         """
+        self._check_binding()
         return self._make(self._definition, merge(self._options, changes), self.bound)
+
+    def _check_binding(self) -> None:
+        """Raise where a class method has lost its class: it would get the first argument instead.
+
+        Up to Python 3.12 `classmethod` binds what it wraps by the `__get__` of that. Since then
+        only calls reach us bound: attributes are those of the unbound function (gh-89519).
+        """
+        if sys.version_info >= (3, 13) and not self.bound and self._definition.is_in_classmethod():
+            name = self._definition.function.__qualname__
+            message = (
+                f"{name} was not called, and knows its class only when it is: write @offload above "
+                "@classmethod, not below it, to use .options, .map and .stream"
+            )
+            raise FunctionError(message)
 
     def _bind(self, instance: object, owner: type | None) -> Self:
         binds_class = self._definition.binds_class
@@ -291,6 +314,7 @@ class Offloaded(_Common[P, R]):
         """
         check_integer("max_concurrency", max_concurrency, minimum=1, optional=True)
         this = cast("Offloaded[..., S]", self)
+        this._check_binding()  # noqa: SLF001 - its own
         definition = this._definition  # noqa: SLF001 - its own
         if in_worker():
             function = inline(definition.function)
@@ -340,6 +364,7 @@ class OffloadedGenerator(_Common[P, T]):
         that ahead. Leaving the loop early closes the generator; `async with` does so for sure,
         and at once.
         """
+        self._check_binding()
         return Stream(self._definition, self._options, (*self.bound, *args), dict(kwargs))
 
 
@@ -472,9 +497,10 @@ def offload(
 ) -> Any:
     """Make a plain, CPU-bound function run on a worker when it is called and awaited.
 
-    Works on functions, static, class and instance methods (above or below `@staticmethod` and
-    `@classmethod`), and generator functions (`.stream`). The function must be importable by module
-    and name; arguments and results must pickle.
+    Works on functions, static, class and instance methods, and generator functions (`.stream`).
+    Stands above or below `@staticmethod`; above `@classmethod`, since below it, from Python 3.13
+    on, only calls work. The function must be importable by module and name; arguments and results
+    must pickle.
 
     Args:
         function: the function; not given when options are.

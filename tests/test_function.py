@@ -9,6 +9,7 @@ import inspect
 import operator
 import os
 import pickle
+import sys
 import threading
 import time
 import traceback
@@ -382,6 +383,18 @@ class TestMethods:
         assert await getattr(Scale, name)(5) == ("Scale", 5)
         assert await getattr(DoubleScale, name)(5) == ("DoubleScale", 5)
         assert await getattr(DoubleScale(2), name)(value=5) == ("DoubleScale", 5)
+
+    async def test_class_method_keeps_its_class_or_says_so(self):
+        """Below `@classmethod` from Python 3.13 on, `.options` and `.map` cannot know the class."""
+        assert await DoubleScale.class_below.options(timeout=5.0)(5) == ("DoubleScale", 5)
+        if sys.version_info < (3, 13):
+            assert await DoubleScale.class_above.options(timeout=5.0)(5) == ("DoubleScale", 5)
+            assert await DoubleScale.class_above.map([5]) == [("DoubleScale", 5)]
+            return
+        with pytest.raises(FunctionError, match="write @offload above @classmethod"):
+            DoubleScale.class_above.options(timeout=5.0)
+        with pytest.raises(FunctionError, match="write @offload above @classmethod"):
+            await DoubleScale.class_above.map([5])
 
     async def test_nested_class_is_found(self):
         """A method of a class inside a class has a name that a worker can follow."""
