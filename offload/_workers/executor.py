@@ -16,6 +16,7 @@ from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 from offload._child import remote
+from offload._child.supervisor import hasten
 from offload._core.dispatch import Worker
 from offload._workers.base import Exit
 from offload._workers.keeper import keeper
@@ -252,7 +253,7 @@ class ExecutorCrew:
         else:
             executor.shutdown(wait=False, cancel_futures=True)
         if not connection.wait([process.sentinel], _TERMINATE_SECONDS if force else _EXIT_SECONDS):
-            process.kill()
+            _kill(process)
         # A thread of the executor reaps the process: to ask for its exit code before that has
         # ended would be a race for the only copy of its status.
         executor.shutdown(wait=True, cancel_futures=True)
@@ -309,6 +310,7 @@ class ExecutorCrew:
 def _kill(process: Any) -> None:
     if process is not None:
         process.kill()
+        hasten([process.pid])
 
 
 def _begin(env: dict[str, str | None], *arguments: Any) -> None:
