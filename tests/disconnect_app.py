@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
-from offload.starlette import CancelOnDisconnect, exception_handlers, lifespan
+from offload.starlette import CancelOnDisconnect, StreamResponse, exception_handlers, lifespan
 from tests import request_functions as functions
 
 DIRECTORY = Path(os.environ.get("DISCONNECT_DIRECTORY", ""))
@@ -38,6 +39,17 @@ async def stream(request):
     return StreamingResponse(parts())
 
 
+async def whole(request):
+    """Send a few items that workers make, and then hold a worker in the background."""
+
+    async def parts():
+        for number in range(3):
+            yield f"{await functions.echo(number)} "
+
+    held = str(DIRECTORY / "entered"), str(DIRECTORY / "gate")
+    return StreamResponse(parts(), background=BackgroundTask(functions.hold, *held))
+
+
 async def burn(request):
     """Use CPU, and note how much."""
     query = request.query_params
@@ -53,10 +65,15 @@ async def state(request):
     )
 
 
-endpoints = (hold, echo, stream, burn, state)
-app = Starlette(
-    routes=[Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in endpoints],
-    lifespan=lifespan(functions.pool, drain=0),
+endpoints = (hold, echo, stream, whole, burn, state)
+routes = [Route(f"/{each.__name__}", each, methods=["GET", "POST"]) for each in endpoints]
+watched = Starlette(
+    routes=routes,
     middleware=[Middleware(CancelOnDisconnect)],
+    exception_handlers=exception_handlers,
+)
+app = Starlette(
+    routes=[Mount("/plain", routes=routes), Mount("/", watched)],
+    lifespan=lifespan(functions.pool, drain=0),
     exception_handlers=exception_handlers,
 )

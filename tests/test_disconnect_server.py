@@ -63,12 +63,20 @@ class Client:
     def answer(self):
         """Return status and body of the next response."""
         status = int(self._file.readline().split()[1])
-        length = 0
+        length, is_chunked = 0, False
         while line := self._file.readline().strip():
             name, _, value = line.lower().partition(b":")
             if name == b"content-length":
                 length = int(value)
-        return status, self._file.read(length)
+            elif name == b"transfer-encoding":
+                is_chunked = True
+        return status, b"".join(self._chunks()) if is_chunked else self._file.read(length)
+
+    def _chunks(self):
+        while length := int(self._file.readline(), 16):
+            yield self._file.read(length)
+            self._file.readline()
+        self._file.readline()
 
     def __enter__(self):
         return self
@@ -218,6 +226,15 @@ def test_stream_ends_with_its_client(server):
         assert client.socket.recv(1000)
 
     server.until(lambda now: not now["busy"])
+
+
+@pytest.mark.parametrize("path", ["/whole", "/plain/whole"])
+def test_background_of_a_stream_that_was_sent_whole_runs(server, path):
+    """What the server tells after the last message is not taken for the client's leaving."""
+    with server.ask(path) as client:
+        assert client.answer() == (200, b"0 1 2 ")
+        server.entered.heard_now()
+        server.gate.let()
 
 
 @pytest.mark.guarantee(4)

@@ -387,7 +387,10 @@ async def test_large_upload_is_not_held_by_the_server(pool: Pool) -> None:
 
 
 class Recorder:
-    """The server's side of one request: what was sent, and a client that reads when it is let."""
+    """The server's side of one request: what was sent, and a client that reads when it is let.
+
+    As real servers do, it tells of a disconnect when the response is complete.
+    """
 
     def __init__(self, *, is_slow: bool = False) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -398,6 +401,8 @@ class Recorder:
         self.sent.append(message)
         if self.read is not None and message["type"] == "http.response.body":
             await self.read.acquire()
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.gone.set()
 
     async def receive(self) -> dict[str, Any]:
         await self.gone.wait()
@@ -549,6 +554,45 @@ class TestStreamResponse:
         with anyio.fail_after(PATIENCE):
             await sending
         await until(lambda: not pool.statistics().busy)
+        assert ran == []
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_background_runs_when_all_has_been_sent(self, pool: Pool, method: str) -> None:
+        """The disconnect that servers tell after the last message is no leaving of the client."""
+        server = Recorder()
+        ran: list[int] = []
+        response = StreamResponse(
+            self.stream(pool, functions.yield_all, [b"a", b"b"]),
+            background=BackgroundTask(lambda: ran.append(1)),
+        )
+
+        async def send(message: dict[str, Any]) -> None:
+            await server.send(message)
+            if server.gone.is_set():  # it is heard of before the server is done with the message
+                await anyio.wait_all_tasks_blocked()
+
+        await response({**SCOPE, "method": method}, server.receive, send)
+        assert (server.body, ran) == (b"ab" if method == "GET" else b"", [1])
+
+    async def test_last_message_that_fails_is_followed_by_nothing(self) -> None:
+        """Where the server says that nobody takes it, nothing is raised, and no background runs."""
+        server = Recorder()
+        ran: list[int] = []
+
+        async def items() -> AsyncIterator[bytes]:
+            yield b"a"
+
+        async def send(message: dict[str, Any]) -> None:
+            await server.send(message)
+            if server.gone.is_set():
+                await anyio.wait_all_tasks_blocked()
+                raise OSError(errno.EPIPE, "nobody takes it")
+
+        async with aclosing(items()) as iterator:
+            response = StreamResponse(
+                iterator, background=BackgroundTask(lambda: ran.append(1))
+            )
+            await response(dict(SCOPE), server.receive, send)
         assert ran == []
 
     async def test_cancelled_response_closes_the_stream(self, pool: Pool, tmp_path: Path) -> None:

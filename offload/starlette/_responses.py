@@ -98,7 +98,7 @@ class StreamResponse(Response):
         status_code: HTTP status.
         headers: more headers.
         media_type: the Content-Type; text has `charset=utf-8` added.
-        background: run when all of it has been sent, and not if the client has left.
+        background: run when all of it has been sent, and not if the client left before that.
     """
 
     def __init__(
@@ -113,20 +113,23 @@ class StreamResponse(Response):
         # Its length is not known: the server sends it in chunks.
         del self.headers["content-length"]
         self._stream = stream
+        self._is_complete = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; to HEAD nothing is run, and only the headers are sent."""
         error: Exception | None = None
-        has_left = False
+        is_disconnected = has_left = False
         async with anyio.create_task_group() as group:
 
             async def watch() -> None:
-                nonlocal has_left
+                nonlocal is_disconnected, has_left
                 # Parts of the request's body that nobody has read may come first.
                 while (await receive())["type"] != "http.disconnect":
                     pass
-                has_left = True
-                group.cancel_scope.cancel()
+                is_disconnected = True
+                if not self._is_complete:
+                    has_left = True
+                    group.cancel_scope.cancel()
 
             group.start_soon(watch)
             try:
@@ -139,9 +142,9 @@ class StreamResponse(Response):
                 with anyio.CancelScope(shield=True):
                     await self._close()
             group.cancel_scope.cancel()
-        if error is not None and not (has_left and isinstance(error, OSError)):
+        if error is not None and not (is_disconnected and isinstance(error, OSError)):
             raise error
-        if self.background is not None and not has_left:
+        if self.background is not None and error is None and not has_left:
             await self.background()
 
     async def _send(self, scope: Scope, send: Send) -> None:
@@ -166,6 +169,9 @@ class StreamResponse(Response):
                 item = await anext(stream)
             except StopAsyncIteration:
                 is_over = True
+        # Before it is sent: from then on servers tell of a disconnect, as ASGI has it of every
+        # response that has been sent, and that is no leaving.
+        self._is_complete = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_item(self, item: Any, send: Send) -> None:
