@@ -311,6 +311,18 @@ class TestReceiving:
             await receive_file(request, max_bytes=5 * MIB)
         assert (caught.value.status_code, taken) == (413, 6)
 
+    @pytest.mark.parametrize("declared", [b"\xb2", b"9" * 5000, b"+1", b"1_0", b"", b"ten"])
+    async def test_length_that_is_no_number_is_not_believed(self, declared: bytes) -> None:
+        """What a client declares never fails the server: the body itself is counted."""
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"body"}
+
+        headers = [(b"content-length", declared)]
+        request = Request({"type": "http", "headers": headers, "method": "POST"}, receive)
+        with await receive_file(request, max_bytes=4) as file:
+            assert file.read() == b"body"
+
     async def test_full_disk_is_507(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No room for the body is the server's fault, and the client is told."""
 
@@ -589,9 +601,7 @@ class TestStreamResponse:
                 raise OSError(errno.EPIPE, "nobody takes it")
 
         async with aclosing(items()) as iterator:
-            response = StreamResponse(
-                iterator, background=BackgroundTask(lambda: ran.append(1))
-            )
+            response = StreamResponse(iterator, background=BackgroundTask(lambda: ran.append(1)))
             await response(dict(SCOPE), server.receive, send)
         assert ran == []
 
