@@ -1,10 +1,12 @@
 """What any ASGI application needs, of whatever framework: work that stops in time, errors as HTTP.
 
 `offload.starlette` brings all of this to Starlette and FastAPI; elsewhere, an error handler for
-`OffloadError` is:
+`OffloadError` and for `ExceptionGroup`, which task groups raise, is:
 
 ```python
 answer = answer_to(error)
+if answer is None:  # not, or not only, an error of ours
+    raise error
 return Response(answer.body, answer.status, {**answer.headers, "content-type": answer.media_type})
 ```
 """
@@ -16,7 +18,7 @@ import logging
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, overload
 
 from offload._middleware import CLIENT_CLOSED_REQUEST, CancelOnDisconnect, DeadlineFromHeader
 from offload.errors import (
@@ -36,6 +38,9 @@ from offload.errors import (
     WorkerStartError,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = ["Answer", "CancelOnDisconnect", "DeadlineFromHeader", "answer_to"]
 
 # Seconds a client is told to wait where the error itself has no estimate: a pool that closes is
@@ -54,7 +59,8 @@ class Answer:
         headers: headers that belong to it.
         detail: a fixed text for a human at the client. The error's own may quote an argument.
         error: name of the error's class; of ours, where the application has a subclass.
-        may_have_run: whether the work may have been done, at least in part.
+        may_have_run: whether the work of the calls that failed may have been done, at least in
+            part. Others of the same request may have run before them or beside them.
         level: level of `logging` that its operator should hear of it at.
     """
 
@@ -131,21 +137,84 @@ _DID_NOT_RUN = (
 )
 
 
-def answer_to(error: OffloadError) -> Answer:
-    """Return what to tell the client of a request that ended with `error`."""
-    rule = next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
+# Which of several errors decides what the client is told. One that has left reads no answer.
+# Otherwise it is the worst: to come back later mends a refusal, and neither of the others.
+_WORST_FIRST = (CLIENT_CLOSED_REQUEST, _BROKEN, _LATE, _BUSY)
+
+
+@overload
+def answer_to(error: OffloadError) -> Answer: ...
+@overload
+def answer_to(error: Exception) -> Answer | None: ...
+def answer_to(error: Exception) -> Answer | None:
+    """Return what to tell the client of a request that ended with `error`.
+
+    Of several calls at once in a task group, whose errors come as an `ExceptionGroup`, one decides:
+    499 goes before 500, that before 504, and 503 comes last; among equals the one with the highest
+    `level`, then the first. `may_have_run` is true if any of the calls that failed may have run,
+    `level` is the highest of all, and `Retry-After` the longest.
+
+    Args:
+        error: an error of ours, or a group of them, of groups too.
+
+    Returns:
+        The answer; None if the error is not ours, or there is one in the group that is not: such an
+        error is the application's business.
+    """
+    errors = errors_in(error)
+    if not errors:
+        return None
+    decisive = decisive_of(errors)
+    rule = _rule_of(decisive)
     headers: dict[str, str] = {}
     if rule.status == _BUSY:
-        seconds = float(getattr(error, "retry_after", _DEFAULT_RETRY_AFTER))
         # Whole seconds by RFC 9110, section 10.2.3; "0" would invite a storm of retries.
+        seconds = max(map(_retry_after, errors))
         headers["Retry-After"] = str(math.ceil(min(max(seconds, 1.0), _MAX_RETRY_AFTER)))
     # Our own class, not an application's subclass of it: names of its code stay in the server.
-    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == OffloadError.__module__)
+    kinds = type(decisive).__mro__
+    kind = next(kind for kind in kinds if kind.__module__ == OffloadError.__module__)
     return Answer(
         status=int(rule.status),
         headers=headers,
         detail=rule.detail,
         error=kind.__name__,
-        may_have_run=bool(getattr(error, "started", not isinstance(error, _DID_NOT_RUN))),
-        level=rule.level,
+        may_have_run=any(map(_may_have_run, errors)),
+        level=max(_rule_of(each).level for each in errors),
     )
+
+
+def errors_in(error: BaseException) -> list[OffloadError]:
+    """Return an error of ours, or all of a group of them; nothing, if there are others in it."""
+    if isinstance(error, OffloadError):
+        return [error]
+    found: list[OffloadError] = []
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            inside = errors_in(each)
+            if not inside:
+                return []
+            found += inside
+    return found
+
+
+def decisive_of(errors: Sequence[OffloadError]) -> OffloadError:
+    """Return the one of several errors that decides what the client is told; see `answer_to`."""
+
+    def weight(error: OffloadError) -> tuple[int, int]:
+        rule = _rule_of(error)
+        return _WORST_FIRST.index(rule.status), -rule.level
+
+    return min(errors, key=weight)
+
+
+def _rule_of(error: OffloadError) -> _Rule:
+    return next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
+
+
+def _retry_after(error: OffloadError) -> float:
+    return float(getattr(error, "retry_after", _DEFAULT_RETRY_AFTER))
+
+
+def _may_have_run(error: OffloadError) -> bool:
+    return bool(getattr(error, "started", not isinstance(error, _DID_NOT_RUN)))

@@ -16,8 +16,10 @@ from offload.errors import (
     OffloadError,
     PoolClosedError,
     QueueFullError,
+    TaskCancelledError,
     TaskTimeoutError,
     WorkerCrashedError,
+    WorkerStartError,
 )
 
 CASES = [
@@ -54,6 +56,62 @@ def test_every_error_has_an_answer():
     for kind in kinds:
         error = kind.__new__(kind, "text")
         assert answer_to(error).status in {499, 500, 503, 504}
+
+
+FULL = QueueFullError("secret", retry_after=2.0)
+FULLER = QueueFullError("secret", retry_after=7.5)
+BROKEN_START = WorkerStartError("secret")
+LATE = TaskTimeoutError("secret", timeout=1.0)
+NOT_BEGUN = DeadlineError("secret", deadline=1.0, started=False)
+CANCELLED = TaskCancelledError("secret", pid=1)
+CRASHED = WorkerCrashedError("secret", pid=1, started=True)
+REFUSED = ArgumentError("secret", function="f")
+LEFT = ClientDisconnectedError("secret", function="f", started=False)
+GROUPS = [
+    ([FULL], "QueueFullError", 503, "2", False, logging.INFO),
+    ([FULL, FULLER, FULL], "QueueFullError", 503, "8", False, logging.INFO),
+    ([FULLER, BROKEN_START], "WorkerStartError", 503, "8", False, logging.ERROR),
+    ([FULL, NOT_BEGUN], "DeadlineError", 504, None, False, logging.INFO),
+    ([NOT_BEGUN, BROKEN_START], "DeadlineError", 504, None, False, logging.ERROR),
+    ([FULL, NOT_BEGUN, LATE], "TaskTimeoutError", 504, None, True, logging.WARNING),
+    ([FULL, LATE, REFUSED], "ArgumentError", 500, None, True, logging.ERROR),
+    ([CANCELLED, CRASHED], "WorkerCrashedError", 500, None, True, logging.ERROR),
+    ([REFUSED, CRASHED], "ArgumentError", 500, None, True, logging.ERROR),
+    (
+        [FULL, ExceptionGroup("", [FULL, ExceptionGroup("", [LATE])])],
+        "TaskTimeoutError",
+        504,
+        None,
+        True,
+        logging.WARNING,
+    ),
+    ([CRASHED, FULL, LEFT], "ClientDisconnectedError", 499, None, True, logging.ERROR),
+    ([LEFT, LEFT], "ClientDisconnectedError", 499, None, False, logging.INFO),
+]
+
+
+@pytest.mark.parametrize("errors,decisive,status,retry_after,may_have_run,level", GROUPS)
+def test_group_has_one_answer(errors, decisive, status, retry_after, may_have_run, level):  # noqa: PLR0917 - a row
+    """One that left, else the worst decides; and nothing that any of them says is played down."""
+    answer = answer_to(ExceptionGroup("secret", errors))
+    assert (answer.error, answer.status, answer.level) == (decisive, status, level)
+    assert answer.headers.get("Retry-After") == retry_after
+    assert answer.may_have_run is may_have_run
+    assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError(),
+        ExceptionGroup("", [FULL, ZeroDivisionError()]),
+        ExceptionGroup("", [FULL, ExceptionGroup("", [LATE, ZeroDivisionError()])]),
+        ExceptionGroup("", [ZeroDivisionError(), CRASHED]),
+    ],
+)
+def test_error_that_is_not_ours_has_no_answer(error):
+    """One error of the application in a group makes it the application's business."""
+    assert answer_to(error) is None
 
 
 def test_answer_names_our_class_and_not_the_applications():

@@ -39,7 +39,7 @@ from offload import (
 )
 from offload._child.pickling import dumps
 from offload.starlette import ProblemResponse, exception_handlers, install, lifespan
-from tests import starlette_app
+from tests import request_functions, starlette_app
 from tests.processes import PATIENCE
 
 SECRET = "secret-argument"  # noqa: S105 - no password, but as private as one
@@ -373,6 +373,55 @@ class TestErrors:
 
         assert response.json()["error"] == "QueueFullError"
 
+    async def test_group_of_our_errors_is_answered_once(self, caplog):
+        """What calls of a task group raise together is one answer, and one record for all."""
+        caplog.set_level(logging.DEBUG)
+        full = QueueFullError(SECRET, retry_after=4.0)
+        group = ExceptionGroup("", [full, ExceptionGroup("", [WorkerCrashedError(SECRET), full])])
+        async with client(raising(group)) as http:
+            response = await http.get("/work")
+
+        assert (response.status_code, response.json()["error"]) == (500, "WorkerCrashedError")
+        [record] = [each for each in caplog.records if each.name.startswith(("offload", "starl"))]
+        assert (record.name, record.levelname) == ("offload.starlette", "ERROR")
+        assert f"500, WorkerCrashedError: {SECRET} (and 2 more)" in record.getMessage()
+        assert record.offload_outcome == "crashed"
+        assert record.exc_info[1] is group
+
+    async def test_group_that_holds_another_error_goes_on_as_it_is(self, caplog):
+        """It is the application's own: for its handlers, its middleware and its debug page."""
+        caplog.set_level(logging.DEBUG)
+        group = ExceptionGroup("own", [QueueFullError(SECRET, retry_after=1), ZeroDivisionError()])
+        reached = []
+
+        async def on_error(request, error):
+            reached.append(error)
+            return PlainTextResponse("own", status_code=500)
+
+        app = raising(group)
+        app.add_exception_handler(Exception, on_error)
+        async with client(app) as http:
+            response = await http.get("/work")
+
+        assert (response.text, reached) == ("own", [group])
+        assert not [each for each in caplog.records if each.name.startswith("offload")]
+
+    async def test_handler_for_a_kind_of_group_goes_first(self):
+        """An application's own class of groups is its own affair, whatever is in it."""
+
+        class OwnGroup(ExceptionGroup):
+            pass
+
+        async def on_own(request, error):
+            return PlainTextResponse("own", status_code=422)
+
+        app = raising(OwnGroup("", [QueueFullError("", retry_after=1)]))
+        app.add_exception_handler(OwnGroup, on_own)
+        async with client(app) as http:
+            response = await http.get("/work")
+
+        assert response.status_code == 422
+
     async def test_head_gets_the_headers_of_get(self):
         """A HEAD request is refused like GET, without a body."""
         app = raising(QueueFullError("", retry_after=1))
@@ -438,15 +487,22 @@ class TestInstall:
 
         assert response.status_code == 503
 
-    async def test_handler_of_the_application_is_kept(self):
+    @pytest.mark.parametrize(
+        "kind,error",
+        [
+            (OffloadError, QueueFullError("", retry_after=1)),
+            (ExceptionGroup, ExceptionGroup("", [QueueFullError("", retry_after=1)])),
+        ],
+    )
+    async def test_handler_of_the_application_is_kept(self, kind, error):
         """What the application decided for itself, before or after, holds."""
 
         async def own(request, error):
             return PlainTextResponse("own", status_code=418)
 
-        app = raising(QueueFullError("", retry_after=1))
+        app = raising(error)
         app.exception_handlers.clear()
-        app.add_exception_handler(OffloadError, own)
+        app.add_exception_handler(kind, own)
         install(app)
 
         async with client(app) as http:
@@ -539,6 +595,18 @@ class TestWebSocket:
         [close] = await talk(endpoint)
 
         assert (close["type"], close["code"]) == ("websocket.close", 1013)
+
+    async def test_group_closes_as_a_single_error_does(self):
+        """Calls of a task group that were all refused: try again later."""
+        full = QueueFullError("", retry_after=1)
+
+        async def endpoint(websocket):
+            await websocket.accept()
+            raise ExceptionGroup("", [full, full])
+
+        sent = await talk(endpoint)
+
+        assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", 1013)
 
     async def test_closed_websocket_gets_nothing_more(self):
         """An error after the close is logged, and breaks no protocol."""
@@ -673,6 +741,26 @@ class TestWithRealWorkers:
             "header": "crossed",
             "cookies": {"k": "v"},
         }
+
+    async def test_full_queue_in_a_task_group_is_a_refusal(self, held):
+        """One call of two finds no place: 503 and when to come back, as without the group."""
+        pool = Pool(f"group-{uuid.uuid4().hex}", max_workers=1, max_queued=0, spare_workers=0)
+
+        async def endpoint(request):
+            async with anyio.create_task_group() as group:
+                for _ in range(2):
+                    group.start_soon(pool.run, request_functions.hold.__wrapped__, *held)
+
+        app = Starlette(
+            routes=[Route("/", endpoint)],
+            lifespan=lifespan(pool, drain=0),
+            exception_handlers=exception_handlers,
+        )
+        async with app.router.lifespan_context(app), client(app) as http:
+            response = await http.get("/")
+
+        assert (response.status_code, response.json()["error"]) == (503, "QueueFullError")
+        assert int(response.headers["retry-after"]) >= 1
 
     async def test_lifespan_can_be_entered_again(self):
         """Test clients start and end the same application, with the same pool, many times."""

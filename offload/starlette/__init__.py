@@ -16,9 +16,10 @@ Guarantees:
    was touched is closed.
 2. A client is told what it may do next (503 with `Retry-After`, 504 or 500; whether the work may
    have been done) and nothing else: no traceback, no argument, no name from the code.
-3. The operator is told once per error, under the logger `offload.starlette`: refusals, clients
-   that left and deadlines that came at INFO, timeouts at WARNING, and what somebody must look at
-   (crashes, workers that do not start, calls that can never work) at ERROR with the traceback.
+3. The operator is told once per error, or group of errors of a task group, under the logger
+   `offload.starlette`: refusals, clients that left and deadlines that came at INFO, timeouts at
+   WARNING, and what somebody must look at (crashes, workers that do not start, calls that can
+   never work) at ERROR with the traceback.
 
 A function's own exceptions are the application's business and keep their meaning: they reach the
 handler that the application has for their type, as if the function had run inline.

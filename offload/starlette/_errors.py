@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
 from offload._middleware import CLIENT_CLOSED_REQUEST, log_fields
-from offload.asgi import answer_to
+from offload.asgi import answer_to, decisive_of, errors_in
 from offload.errors import OffloadError
 
 if TYPE_CHECKING:
@@ -75,21 +75,27 @@ class ProblemResponse(Response):
 
 
 async def _handle(connection: HTTPConnection, error: Exception) -> Response | None:
-    """Log an `OffloadError` and answer it, to an HTTP client or over a WebSocket."""
-    error = cast("OffloadError", error)
+    """Log an error of ours, or a group, and answer it, to an HTTP client or over a WebSocket."""
     answer = answer_to(error)
+    if answer is None:
+        # A group that holds others, too: it goes on as if there were no handler for it. Starlette
+        # looks handlers up by the type alone.
+        raise error
+    errors = errors_in(error)
+    decisive = decisive_of(errors)
     # The path is quoted, since it is the client's text and may hold line ends; the query is left
     # out, since it may hold secrets.
     _logger.log(
         answer.level,
-        "%s %r: %d, %s: %s",
+        "%s %r: %d, %s: %s%s",
         connection.scope.get("method", "WEBSOCKET"),
         connection.scope["path"],
         answer.status,
-        type(error).__name__,
-        error,
+        type(decisive).__name__,
+        decisive,
+        f" (and {len(errors) - 1} more)" if len(errors) > 1 else "",
         exc_info=error if answer.level >= logging.ERROR else None,
-        extra=log_fields(error) | {"offload_status": answer.status},
+        extra=log_fields(decisive) | {"offload_status": answer.status},
     )
     if answer.status == CLIENT_CLOSED_REQUEST:
         # Nobody reads it: it only ends the request in order, for middleware and for access logs.
@@ -122,9 +128,13 @@ async def _handle(connection: HTTPConnection, error: Exception) -> Response | No
 # looks a handler up by the error alone and sends whatever it returns that is not None.
 # FastAPI asks for a dict of exactly this type.
 exception_handlers: dict[int | type[Exception], _Handler] = {
-    OffloadError: cast("_Handler", _handle)
+    OffloadError: cast("_Handler", _handle),
+    ExceptionGroup: cast("_Handler", _handle),
 }
 """Handlers for `Starlette(exception_handlers=...)` and `FastAPI(exception_handlers=...)`.
+
+The errors of several calls in a task group come as an `ExceptionGroup`. One of errors of ours only
+has one answer, see `offload.asgi.answer_to`; every other is raised on, as if it had no handler.
 
 They see what endpoints and their dependencies raise. What a middleware of the application raises
 is outside of them, and once a response has started nothing can replace it: the server then breaks
@@ -135,8 +145,8 @@ the connection, so that no client takes a part for the whole, and logs the error
 def install(app: Starlette) -> None:
     """Add the handlers to an application that exists already.
 
-    A handler that the application has of its own for `OffloadError` is kept, and those that it
-    has or gets for one of its subclasses go first.
+    A handler that the application has of its own for `OffloadError` or for `ExceptionGroup` is
+    kept, and those that it has or gets for one of their subclasses go first.
 
     Args:
         app: a Starlette or FastAPI application that has not served anything yet.
