@@ -7,15 +7,22 @@ import json
 import logging
 import os
 import pickle
+import queue
+import subprocess
+import sys
 import uuid
+from functools import partial
+from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
 
 import offload.errors
 from offload import (
@@ -257,6 +264,102 @@ class TestLifespan:
         async with lifespan(pool, pool)(None):
             assert events == ["open a"]
 
+    async def test_pool_goes_on_until_its_last_application_ends(self, make_pool, events):
+        """Who ends first takes no pool from those that go on, and who ends last closes it."""
+        pool = make_pool("a")
+        first, second = lifespan(pool, drain=3)(None), lifespan(pool, make_pool("b"), drain=4)(None)
+
+        await first.__aenter__()
+        await second.__aenter__()
+        await first.__aexit__(None, None, None)
+        assert events == ["open a", "open a", "open b"]
+        await second.__aexit__(None, None, None)
+
+        assert sorted(events[3:]) == ["close a 4", "close b 4"]
+
+    async def test_failed_startup_takes_no_pool_from_others(self, make_pool, events):
+        """An application that does not come up lets go of what it held, and closes its own."""
+
+        class Failing(RecordedPool):
+            async def open(self):
+                raise WorkerStartError("broken initializer")
+
+        pool = make_pool("a")
+        async with lifespan(pool, drain=3)(None):
+            with pytest.raises(WorkerStartError):
+                async with lifespan(pool, make_pool("b", Failing))(None):
+                    pytest.fail("must not serve")
+            assert events == ["open a", "open a", "close b 0"]
+
+        assert events[3:] == ["close a 3"]
+
+    async def test_cancelled_service_takes_no_pool_from_others(self, make_pool, events):
+        """An application that is ended in a hurry leaves the others their drain."""
+        pool = make_pool("a")
+        async with lifespan(pool, drain=3)(None):
+            with anyio.CancelScope() as scope:
+                async with lifespan(pool)(None):
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            assert events == ["open a", "open a"]
+
+        assert events[2:] == ["close a 3"]
+
+    @pytest.mark.parametrize("ending", ["drained", "cancelled"])
+    async def test_startup_waits_for_the_pool_to_be_closed(
+        self, ending, make_pool, events, anyio_backend_name
+    ):
+        """An application of another thread that starts meanwhile gets a pool that stays open."""
+
+        class Draining(RecordedPool):
+            async def aclose(self, *, drain=10.0):
+                await super().aclose(drain=drain)
+                if drain == 3:
+                    draining.set()
+                    await let.wait()
+                events.append("closed")
+
+        async def serve_another():
+            async with anyio.create_task_group() as group:
+                # One that gives up waiting had nothing yet.
+                group.start_soon(serve)
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+            async with anyio.create_task_group() as group:
+                group.start_soon(serve)
+                await anyio.wait_all_tasks_blocked()
+                await anyio.to_thread.run_sync(events_before.put, list(events))
+
+        async def serve():
+            async with lifespan(pool, drain=4)(None):
+                events.append("serve")
+
+        async def end_the_first():
+            with scope:
+                async with lifespan(pool, drain=3)(None):
+                    pass
+
+        def in_thread():
+            anyio.run(serve_another, backend=anyio_backend_name)
+
+        draining, let, scope = anyio.Event(), anyio.Event(), anyio.CancelScope()
+        events_before = queue.Queue()
+        pool = make_pool("a", Draining)
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(end_the_first)
+                await draining.wait()
+                group.start_soon(anyio.to_thread.run_sync, in_thread)
+                before = await anyio.to_thread.run_sync(
+                    partial(events_before.get, timeout=PATIENCE)
+                )
+                let.set() if ending == "drained" else scope.cancel()
+
+        assert before == ["open a", "close a 3"]
+        if ending == "cancelled":
+            assert events.pop(2) == "close a 0"
+        assert events[2:] == ["closed", "open a", "serve", "close a 4", "closed"]
+
     async def test_names_are_looked_up_at_startup(self, monkeypatch, make_pool, events):
         """An application can be declared before its pools; none given means the default pool."""
         bound = lifespan("later"), lifespan()
@@ -275,6 +378,60 @@ class TestLifespan:
         with pytest.raises(PoolNotFoundError):
             async with lifespan(make_pool("a"), f"unknown-{uuid.uuid4().hex}")(None):
                 pytest.fail("must not serve")
+
+
+def served(pool):
+    """Return a client of an application of its own, on a loop and a thread of its own."""
+
+    async def endpoint(request):
+        return PlainTextResponse(str(await pool.run(os.getpid)))
+
+    app = Starlette(routes=[Route("/", endpoint)], lifespan=lifespan(pool, drain=0))
+    app.add_exception_handler(OffloadError, exception_handlers[OffloadError])
+    return TestClient(app)
+
+
+def test_two_applications_share_a_pool():
+    """Each on a loop and a thread of its own: the one that goes on is served by the same worker."""
+    pool = Pool(f"shared-{uuid.uuid4().hex}", max_workers=1, spare_workers=0)
+
+    with served(pool) as first:
+        pid = first.get("/").text
+        with served(pool) as second:
+            assert second.get("/").text == pid
+        assert first.get("/").text == pid
+
+    assert pool.statistics().state == "closed"
+
+
+FORKS = """
+import os
+from tests.test_starlette import Pool, served
+pool = Pool("forks", max_workers=1)
+with served(pool) as first:
+    first.get("/")
+    if pid := os.fork():
+        ended = os.waitpid(pid, 0)[1]
+    else:
+        with served(pool) as second:
+            assert second.get("/").status_code == 200
+        os._exit(0 if pool.statistics().state == "closed" else 3)
+    print(ended, first.get("/").status_code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_fork_holds_nothing_of_its_parent():
+    """A pool is closed with the last application of its own process."""
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        timeout=PATIENCE,
+    )
+    assert told.stdout.split() == ["0", "200"]
 
 
 def test_lifespan_itself_is_refused_as_a_lifespan():

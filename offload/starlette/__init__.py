@@ -13,7 +13,7 @@ Guarantees:
 
 1. The application is ready only when its pools are, and is gone only when they are: whatever
    ends the startup or the service (an error, a cancellation, the server's end), every pool that
-   was touched is closed.
+   was touched is closed, unless another application of the process holds it.
 2. A client is told what it may do next (503 with `Retry-After`, 504 or 500; whether the work may
    have been done) and nothing else: no traceback, no argument, no name from the code.
 3. The operator is told once per error, or group of errors of a task group, under the logger

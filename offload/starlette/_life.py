@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
+import threading
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import anyio
 
+from offload._child.context import asyncio_loop
 from offload.pool import Pool
 
 if TYPE_CHECKING:
@@ -33,7 +38,9 @@ def lifespan(
     """Bind pools to the life of an application.
 
     Opens the pools one after the other, with their workers warm, before the server takes
-    requests; drains them all at the same time when the server ends.
+    requests; drains them all at the same time when the server ends. A pool that several
+    applications of the process hold, on whatever event loops and threads, goes on until the last
+    of them ends; one that starts while the last one before it closes the pool waits for that.
 
     Args:
         pools: pools, or names of pools that exist when the application starts; the pool named
@@ -57,7 +64,8 @@ def lifespan(
 
     Cancellation:
         Cancelled while starting or serving, the pools are closed without a drain; cancelled while
-        draining, what still runs is killed. Either way the pools are closed when it returns.
+        draining, what still runs is killed. Either way the pools are closed when it returns, except
+        for those that another application holds.
     """
     for pool in pools:
         if not isinstance(pool, Pool | str):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers
@@ -70,12 +78,12 @@ def lifespan(
 
     @asynccontextmanager
     async def pools_bound(app: object) -> AsyncGenerator[Any]:
-        touched: list[Pool] = []
+        holds: list[_Hold] = []
         served = False
         try:
             for pool in _resolve(pools):
                 # Noted before it is opened: one that fails or is cancelled halfway has workers.
-                touched.append(pool)
+                holds.append(await _Hold.of(pool))
                 await pool.open()
             async with nullcontext() if inner is None else inner(app) as state:
                 yield state
@@ -83,10 +91,10 @@ def lifespan(
                 served = True
         finally:
             if served:
-                await _close(touched, drain)
+                await _release(holds, drain)
             else:
                 with anyio.CancelScope(shield=True):
-                    await _close(touched, 0.0)
+                    await _release(holds, 0.0)
 
     return pools_bound
 
@@ -98,18 +106,89 @@ def _resolve(pools: Sequence[Pool | str]) -> list[Pool]:
     return list(dict.fromkeys(found))
 
 
-async def _close(pools: Sequence[Pool], drain: float) -> None:
-    async def close(pool: Pool) -> None:
-        try:
-            await pool.aclose(drain=drain)
-        except BaseException:
-            # Cancelled while draining, or by the failure of another pool: without this the
-            # workers would live until the server process itself is gone.
-            with anyio.CancelScope(shield=True):
-                await pool.aclose(drain=0.0)
-            raise
+class _Hold:
+    """That an application holds a pool; the last one to let go of it closes it."""
 
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    # How many there are of a pool that is held, and what is done when a pool that is being closed
+    # is closed: never both of one pool.
+    _counts: ClassVar[dict[Pool, int]] = {}
+    _closing: ClassVar[dict[Pool, Future[None]]] = {}
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    @classmethod
+    async def of(cls, pool: Pool) -> _Hold:
+        """Take hold of a pool; wait for the application that closes it, if there is one."""
+        while True:
+            with cls._lock:
+                closed = cls._closing.get(pool)
+                if closed is None:
+                    cls._counts[pool] = cls._counts.get(pool, 0) + 1
+                    return cls(pool)
+            # Not opened meanwhile, though a pool can be: whoever closes it looks at its workers
+            # more than once, and would end the new ones.
+            await _until_done(closed)
+
+    async def release(self, drain: float) -> None:
+        """Let go of the pool, and close it if nobody else holds it."""
+        with self._lock:
+            # None in a fork's copy of the process: what it holds is its parent's.
+            count = self._counts.pop(self.pool, 1) - 1
+            if count:
+                self._counts[self.pool] = count
+                return
+            # In one step with the last look, or an application that starts right now on another
+            # thread would open the pool first, and then have it closed.
+            closed = self._closing[self.pool] = Future()
+        try:
+            await _close(self.pool, drain)
+        finally:
+            with self._lock:
+                self._closing.pop(self.pool, None)
+            closed.set_result(None)
+
+    @classmethod
+    def forget(cls) -> None:
+        """Forget everything, in a fork's copy of the process: its pools are closed."""
+        cls._lock = threading.Lock()
+        cls._counts.clear()
+        cls._closing.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Hold.forget)
+
+
+async def _until_done(future: Future[None]) -> None:
+    """Wait, on any event loop, for a future that another one may finish."""
+
+    async def wait() -> None:
+        # A wait that is cancelled does not cancel what others wait for, too.
+        await asyncio.wait({asyncio.wrap_future(future)})
+
+    if asyncio_loop() is not None:
+        await wait()
+    else:
+        from offload._bridge import run_on_keeper
+
+        await run_on_keeper(wait())
+
+
+async def _release(holds: Sequence[_Hold], drain: float) -> None:
     # At the same time, so that the drain is that of the application and not one per pool.
     async with anyio.create_task_group() as group:
-        for pool in pools:
-            group.start_soon(close, pool)
+        for hold in holds:
+            group.start_soon(hold.release, drain)
+
+
+async def _close(pool: Pool, drain: float) -> None:
+    try:
+        await pool.aclose(drain=drain)
+    except BaseException:
+        # Cancelled while draining, or by the failure of another pool: without this the workers
+        # would live until the server process itself is gone.
+        with anyio.CancelScope(shield=True):
+            await pool.aclose(drain=0.0)
+        raise
