@@ -40,6 +40,12 @@ CLIENT_CLOSED_REQUEST = 499
 
 _logger = logging.getLogger("offload.starlette")
 
+# Most of all what a background task was to do; nobody else would tell that it was not done.
+_REFUSED = (
+    "client has left in the middle of the response, and calls were refused that were made after "
+    "that (calls with cancel_on_disconnect=False are not)"
+)
+
 # Decimal seconds and nothing else: float() also takes "inf", "1e9", "1_0" and " 1 ".
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -53,8 +59,11 @@ class CancelOnDisconnect:
 
     For a whole application (`add_middleware`, `Middleware(CancelOnDisconnect)`) or single routes
     (`Route(..., middleware=[...])`), in front of or behind other middleware. Functions and calls
-    with the option `cancel_on_disconnect=False` are left alone; so are those that are made when
-    the response has been sent, such as those of background tasks.
+    with the option `cancel_on_disconnect=False` are left alone. So are those that are made once the
+    response has been sent whole, such as those of background tasks. A client that leaves in the
+    middle of a streamed response is a client that left: Starlette runs the background task even
+    so, and its calls are refused, with a record at WARNING. What must be called even then has
+    `.options(cancel_on_disconnect=False)`.
 
     The client is watched from the first call of a request on. What the server delivers meanwhile
     is passed on to the application; while one part of the body waits to be read by it and another
@@ -75,11 +84,9 @@ class CancelOnDisconnect:
             return
         client = _Client(scope, receive)
         guard = Guard(client=client)
-        is_started = False
 
         async def tell(message: Message) -> None:
-            nonlocal is_started
-            is_started = True
+            client.has_response = True
             if _is_last(message):
                 # Before it is sent: from then on the server reports a disconnect, and may begin
                 # with the next request in this very context.
@@ -93,14 +100,20 @@ class CancelOnDisconnect:
         except Exception as error:
             if not client.has_left or not _is_departure(error):
                 raise
-            _logger.info(
-                "%s %r: client has left: %s",
+            if client.has_refused:
+                level, what = logging.WARNING, _REFUSED
+            else:
+                level, what = logging.INFO, "client has left"
+            _logger.log(
+                level,
+                "%s %r: %s: %s",
                 scope["method"],
                 scope["path"],
-                error,
+                what,
+                _innermost(error),
                 extra=log_fields(error),
             )
-            if not is_started:
+            if not client.has_response:
                 await _send_nothing(send)
         finally:
             guard.end()
@@ -136,10 +149,7 @@ def _is_departure(error: BaseException | None) -> bool:
 
 def log_fields(error: BaseException) -> dict[str, Any]:
     """Return what a log record about the end of a call carries for programs that read logs."""
-    while isinstance(error, BaseExceptionGroup):  # of several calls at once: of one of them
-        error = error.exceptions[0]
-    if not isinstance(error, OffloadError) and error.__cause__ is not None:
-        error = error.__cause__  # see `_is_departure`
+    error = _innermost(error)
     has_left = isinstance(error, ClientDisconnectedError)
     fields: dict[str, Any] = {"offload_outcome": "cancelled" if has_left else outcome_of(error)}
     for name in ("function", "pool", "pid"):
@@ -147,6 +157,16 @@ def log_fields(error: BaseException) -> dict[str, Any]:
         if value is not None:
             fields[f"offload_{name}"] = value
     return fields
+
+
+def _innermost(error: BaseException) -> BaseException:
+    # See `_is_departure`: of several calls at once, one of them.
+    while not isinstance(error, OffloadError):
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+        if inner is None:
+            break
+        error = inner
+    return error
 
 
 class _Client:
@@ -159,6 +179,9 @@ class _Client:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.has_left = False
+        # Whether the response has begun, and whether a call was refused after that.
+        self.has_response = False
+        self.has_refused = False
         self._scope = scope
         self._receive = receive
         self._thread = threading.get_ident()
@@ -350,6 +373,9 @@ class _Wait:
 
     def __enter__(self) -> Self:
         if not self._client.add(self):
+            # The next item of a stream, whose start nobody tells, is no work that is lost: it is
+            # how a generator on a worker ends in the middle of a response.
+            self._client.has_refused |= self._client.has_response and not self._started
             raise self._error(
                 "was not called, since the client of its request has left; it did not run",
                 started=False,
@@ -382,8 +408,8 @@ class DeadlineFromHeader:
 
     All offloaded calls that are made to answer the request inherit the deadline, which counts from
     the arrival of the request here: one that cannot end in time is not started, one that still runs
-    is stopped, and both raise `DeadlineError` (504 by `exception_handlers`). What is called after
-    the response has been sent, as by background tasks, has no part in it.
+    is stopped, and both raise `DeadlineError` (504 by `exception_handlers`). What is called once
+    the response has been sent whole, as by background tasks, has no part in it.
 
     The header is a decimal number such as `2` or `0.25`. Anything else is ignored, with a record at
     DEBUG: that a client cannot say how long it waits is no reason not to answer it.

@@ -572,6 +572,47 @@ class TestResponses:
         assert (connection.status, connection.body) == (200, b"0")
         assert not [each for each in caplog.records if each.levelno > logging.INFO]
 
+    @pytest.mark.parametrize("handlers", [exception_handlers, None])
+    async def test_background_that_is_refused_in_mid_response_is_told(self, handlers, caplog):
+        """Work after a response that its client did not wait for is not done, and not silently."""
+        caplog.set_level(logging.INFO)
+
+        connection = Connection(part())
+        app = self.streaming(functions.echo, "later", handlers=handlers)
+        async with serving(connection, app):
+            await until(lambda: connection.body == b"0" and connection.waiting)
+            connection.say(DISCONNECT)
+
+        [record] = [each for each in caplog.records if each.name.startswith(("offload", "starl"))]
+        assert (record.name, record.levelname) == ("offload.starlette", "WARNING")
+        assert "GET '/'" in record.getMessage()
+        assert "request_functions:echo was not called" in record.getMessage()
+        assert "cancel_on_disconnect=False" in record.getMessage()
+        assert record.offload_outcome == "cancelled"
+
+    async def test_background_that_must_be_done_is_done(self, entered, gate, held, caplog):
+        """With `cancel_on_disconnect=False` it is, in whatever part of the response one leaves."""
+        connection = Connection(part())
+        async with serving(connection, self.streaming(functions.hold_on, *held)):
+            await until(lambda: connection.body == b"0" and connection.waiting)
+            connection.say(DISCONNECT)
+            await entered.heard()
+            gate.let()
+
+        assert not [each for each in caplog.records if each.levelno > logging.INFO]
+
+    def streaming(self, function, *arguments, handlers=None):
+        """Return an application that sends one item and waits, with a call in the background."""
+
+        async def endpoint(request):
+            async def parts():
+                yield "0"
+                await anyio.sleep_forever()
+
+            return StreamingResponse(parts(), background=BackgroundTask(function, *arguments))
+
+        return Starlette(routes=[Route("/", endpoint)], exception_handlers=handlers)
+
     async def test_stream_between_items_is_ended_too(self):
         """The client leaves while its handler is busy with an item: the next one is the end."""
 
