@@ -570,8 +570,9 @@ class TestBackOff:
         pool.open(0.0)
         for _ in range(3):
             fail_start(pool)
+        # All four were on their way at once: together they are one failure.
         now, waits = 0.0, []
-        for _ in range(10):
+        for _ in range(13):
             assert fail_start(pool, now) == []
             waits.append(pool.next_tick(now))
             pool.tick(now + waits[-1] * 0.99)
@@ -579,7 +580,9 @@ class TestBackOff:
             now += waits[-1]
             pool.tick(now)
             assert take(pool) == [START]
-        assert waits == pytest.approx([0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30, 30])
+        assert waits == pytest.approx(
+            [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30, 30]
+        )
 
     def test_a_worker_that_comes_up_ends_the_back_off(self):
         """After one success the missing workers start at once, and the next failure waits 0.1 s."""
@@ -862,17 +865,35 @@ class TestClose:
 class TestRetryAfter:
     def test_unmeasured_pool_says_one_second(self):
         """Before any run was measured a refused caller is told a plain second."""
-        assert dispatcher().retry_after() == 1.0
+        assert dispatcher().retry_after(0.0) == 1.0
 
     def test_time_until_served_follows_queue_and_runs(self):
-        """It is the waiting tasks and the newcomer, times the mean run, over the workers."""
-        pool = dispatcher(2, max_workers=2)
-        first, _ = submit(pool), submit(pool)
+        """It is what waits and what is left of the runs, by the mean run, over the workers."""
+        pool, lane = dispatcher(2, max_workers=2), Lane()
+        first, second = submit(pool, lane=lane), submit(pool, lane=lane, now=1.0)
         pool.finish(first.worker, 4.0)
-        submit(pool, now=4.0)
+        third = submit(pool, now=4.0, lane=lane)
         for _ in range(3):
-            submit(pool)
-        assert pool.retry_after() == pytest.approx((3 + 1) * 4.0 / 2)
+            submit(pool, lane=lane)
+        assert pool.retry_after(4.0, [second, third]) == pytest.approx((3 * 4.0 + 1.0 + 4.0) / 2)
+
+    def test_each_function_counts_by_its_own_runs(self):
+        """A hundred short runs say nothing of the long ones that wait."""
+        pool, long, short = dispatcher(1), Lane(), Lane()
+        pool.finish(submit(pool, lane=long).worker, 2.0)
+        for _ in range(100):
+            pool.finish(submit(pool, lane=short, now=2.0).worker, 2.001)
+        running = submit(pool, lane=short, now=2.0)
+        for _ in range(4):
+            submit(pool, lane=long, now=2.0)
+        assert pool.retry_after(2.0, [running]) == pytest.approx(8.0, rel=0.01)
+
+    def test_first_runs_that_have_not_ended_count_by_how_long_they_run(self):
+        """Where nothing was measured yet, the longer they take the later a newcomer comes back."""
+        pool = dispatcher(1)
+        running = submit(pool, now=0.0)
+        submit(pool)
+        assert pool.retry_after(3.0, [running]) == pytest.approx(6.0)
 
     def test_mean_follows_a_change_of_load(self):
         """After some tens of runs of a new length the mean is near it."""
@@ -917,6 +938,18 @@ class TestTooLate:
         while pool.is_too_late(Task(lane), 3.0, 2.0):
             refusals += 1
         assert 1 < refusals < 100
+
+    def test_idle_worker_makes_nobody_late(self):
+        """Calls that wait for their own function to be below its limit delay no other."""
+        pool, slow, quick = dispatcher(2, max_workers=2), Lane(1), Lane()
+        pool.finish(submit(pool, lane=slow).worker, 2.0)
+        pool.finish(submit(pool, lane=quick, now=2.0).worker, 2.1)
+        for _ in range(30):
+            submit(pool, lane=slow, now=2.1)
+        assert pool.idle
+        assert not pool.is_too_late(Task(quick), 2.3, 2.1)
+        # Another one of the slow function has all of them before it, one at a time.
+        assert pool.is_too_late(Task(slow), 2.1 + 55.0, 2.1)
 
     def test_deadline_that_has_passed_is_always_too_late(self):
         """Whatever the estimate says."""

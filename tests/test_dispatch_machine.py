@@ -89,6 +89,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         # Growth.
         self.floor = None
         self.failed_starts = 0
+        self.same_failure = 0
         self.early_deaths = 0
         self.retry_at = 0.0
         self.hold_until = 0.0
@@ -362,7 +363,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def ready(self):
         worker = Worker()
         self.starting -= 1
-        self.failed_starts = 0
+        self.failed_starts = self.same_failure = 0
         self.retry_at = self.hold_until
         if self.phase is Phase.CLOSED:
             self.leave(worker)
@@ -376,7 +377,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule()
     def start_failed(self):
         self.starting -= 1
-        self.failed_starts += 1
+        # Of those that were on their way when one failed, the others belong to the same failure.
+        if self.same_failure:
+            self.same_failure -= 1
+        else:
+            self.same_failure = self.starting
+            self.failed_starts += 1
         self.retry_at = max(self.retry_at, self.now + backoff(self.failed_starts))
         refuses = Refusal.START_FAILED if self.is_failing() else None
         if refuses is not None:
@@ -537,7 +543,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert Counter(dispatcher.idle) == Counter(dict.fromkeys(self.idle_since, 1))
         assert dispatcher.is_drained == (not self.waiting and not self.running)
         assert dispatcher.is_failing == self.is_failing()
-        assert dispatcher.retry_after() >= 0
+        assert dispatcher.retry_after(self.now, self.running.values()) >= 0
 
     def task_is_in_one_place(self):
         ready = [task for _, _, task in self.dispatcher._ready]

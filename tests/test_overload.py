@@ -214,8 +214,9 @@ async def test_retry_after_grows_with_the_queue(entered: Fifo, gate: Fifo) -> No
                     await pool.run(pool_functions.pid)
                 gate.let()
         longest = pool.statistics().run.maximum
-    assert 0.02 < alone.value.retry_after <= longest
-    assert full.value.retry_after == pytest.approx(5 * alone.value.retry_after, rel=0.01)
+    # What is left of the one that runs, of which nobody knows; and then four usual ones, too.
+    assert 0.0 < alone.value.retry_after <= longest
+    assert 4 * 0.02 < full.value.retry_after <= 5 * longest
 
 
 async def test_retry_after_counts_runs_that_were_stopped() -> None:

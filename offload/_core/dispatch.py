@@ -24,6 +24,10 @@ import enum
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # A run-time average that follows a change of load within some ten runs; arbitrary, not critical.
 _MEMORY_RUNS = 10
@@ -145,6 +149,11 @@ class Lane:
         self.stale = 0
 
     @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self.ready + len(self.parked) - self.stale
+
+    @property
     def is_full(self) -> bool:
         """Whether as many as allowed are running."""
         return self.limit is not None and self.running >= self.limit
@@ -240,11 +249,15 @@ class Dispatcher:
         self.queued_bytes = 0
         self.runnable = 0
         self.failed_starts = 0
+        # How many of the workers that are starting were so when the last one failed.
+        self._failing = 0
         self.run_time = RunTime()
         # Workers to keep alive whatever the load: `min_workers`, at least one while a pool opens.
         self._floor = limits.min_workers
         self._ready: list[tuple[int, int, Task]] = []
         self._parking: set[Lane] = set()
+        # The lanes that had a task waiting when they were looked at last, or since.
+        self._queues: set[Lane] = set()
         # How many wait, by priority.
         self._waiting: dict[int, int] = {}
         self._stale = 0
@@ -269,7 +282,7 @@ class Dispatcher:
         if self.phase is not Phase.OPEN:
             raise Closed
         limits = self.limits
-        if (
+        if (  # `_takes_at_once`, without the call: this is on the path of each task
             self.idle
             and not self.runnable
             and self.busy < limits.max_workers
@@ -396,7 +409,7 @@ class Dispatcher:
     def ready(self, worker: Worker, now: float) -> None:
         """Take note that a started worker can take tasks."""
         self.starting -= 1
-        self.failed_starts = 0
+        self.failed_starts = self._failing = 0
         self._retry_start_at = self._hold_until
         self._floor = self.limits.min_workers
         if self.phase is Phase.CLOSED:
@@ -446,7 +459,12 @@ class Dispatcher:
         """Take note that a worker did not come up; the next attempt waits a little."""
         worker.state = WorkerState.GONE
         self.starting -= 1
-        self.failed_starts += 1
+        if self._failing:
+            self._failing -= 1
+        else:
+            # One cause, such as the end of their supervisor, may fail all that were on their way.
+            self._failing = self.starting
+            self.failed_starts += 1
         self._retry_start_at = max(self._retry_start_at, now + _backoff(self.failed_starts))
         if self.is_failing:
             self._give_up()
@@ -552,19 +570,35 @@ class Dispatcher:
             return False
         return max(self.failed_starts, self._early_deaths) >= _FAILED_STARTS_UNTIL_REFUSAL
 
-    def retry_after(self) -> float:
-        """Return seconds until a newcomer would be served (Little's law over measured runs)."""
-        mean = self.run_time.mean
-        return (
-            (self.queued + 1) * mean / self.limits.max_workers if mean else _UNKNOWN_RETRY_SECONDS
-        )
+    def retry_after(self, now: float, running: Iterable[Task] = ()) -> float:
+        """Return seconds until a newcomer would be served, going by measured runs.
+
+        All the work that is there, of which each function's runs take as long as they did of late,
+        over the workers (Little's law).
+
+        Args:
+            now: monotonic seconds.
+            running: the tasks that run.
+        """
+        work = 0.0
+        # Where nothing was measured: a run takes as long again as the longest one has until now.
+        unmeasured = self.run_time.mean
+        for task in running:
+            elapsed = now - task.started_at
+            mean = task.lane.run_time.mean
+            if not mean:
+                mean = self.run_time.mean
+                unmeasured = max(unmeasured, elapsed)
+            # One that takes longer than usual has no end in sight.
+            work += mean - elapsed if mean > elapsed else elapsed - mean
+        for lane in self._lanes_that_wait():
+            work += lane.waiting * (lane.run_time.mean or unmeasured)
+        return work / self.limits.max_workers or unmeasured or _UNKNOWN_RETRY_SECONDS
 
     def is_too_late(self, task: Task, deadline: float, now: float) -> bool:
         """Return whether a newcomer could not end by its deadline, going by measured runs."""
-        ahead = sum(count for priority, count in self._waiting.items() if priority >= task.priority)
         run = task.lane.run_time
-        wait = ahead * self.run_time.mean / self.limits.max_workers
-        if deadline > now + wait + run.mean:
+        if deadline > now + self._wait(task) + run.mean:
             return False
         if deadline > now:
             # An estimate says so. Trust it a little less each time: else a function whose one
@@ -573,6 +607,36 @@ class Dispatcher:
         return True
 
     # --- inside ---
+
+    def _wait(self, task: Task) -> float:
+        """Return seconds that a newcomer would wait, going by measured runs."""
+        if self._takes_at_once(task):
+            return 0.0
+        work = 0.0
+        for lane in self._lanes_that_wait():
+            # The rest of a function that is at its limit is behind whatever may run.
+            work += lane.claim * (lane.run_time.mean or self.run_time.mean)
+        ahead = sum(each for priority, each in self._waiting.items() if priority >= task.priority)
+        share = min(ahead / self.runnable, 1.0) if self.runnable else 0.0
+        wait = work * share / self.limits.max_workers
+        lane = task.lane
+        if lane.limit is None:
+            return wait
+        # Except that of its own function.
+        return max(wait, min(lane.waiting, ahead) * lane.run_time.mean / lane.limit)
+
+    def _lanes_that_wait(self) -> list[Lane]:
+        self._queues = {lane for lane in self._queues if lane.waiting}
+        return list(self._queues)
+
+    def _takes_at_once(self, task: Task) -> bool:
+        """Return whether an idle worker would be given a newcomer."""
+        return bool(
+            self.idle
+            and not self.runnable
+            and self.busy < self.limits.max_workers
+            and not task.lane.is_full
+        )
 
     def _enqueue(self, task: Task) -> None:
         task.state = TaskState.QUEUED
@@ -586,6 +650,7 @@ class Dispatcher:
         task.state = TaskState.QUEUED
         heappush(self._ready, (-task.priority, task.sequence, task))
         task.lane.ready += 1
+        self._queues.add(task.lane)
         self._recount(task.lane)
 
     def _leave_ready(self, lane: Lane) -> None:

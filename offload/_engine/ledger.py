@@ -58,7 +58,7 @@ class Account(Lane):
         return FunctionStatistics(
             name=self.name,
             running=self.running,
-            queued=self.ready + len(self.parked) - self.stale,
+            queued=self.waiting,
             max_concurrency=self.limit,
             completed=self.completed,
             failed=self.failed,
