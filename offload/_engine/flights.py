@@ -94,9 +94,10 @@ class Flights:
     def _end(
         self, key: tuple[Any, bytes | Parcel], flight: _Flight, task: asyncio.Task[Reply]
     ) -> None:
+        # Out of the books at once, also where it has ended in this very turn of the loop: whoever
+        # comes now needs another, since the file of this one's result is closed.
+        self._land(key, flight)
         if not task.done():
-            # Out of the books at once: whoever comes before the run has ended needs another.
-            self._land(key, flight)
             task.cancel()
         elif not task.cancelled() and task.exception() is None:
             descriptor = task.result()[3]
