@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import weakref
 from collections import deque
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from offload._child.functions import apply
 from offload._core.options import CallOptions
+from offload._engine.guard import current_guard
 from offload._engine.target import is_offloaded, target_of
 from offload._workers.keeper import keeper
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from offload._engine.target import Target
 
 __all__ = ["PoolExecutor"]
+
+_logger = logging.getLogger("offload.pool")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,12 +147,17 @@ class PoolExecutor(Executor):
             if self._is_shut:
                 message = "cannot schedule new futures after shutdown"
                 raise RuntimeError(message)
-            call = _Call(target, args, kwargs)
+            call = _Call(target, args, kwargs, self._options())
             self._pending.add(call.future)
             # Until the call has ended, and everybody who waits for it was told.
             keeper.hold()
         keeper.post(begin, call)
         return call.future
+
+    def _options(self) -> ResolvedOptions:
+        """Return the options of a call that is made here and now: within a deadline, if any is."""
+        options, guard = self._pool.resolve(CallOptions()), current_guard.get()
+        return options if guard is None else guard.earliest(options)
 
     def schedule_item(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
         """Schedule a call that waits here until it is its turn; for `map`."""
@@ -185,13 +194,20 @@ class PoolExecutor(Executor):
 class _Call:
     """One call of a view: a future that somebody has, and the asyncio task that serves it."""
 
-    def __init__(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: ResolvedOptions,
+    ) -> None:
         self.future: Future[Any] = Future()
         # A loop only holds its tasks weakly.
         self.task: asyncio.Task[None] | None = None
         self._target = target
         self._args = args
         self._kwargs = kwargs
+        self._options = options
         self._has_told = False
 
     async def run(self, pool: Calls) -> None:
@@ -209,9 +225,8 @@ class _Call:
         try:
             future.add_done_callback(cancel)
             if not future.cancelled():
-                options = pool.resolve(CallOptions())
                 value = await pool.run_target(
-                    self._target, self._args, self._kwargs, options, started=self._starts
+                    self._target, self._args, self._kwargs, self._options, started=self._starts
                 )
         except asyncio.CancelledError:
             error = futures.CancelledError()
@@ -220,10 +235,14 @@ class _Call:
         # Also of a cancelled future: `wait` and `as_completed` count it only when it was told.
         if not self._starts():
             return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        try:
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        except BaseException:
+            # Of a callback; stdlib catches no more than `Exception`. This thread is ours.
+            _logger.exception("a callback of a future of %r raised", pool)
         del error  # it refers to this frame by way of its traceback
 
     def _starts(self) -> bool:

@@ -109,7 +109,7 @@ class _Prepared:
         return plan
 
 
-async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:
+async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as below
     if in_worker():
         # Nested: the worker is where heavy work belongs already.
         return inline(prepared.definition.function)(*args, **kwargs)
@@ -133,6 +133,9 @@ async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:
     # the decisions.
     try:
         await call.future
+    except GeneratorExit:
+        engine.dropped(call)
+        raise
     except BaseException:
         engine.leave(call)
         raise
@@ -140,7 +143,7 @@ async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:
     if reply is not None and reply[0] == Kind.RESULT and not reply[1] & Flag.NOT_INLINE:
         try:
             return pickle.loads(reply[2])
-        except Exception:  # noqa: BLE001, S110 - said below, as of every other reply
+        except BaseException:  # noqa: BLE001, S110 - said below, as of every other reply
             pass
     return await engine.value_of(call, target)
 

@@ -719,6 +719,11 @@ def _check_environment(env: Mapping[Any, Any]) -> None:
         if not name or "=" in name or "\0" in name + (value or ""):
             message = f"env cannot hold {name!r}: {value!r}"
             raise ValueError(message)
+        try:
+            os.fsencode(name + (value or ""))
+        except UnicodeEncodeError as error:
+            message = f"env cannot hold {name!r}: {value!r}: {error}"
+            raise ValueError(message) from None
 
 
 def _pickle_initializer(function: object, arguments: object) -> bytes | None:

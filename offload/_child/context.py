@@ -45,7 +45,7 @@ class TaskContext:
         started_at: `time.monotonic()` instant at which the worker began with it.
     """
 
-    __slots__ = ("_deadline", "_next_report", "_timeout", "function", "started_at")
+    __slots__ = ("_deadline", "_last_total", "_next_report", "_timeout", "function", "started_at")
 
     def __init__(self, function: str, timeout: float | None, deadline: float | None = None) -> None:
         self.function: str = function
@@ -55,6 +55,7 @@ class TaskContext:
         self._deadline = deadline
         self.started_at: float = time.monotonic()
         self._next_report = 0.0
+        self._last_total: float | None = None
 
     @property
     def deadline(self) -> float | None:
@@ -77,8 +78,8 @@ class TaskContext:
     def progress(self, done: float, total: float | None = None) -> None:
         """Tell the caller how far this is, if it asked with `on_progress`.
 
-        Cheap to call often: at most some twenty reports a second cross to the caller, and the one
-        where `done` equals `total`. Nothing in a worker of an executor.
+        Cheap to call often: at most some twenty reports a second cross to the caller, and the
+        first one where `done` equals `total`. Nothing in a worker of an executor.
 
         Args:
             done: how much is done, in a unit of your choice.
@@ -89,8 +90,11 @@ class TaskContext:
         if report is None or process.task is not self:
             return
         now = time.monotonic()
-        if done == total or now >= self._next_report:
+        is_last = total is not None and done == total and total != self._last_total
+        if is_last or now >= self._next_report:
             self._next_report = now + _REPORT_SECONDS
+            if is_last:
+                self._last_total = total
             report(done, total)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["install"]
+__all__ = ["RelayHandler", "install", "keep"]
 
 _MESSAGE_CHARACTERS = 16 * 1024
 # With all of its fields. The parent's event loop receives it, though it does not unpickle it.
@@ -82,18 +82,34 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MESSAGE_CHARACTERS else text[:_MESSAGE_CHARACTERS] + " … (cut)"
 
 
-def install(send: Callable[[bytes], None], levels: dict[str, int]) -> None:
-    """Relay the records of this process.
+def install(send: Callable[[bytes], None], levels: dict[str, int]) -> RelayHandler:
+    """Relay the records of this process, and return what does so.
 
     Args:
         send: sends one pickled record to the parent.
         levels: the parent's level of each logger that has one of its own; "" is the root.
     """
     root = logging.getLogger()
-    # Handlers that a module of the user installs stay; one that the parent has as well would
-    # show a record twice, but only if it is installed at import, which libraries do not do.
-    root.addHandler(RelayHandler(send))
+    # Handlers that a module of the user adds stay; one that the parent has as well would show a
+    # record twice, but only if it is added at import, which libraries do not do.
+    handler = RelayHandler(send)
+    root.addHandler(handler)
     for name, level in levels.items():
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET or logger is root:
             logger.setLevel(level)
+    return handler
+
+
+def keep(handler: RelayHandler) -> None:
+    """Put the relay back where a module has replaced the handlers of the root.
+
+    A module that configures logging when it is imported (`dictConfig`, `basicConfig(force=True)`)
+    does so for the server. Its handlers are there; here they would write to the same files, and
+    the server's other handlers would see nothing.
+    """
+    root = logging.getLogger()
+    if handler not in root.handlers:
+        for other in root.handlers[:]:
+            root.removeHandler(other)
+        root.addHandler(handler)

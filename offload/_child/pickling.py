@@ -144,6 +144,56 @@ def in_pieces(value: Any) -> Any:
     return Text(value) if type(value) is str and len(value) > _TEXT_CHARACTERS else value
 
 
+def tamed(load: Callable[..., Any], *arguments: Any) -> Any:
+    """Return `load(*arguments)`, raising nothing that would end the process or an event loop.
+
+    A pickle may call anything, `sys.exit` included.
+
+    Raises:
+        Exception: whatever unpickling raises.
+    """
+    try:
+        return load(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        message = f"it raises {type(error).__name__} when it is unpickled"
+        raise pickle.UnpicklingError(message) from None
+
+
+class _Turns:
+    """Reads from memory by way of Python, so that the unpickler gives up the GIL now and then."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        start = self._at
+        self._at += size
+        return bytes(self._data[start : self._at])
+
+    def readinto(self, target: Any) -> int:
+        """Fill a buffer with the next bytes."""
+        data = self.read(len(target))
+        target[: len(data)] = data
+        return len(data)
+
+    def readline(self) -> bytes:
+        """Refuse: only pickles of the first, textual protocol need it."""
+        raise pickle.UnpicklingError
+
+
+def in_turns(data: bytes) -> Any:
+    """Unpickle in a thread, letting other threads have the GIL in between.
+
+    Raises:
+        Exception: whatever unpickling raises.
+    """
+    return pickle.Unpickler(_Turns(data)).load()
+
+
 def dumps(value: object) -> bytes:
     """Pickle a value of any size into memory.
 

@@ -92,10 +92,23 @@ def _receive_settings(control: socket.socket) -> dict[str, Any]:
     return settings
 
 
-def send_settings(control: socket.socket, settings: dict[str, Any]) -> None:
-    """Send what `main` expects first; called by the parent."""
-    data = marshal.dumps(settings)
-    control.sendall(_LENGTH.pack(len(data)) + data)
+def pack_settings(settings: dict[str, Any]) -> bytes:
+    """Return what `main` expects first; called by the parent."""
+    data = marshal.dumps(_plain(settings))
+    return _LENGTH.pack(len(data)) + data
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as what it is in the end: members of enumerations and the like are more."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, bytes)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    return str.__str__(value) if isinstance(value, str) else str(value)
 
 
 def _receive_exactly(control: socket.socket, size: int) -> bytes:
@@ -461,7 +474,10 @@ _SPAWN = (
 
 def command_line(code: str, flags: list[str], *arguments: str) -> list[str]:
     """Return the command that runs `code` in a new interpreter with our flags and search path."""
-    return [sys.executable, *flags, "-c", code, *arguments, *sys.path]
+    # As the import system does, which passes over anything else.
+    entries: list[object] = [*sys.path]
+    path = [entry for entry in entries if isinstance(entry, str)]
+    return [sys.executable, *flags, "-c", code, *arguments, *path]
 
 
 def _execute(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> NoReturn:

@@ -13,7 +13,7 @@ from offload._child.wire import Kind
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeGuard
 
 # How much of a repr goes into an error's text; enough to recognise a value, not to leak a table.
 _REPR_CHARACTERS = 200
@@ -136,9 +136,7 @@ def raised(error: BaseException, *, skip: int = 1) -> Failure:
         traceback = traceback.tb_next if traceback is not None else None
     text = trace(error.with_traceback(traceback))
     data: bytes | None = None
-    # Only what may be raised in the server crosses as itself: SystemExit would end it, and the end
-    # of an iteration would become a RuntimeError of the coroutine that passes it on (PEP 479).
-    if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
+    if may_be_raised(error):
         try:
             data = _dump(error)
             # Many classes pickle and then do not unpickle (cpython#79492): find out here, where
@@ -148,6 +146,21 @@ def raised(error: BaseException, *, skip: int = 1) -> Failure:
         except BaseException:
             data = None
     return Failure(Kind.RAISED, (data, type_name(error), message_of(error), text))
+
+
+def may_be_raised(error: object) -> TypeGuard[Exception]:
+    """Return whether an exception may be raised in the server as it is.
+
+    SystemExit and its like would end it, asyncio's CancelledError would cancel what it meets, and
+    the end of an iteration would become a RuntimeError of the coroutine that passes it on (PEP
+    479). A class may be such a thing beside being an Exception.
+    """
+    if not isinstance(error, Exception) or isinstance(
+        error, (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration)
+    ):
+        return False
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is None or not isinstance(error, asyncio.CancelledError)
 
 
 def _dump(error: Exception) -> bytes:

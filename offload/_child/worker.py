@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from offload._child.logs import RelayHandler
+
 # Room for the header and the pickle's own overhead below the size of a frame.
 _INLINE_BYTES = 60 * 1024
 _NONE = pickle.dumps(None, 5)
@@ -62,6 +64,7 @@ class Connection:
         # A function's own threads log while its result is sent.
         self._lock = _thread.allocate_lock()
         self._is_ours = True
+        self._is_sending = False
         # How many tasks have come; each frame that we send says so.
         self.task = 0
         # Whether the last frame was not long in coming.
@@ -69,7 +72,8 @@ class Connection:
         os.register_at_fork(after_in_child=self.leave_to_parent)
 
     def close(self) -> None:
-        """Close our end."""
+        """Close our end; what is logged by exit hooks goes nowhere."""
+        self._is_ours = False
         self._frames.close()
         self._socket.close()
 
@@ -134,17 +138,28 @@ class Connection:
 
     def send(self, kind: int, body: bytes = b"", flags: int = 0, fd: int | None = None) -> None:
         """Send one frame whole, with a descriptor beside it if there is one."""
+        if not self._is_ours:
+            # A child that the function has forked, and that returned from it as well.
+            raise _Gone
         data = frame(kind, body, flags, task=self.task)
         try:
             with self._lock:
+                self._is_sending = True
                 if fd is None:
                     self._socket.sendall(data)
                 else:
                     sent = self._socket.sendmsg([data], pack_descriptors(fd))
                     if sent < len(data):
                         self._socket.sendall(data[sent:])
+                self._is_sending = False
         except ConnectionError:
             raise _Gone from None
+        except BaseException:
+            # Of a signal handler that the function has installed. If part of the frame was sent,
+            # whatever followed would be taken for the rest of it: better to end.
+            if self._is_sending:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            raise
 
     def send_news(self, kind: int, body: bytes) -> None:
         """Send what is no reply; nothing in a process that the function has forked."""
@@ -170,6 +185,8 @@ class Serving:
     ) -> None:
         self._connection = connection
         self._levels = levels
+        self._relay: RelayHandler | None = None
+        self._modules = 0
         context.process.report = self._report
         when_imported("logging", self._relay_logs)
         self._page = page
@@ -180,7 +197,17 @@ class Serving:
         """Relay what is logged in this process: somebody has imported `logging`."""
         from offload._child.logs import install
 
-        install(lambda record: self._connection.send_news(Kind.LOG, record), self._levels)
+        self._relay = install(
+            lambda record: self._connection.send_news(Kind.LOG, record), self._levels
+        )
+
+    def note_imports(self) -> None:
+        """See to what modules that were imported since the last time may have done to us."""
+        self._modules = len(sys.modules)
+        if self._relay is not None:
+            from offload._child.logs import keep
+
+            keep(self._relay)
 
     def _report(self, done: float, total: float | None) -> None:
         self._connection.send_news(Kind.PROGRESS, pickle.dumps((done, total), 5))
@@ -204,6 +231,8 @@ class Serving:
         limit: int | None = None
         try:
             scope, function, arguments, keywords, meta = prepare(load, body)
+            if len(sys.modules) != self._modules:
+                self.note_imports()
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
@@ -406,6 +435,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
                 connection, page, Trays(shared, page), levels, settings["max_memory_bytes"]
             )
             prepare_process(settings, modules)
+            serving.note_imports()
         except _Gone:
             raise
         except BaseException as error:
@@ -436,5 +466,5 @@ def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:
                 load(module)
             else:
                 importlib.import_module(module)
-        except Exception:
+        except BaseException:  # sys.exit() included
             sys.modules.pop(module, None)

@@ -7,9 +7,10 @@ import logging
 import os
 import pickle
 import time
-from asyncio import events
+from asyncio import CancelledError, events
 from typing import TYPE_CHECKING, Protocol
 
+from offload._child.pickling import tamed
 from offload._child.wire import Flag, Kind
 from offload._core.dispatch import Task, TaskState
 from offload._engine.outcome import deadline_error, task_timeout_error
@@ -140,8 +141,14 @@ class Call(Task):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        # While the way here was under way the caller may have gone, or the worker died.
-        if self.state is not TaskState.RUNNING or worker is None or worker.task is not self:
+        # While the way here was under way the caller may have gone, or the worker died. It may even
+        # have been assigned to another since, and have been sent by way of the first assignment.
+        if (
+            self.state is not TaskState.RUNNING
+            or worker is None
+            or worker.task is not self
+            or self.is_sent
+        ):
             return None
         if self.started is not None:
             is_wanted, self.started = self.started(), None
@@ -177,8 +184,10 @@ class Call(Task):
                 self._wake()
         elif self.on_progress is not None:
             try:
-                self.on_progress(*pickle.loads(reply[2]))
-            except Exception:
+                done, total = tamed(pickle.loads, reply[2])
+                self.on_progress(done, total)
+            except (Exception, CancelledError):
+                # What came with it is still to be told, the result perhaps.
                 _logger.exception(
                     "on_progress of %s failed",
                     self.function,

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from offload._child.files import decode_large, dumps_with_files, encode_with_files
 from offload._child.payload import TRAY_BYTES, Parcel, has_trays, pack
-from offload._child.pickling import TooLarge, TooManyBytes, encode, in_pieces
+from offload._child.pickling import (
+    TooLarge,
+    TooManyBytes,
+    encode,
+    in_pieces,
+    in_turns,
+    tamed,
+)
+from offload._child.task import may_be_raised
 from offload._child.wire import INLINE_BYTES, Flag, Kind, frame
 from offload._engine.culprit import fail_argument, fail_size
 from offload._engine.outcome import bad_result
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Request",
     "close_file",
+    "decode_error",
     "decode_reply",
     "encode_request",
     "glance_bytes",
@@ -229,7 +238,7 @@ async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: 
     """
     try:
         if descriptor is not None:
-            decoding = threads.submit(decode_large, body, descriptor)
+            decoding = threads.submit(tamed, decode_large, body, descriptor)
             try:
                 value = await asyncio.wrap_future(decoding)
             except asyncio.CancelledError:
@@ -237,14 +246,30 @@ async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: 
                     os.close(descriptor)
                 raise
             # A value that was pickled by value is bytes inside a large payload.
-            return pickle.loads(value) if target.by_value else value
+            return tamed(pickle.loads, value) if target.by_value else value
         if flags & Flag.RAW:
-            return body if not target.by_value else await threads.run(pickle.loads, body)
+            return body if not target.by_value else await threads.run(tamed, pickle.loads, body)
         if flags & Flag.SLOW:
-            return await threads.run(pickle.loads, body)
-        return pickle.loads(body)
+            return await threads.run(tamed, pickle.loads, body)
+        return tamed(pickle.loads, body)
     except Exception as error:
         raise bad_result(target, error) from error
+
+
+async def decode_error(data: bytes) -> Exception | None:
+    """Unpickle what a function raised, off the event loop if it is large.
+
+    Returns:
+        None if it does not unpickle here, or is nothing to be raised in a server.
+    """
+    try:
+        if len(data) <= INLINE_BYTES:
+            error = tamed(pickle.loads, data)
+        else:
+            error = await threads.run(tamed, in_turns, data)
+    except Exception:  # noqa: BLE001 - its class may not exist here
+        return None
+    return error if may_be_raised(error) else None
 
 
 def _close_unwanted(pending: asyncio.Future[tuple[bytes, int, int, list[Any]]]) -> None:

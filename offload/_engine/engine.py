@@ -28,6 +28,7 @@ from offload._core.events import CallRecord
 from offload._engine.codec import (
     Request,
     close_file,
+    decode_error,
     decode_reply,
     encode_request,
     glance_bytes,
@@ -221,12 +222,18 @@ class Engine(Shell):
         if kind == Kind.RESULT and not flags & Flag.NOT_INLINE and not target.by_value:
             try:
                 return _loads(body)
-            except Exception as error:
+            except BaseException as error:
+                # As `tamed` does, without its frame: this is on the path of each call.
                 raise bad_result(target, error) from error
         value = await decode_reply(body, flags, descriptor, target)
         if kind != Kind.RESULT:
-            raise_reply(kind, value, target)
+            await self._raise_reply(kind, value, target)
         return value
+
+    @staticmethod
+    async def _raise_reply(kind: int, detail: Any, target: Target) -> NoReturn:
+        is_error = kind == Kind.RAISED and detail[0] is not None
+        raise_reply(kind, detail, target, await decode_error(detail[0]) if is_error else None)
 
     async def _exchange(
         self,
@@ -245,6 +252,9 @@ class Engine(Shell):
                 started = None  # a future is set running once, however often it is tried
                 try:
                     await call.future
+                except GeneratorExit:
+                    self.dropped(call)
+                    raise
                 except BaseException:
                     self.leave(call)
                     raise
@@ -369,7 +379,8 @@ class Engine(Shell):
             assert call.reply is not None
             kind, flags, body, descriptor = call.reply
             if kind != Kind.END:
-                raise_reply(kind, await decode_reply(body, flags, descriptor, target), target)
+                detail = await decode_reply(body, flags, descriptor, target)
+                await self._raise_reply(kind, detail, target)
         except BaseException as error:
             record.error = error
             if isinstance(error, Exception):

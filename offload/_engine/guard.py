@@ -169,7 +169,7 @@ class _Waiting:
     ) -> Any:
         import anyio
 
-        from offload._engine.outcome import deadline_error
+        from offload._engine.outcome import deadline_error, shared_deadline_error
 
         assert self._deadline is not None
         seconds = self._deadline - time.monotonic()
@@ -177,7 +177,7 @@ class _Waiting:
             raise deadline_error(target.name, self._deadline, started=False)
         with anyio.move_on_after(seconds):
             return await self._run(target, arguments, keywords, options, started)
-        raise deadline_error(target.name, self._deadline, started=True)
+        raise shared_deadline_error(target.name, self._deadline)
 
 
 current_guard: ContextVar[Guard | None] = contextvars.ContextVar("offload_guard", default=None)

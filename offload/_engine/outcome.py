@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from offload._child.task import summary
 from offload._child.wire import Kind
 from offload.errors import (
     ArgumentError,
@@ -33,6 +33,7 @@ __all__ = [
     "has_started",
     "outcome_of",
     "raise_reply",
+    "shared_deadline_error",
     "task_cancelled_error",
     "task_timeout_error",
 ]
@@ -98,6 +99,16 @@ def deadline_error(
     return DeadlineError(f"{function} {what}", deadline=deadline, started=started)
 
 
+def shared_deadline_error(function: str, deadline: float) -> DeadlineError:
+    """Return the error of a call that shares its run with others, which have more time."""
+    return DeadlineError(
+        f"{function} had not ended when the deadline of this call came. Its run, which identical "
+        "calls share, goes on if any of them still waits; it may have run",
+        deadline=deadline,
+        started=True,
+    )
+
+
 def task_cancelled_error(function: str, pid: int, *, started: bool) -> TaskCancelledError:
     """Return the error of a call whose task somebody stopped by hand."""
     what = "it ran in part" if started else "it did not run"
@@ -141,23 +152,23 @@ def outcome_of(error: BaseException) -> str:
 def bad_result(target: Target, error: BaseException) -> ResultError:
     """Return the error of a result that does not unpickle here."""
     return ResultError(
-        f"{target.name} ran, but its result cannot be unpickled here: "
-        f"{type(error).__name__}: {error}",
+        f"{target.name} ran, but its result cannot be unpickled here: {summary(error)}",
         function=target.name,
     )
 
 
-def raise_reply(kind: int, detail: Any, target: Target) -> NoReturn:
-    """Raise what a worker replied instead of a result."""
+def raise_reply(kind: int, detail: Any, target: Target, error: Exception | None = None) -> NoReturn:
+    """Raise what a worker replied instead of a result.
+
+    Args:
+        kind: of the reply.
+        detail: what it said, unpickled.
+        target: the function.
+        error: what the function raised, if that crosses.
+    """
     if kind == Kind.RAISED:
-        data, type_name, message, text = detail
-        error: BaseException | None = None
-        if data is not None:
-            try:
-                error = pickle.loads(data)
-            except Exception:  # noqa: BLE001 - its class may not exist here
-                error = None
-        if not isinstance(error, Exception):
+        _, type_name, message, text = detail
+        if error is None:
             error = RemoteError(
                 f"{target.name} raised {type_name}: {message}",
                 type_name=type_name,

@@ -166,10 +166,18 @@ class Shell:
 
     def release(self, size_bytes: int) -> None:
         """Take back what `reserve` has counted."""
-        if size_bytes:
-            with self._lock:
-                self._arriving -= 1
-                self._arriving_bytes -= size_bytes
+        if not size_bytes:
+            return
+        # Not by waiting for the lock: the collector may be finalizing this call, on a thread that
+        # has the lock (see `dropped`).
+        if not self._lock.acquire(blocking=False):
+            keeper.post(self.release, size_bytes)
+            return
+        try:
+            self._arriving -= 1
+            self._arriving_bytes -= size_bytes
+        finally:
+            self._lock.release()
 
     def submit(
         self,
@@ -229,6 +237,15 @@ class Shell:
                 self.abandon(call, "cancel")
             elif (following := self.unused(call)) is not None:
                 self._dispatch(following)
+
+    def dropped(self, call: Call) -> None:
+        """Give a call up whose coroutine is closed, and not cancelled: as a rule by the collector.
+
+        That runs at any allocation, on whichever thread, and that thread may be one that has the
+        lock. So this only has somebody else do it: nothing here waits for anything.
+        """
+        if not self._on_loop(call, self.leave, call):
+            keeper.post(self.leave, call)
 
     def leave_stream(self, call: Call) -> None:
         """Give a stream up: its generator is closed politely, if it listens."""
@@ -376,6 +393,9 @@ class Shell:
         if was is WorkerState.GONE:  # told twice, by two threads: its loop's and the keeper's
             return was, None
         if was is WorkerState.BUSY and task is not None and not how.received:
+            self._start_error = f"a worker came up, and ended before it took a task: {how}"
+            if isinstance(task, Call):
+                task.is_sent = False
             self.dispatcher.requeue(task, _monotonic())
         elif isinstance(task, Call):
             task.lane.crashed += 1
@@ -452,6 +472,8 @@ class Shell:
             closed.add_done_callback(lambda _: keeper.release())
             if self._tick is not None:
                 keeper.post(self._tick.cancel)
+            # Last: once it has been told, the keeper lets go of workers as they end.
+            self.crew.close().add_done_callback(lambda _: settle(closed))
         return closed
 
     def _kill(self) -> tuple[list[Call], Future[None], bool]:
@@ -463,7 +485,7 @@ class Shell:
         for call in running:
             assert call.worker is not None
             self.dispatcher.abandon(call.worker, now, "close under load")
-        self._closed = self.crew.close()
+        self._closed = Future()
         return running, self._closed, True
 
     def cancel_task(self, pid: int) -> bool:
@@ -615,15 +637,23 @@ class Shell:
         return True
 
     def _schedule_tick(self) -> None:
-        wait = self.dispatcher.next_tick(_monotonic())
-        if wait is not None and _monotonic() + wait < self._tick_at - 0.001:
-            self._tick_at = _monotonic() + wait
+        now = _monotonic()
+        wait = self.dispatcher.next_tick(now)
+        if wait is not None and now + wait < self._tick_at - 0.001:
             keeper.post(self._arm_tick)
 
     def _arm_tick(self) -> None:
+        # Only the keeper's thread sets the time of the next tick, from what is due now: two threads
+        # that did so could have the later one win, and a failed start be tried again a minute late.
+        now = _monotonic()
+        with self._lock:
+            wait = self.dispatcher.next_tick(now)
+        if wait is None or now + wait >= self._tick_at - 0.001:
+            return
         if self._tick is not None:
             self._tick.cancel()
-        self._tick = keeper.loop.call_later(max(self._tick_at - _monotonic(), 0.0), self._on_tick)
+        self._tick_at = now + wait
+        self._tick = keeper.loop.call_later(wait, self._on_tick)
 
     def _on_tick(self) -> None:
         self._tick_at = float("inf")
@@ -639,7 +669,7 @@ class Shell:
             return self._full_error(target.name, limit)
 
     def _full_error(self, function: str, limit: str) -> QueueFullError:
-        retry_after = self.dispatcher.retry_after()
+        retry_after = self.dispatcher.retry_after(_monotonic(), self._running())
         return QueueFullError(
             f"{function} was refused: the queue of pool {self.name!r} is full "
             f"({self.dispatcher.queued} waiting, {limit}); it did not run. "
@@ -668,7 +698,7 @@ class Shell:
             f"{call.function} waited longer than its queue_timeout of {timeout:g} s for a worker "
             f"of pool {self.name!r}; it did not run",
             timeout=timeout,
-            retry_after=self.dispatcher.retry_after(),
+            retry_after=self.dispatcher.retry_after(_monotonic(), self._running()),
         )
 
     def _refusal_error(self, call: Call, refusal: Refusal) -> Exception:

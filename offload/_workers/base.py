@@ -29,6 +29,7 @@ class Exit:
         signal: number of the signal that ended it.
         received: whether it had taken its last task.
         started: whether it had entered the function of its last task.
+        why: why it was killed, if that was by us.
     """
 
     pid: int | None = None
@@ -36,6 +37,7 @@ class Exit:
     signal: int | None = None
     received: bool = True
     started: bool = True
+    why: str = ""
 
     def __str__(self) -> str:
         """Say it in words."""
@@ -45,6 +47,8 @@ class Exit:
                 name = signals.Signals(self.signal).name
             except ValueError:
                 name = f"signal {self.signal}"
+            if self.why:
+                return f"{who} was killed, since {self.why}"
             hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
             return f"{who} was killed by {name}{hint}"
         if self.exit_code is not None:

@@ -8,6 +8,7 @@ to make calls on. A call from asyncio never touches it: it is not on the path of
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 __all__ = ["keeper", "threads"]
+
+_logger = logging.getLogger("offload.workers")
 
 # Enough for a few large payloads at once; each is bound by memory bandwidth, not by CPU.
 _PAYLOAD_THREADS = 4
@@ -71,7 +74,17 @@ class Keeper:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            loop.run_forever()
+            while True:
+                try:
+                    loop.run_forever()
+                except BaseException:
+                    # `sys.exit()` in a callback of a user's future, as a rule. A thread of the
+                    # user's own would end of it; without this one, every pool would hang.
+                    _logger.exception("a callback that runs on the keeper's thread raised")
+                    if self._loop is not loop:
+                        break
+                else:
+                    break
         finally:
             loop.close()
 

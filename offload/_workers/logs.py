@@ -2,27 +2,126 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import pickle
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
 
-__all__ = ["log_levels", "relay", "relay_all"]
+from offload._child.pickling import tamed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["log_levels", "relay"]
 
 _logger = logging.getLogger("offload.workers")
 
+# What workers are told fits into the buffer of a socket that nobody reads yet.
+_MOST_LEVELS = 1000
+# Of records that wait for the handlers of this process.
+_MOST_BYTES = 32 << 20
+# A thread is not made anew for each record; arbitrary, does not matter much.
+_LINGER_SECONDS = 0.2
+
 
 def log_levels() -> dict[str, int]:
-    """Return the level of each logger that has one of its own; "" is the root."""
+    """Return the level of each logger that has one of its own, up to a thousand; "" is the root."""
     levels = {"": logging.root.level}
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and logger.level != logging.NOTSET:
             levels[name] = logger.level
+            if len(levels) >= _MOST_LEVELS:
+                break
     return levels
 
 
-def relay(data: bytes) -> None:
+class Relay:
+    """Has the handlers of this process handle the records of workers, in the order of arrival.
+
+    On a thread of its own, while there are any: a handler may take its time, or wait for a network,
+    and neither an event loop nor the keeper, which ends and starts workers, may wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        # Records, and what is to be called when all before it have been handled.
+        self._waiting: deque[bytes | Callable[[], object]] = deque()
+        self._waiting_bytes = 0
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+
+    def post(self, records: list[bytes]) -> None:
+        """Have records handled; those for which there is no room are counted and dropped."""
+        with self._changed:
+            for data in records:
+                if self._waiting_bytes + len(data) > _MOST_BYTES:
+                    self._dropped += 1
+                else:
+                    self._waiting_bytes += len(data)
+                    self._waiting.append(data)
+            self._wake()
+
+    def when_handled(self, callback: Callable[[], object]) -> None:
+        """Call back, on whatever thread, when everything that waits now has been handled."""
+        with self._changed:
+            if self._thread is not None:
+                self._waiting.append(callback)
+                self._wake()
+                return
+        callback()
+
+    def forget(self) -> None:
+        """Drop everything without touching it: this is a forked copy of the process."""
+        self.__init__()  # type: ignore[misc]
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="offload-logs", daemon=True)
+            self._thread.start()
+        else:
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (following := self._next()) is not None:
+            # What a handler raises, `sys.exit()` included, costs its record and no other.
+            try:
+                if isinstance(following, bytes):
+                    _handle(following)
+                else:
+                    following()
+            except BaseException:
+                with contextlib.suppress(BaseException):  # by the same handler
+                    _logger.exception("a handler failed with a log record of a worker")
+            if isinstance(following, bytes):
+                with self._changed:
+                    self._waiting_bytes -= len(following)
+
+    def _next(self) -> bytes | Callable[[], object] | None:
+        with self._changed:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            with contextlib.suppress(BaseException):
+                _logger.warning(
+                    "%d log records of workers were dropped: the handlers of this process take "
+                    "longer than its workers log",
+                    dropped,
+                )
+        with self._changed:
+            if not self._waiting and not self._changed.wait_for(
+                lambda: self._waiting, _LINGER_SECONDS
+            ):
+                self._thread = None
+                return None
+            return self._waiting.popleft()
+
+
+def _handle(data: bytes) -> None:
     """Handle a record that a worker has sent, as if it had been made here."""
     try:
-        record = logging.makeLogRecord(pickle.loads(data))
+        record = logging.makeLogRecord(tamed(pickle.loads, data))
     except Exception:
         _logger.exception("a log record of a worker cannot be unpickled here, and is lost")
         return
@@ -31,11 +130,7 @@ def relay(data: bytes) -> None:
         logger.handle(record)
 
 
-def relay_all(records: list[bytes]) -> None:
-    """Handle records in the order in which they came."""
-    for data in records:
-        try:
-            relay(data)
-        except Exception:
-            # As `logging` does with a handler that fails: the record is lost, and no other.
-            _logger.exception("a handler failed with a log record of a worker")
+relay = Relay()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=relay.forget)

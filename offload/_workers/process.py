@@ -22,7 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ from offload._child.wire import (
 from offload._core.dispatch import Worker, WorkerState
 from offload._workers.base import Exit
 from offload._workers.keeper import keeper
-from offload._workers.logs import log_levels, relay, relay_all
+from offload._workers.logs import log_levels, relay
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,6 +56,8 @@ _EXIT_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 # Between SIGTERM and SIGKILL. Guarantee 7 gives a second for everything.
 _TERMINATE_SECONDS = 0.5
+# For handlers of this process to be done with what workers have logged, when the pool closes.
+_LOGS_SECONDS = 3.0
 # Between the end of a worker's socket and the supervisor's word about its exit.
 _REPORT_SECONDS = 1.0
 
@@ -83,6 +85,7 @@ class ProcessWorker(Worker):
         "reading",
         "sent",
         "timer",
+        "why",
     )
 
     def __init__(self, number: int, endpoint: socket.socket, page: mmap.mmap) -> None:
@@ -106,17 +109,29 @@ class ProcessWorker(Worker):
         # ended before it did.
         self.is_told = False
         self.has_ended_task = False
+        # Why we kill it, if that is for its own fault or ours.
+        self.why = ""
 
     def __repr__(self) -> str:
         return f"<worker {self.number} pid={self.pid} {self.state.value}>"
 
+    def word(self, mark: int) -> int | None:
+        """Return a word of the page; None if another thread has closed that."""
+        try:
+            return int(_WORD.unpack_from(self.page, mark * _WORD.size)[0])
+        except ValueError:
+            return None
+
+    def set_word(self, mark: int, value: int) -> None:
+        """Set a word of the page, unless another thread has closed that: the worker has ended."""
+        # Of a closed page, `pack_into` raises TypeError where `unpack_from` raises ValueError.
+        with contextlib.suppress(ValueError, TypeError):
+            _WORD.pack_into(self.page, mark * _WORD.size, value)
+
     def has_reached(self, mark: int) -> bool:
         """Return whether the worker has passed a mark of its task."""
-        try:
-            (number,) = _WORD.unpack_from(self.page, mark * _WORD.size)
-        except ValueError:  # closed: another thread has reported its end meanwhile
-            return False
-        return bool(self.last is self.task and number >= self.sent > 0)
+        number = self.word(mark)
+        return number is not None and bool(self.last is self.task and number >= self.sent > 0)
 
 
 class _Binding:
@@ -202,6 +217,10 @@ class _Binding:
                 is_alive = False
             else:
                 while (reply := frames.take()) is not None:
+                    if reply[1] & Flag.TRAY:
+                        # Now: the worker that is given its next call may put something else there,
+                        # and the keeper closes the page of one that has ended.
+                        reply = (*reply[:2], take_tray(worker.page, reply[2]), None)
                     replies.append((reply, frames.task))
         if not is_alive:
             self.close()
@@ -210,9 +229,6 @@ class _Binding:
         records: list[bytes] | None = None
         for reply, number in replies:
             task: Any = worker.task
-            if reply[1] & Flag.TRAY:
-                # Now: the worker that is given its next call may put something else there.
-                reply = (*reply[:2], take_tray(worker.page, reply[2]), None)  # noqa: PLW2901
             if reply[0] == Kind.LOG:
                 records = [] if records is None else records
                 records.append(reply[2])
@@ -225,7 +241,7 @@ class _Binding:
         if records is not None:
             # Not here: handlers write to files and sockets. And together: each post to another
             # thread lets that have the GIL, for milliseconds at a time.
-            keeper.post(relay_all, records)
+            keeper.post(relay.post, records)
         return True
 
     def drain(self) -> None:
@@ -297,6 +313,7 @@ class ProcessCrew:
         self._process: subprocess.Popen[bytes] | None = None
         self._events = b""
         self._closed: Future[None] | None = None
+        self._is_told_all = False
         self._lock = threading.Lock()
         keep_freed_memory()
 
@@ -309,10 +326,8 @@ class ProcessCrew:
     def stop(self, worker: ProcessWorker, reason: str, grace: float) -> None:
         """Stop a worker: politely if it is idle, else by flag, SIGTERM and SIGKILL."""
         if reason in ("cancel", "timeout", "close under load"):
-            # At once, and not by way of another thread: the function may be looking. Unless the
-            # worker has ended meanwhile, and its page is closed.
-            with contextlib.suppress(ValueError):
-                _WORD.pack_into(worker.page, context.CANCEL * _WORD.size, 1)
+            # At once, and not by way of another thread: the function may be looking.
+            worker.set_word(context.CANCEL, 1)
             keeper.post(self._stop_running, worker, grace)
         else:
             keeper.post(self._stop_idle, worker)
@@ -387,12 +402,10 @@ class ProcessCrew:
         It looks at the flag that `stop` has set after it has said that it enters the function, and
         then does not.
         """
-        try:
-            (entered,) = _WORD.unpack_from(worker.page, context.STARTED * _WORD.size)
-        except ValueError:  # closed: it has ended meanwhile, and who knows how far it came
-            return False
-        # Its number is that of another call if it has ended this one and been given the next.
-        return bool(worker.last is call and entered < worker.sent)
+        entered = worker.word(context.STARTED)
+        # If it has ended meanwhile, who knows how far it came. Its number is that of another call
+        # if it has ended this one and been given the next.
+        return entered is not None and worker.last is call and entered < worker.sent
 
     def more(self, worker: ProcessWorker, kind: int, body: bytes) -> None:
         """Send a frame to a worker that has a stream; a dead worker is noticed elsewhere."""
@@ -408,7 +421,7 @@ class ProcessCrew:
         number = self._next_number
         self._next_number += 1
         page_fd = -1
-        theirs: socket.socket | None = None
+        worker = theirs = None
         try:
             ours, theirs = socket.socketpair()
             page_fd = anonymous_file(f"{supervisor.PAGE_LABEL}{number}")
@@ -424,15 +437,17 @@ class ProcessCrew:
                 return
             self._workers[number] = worker
             ours.sendall(frame(Kind.BEGIN, pickle.dumps((self._owner.modules(), log_levels()), 5)))
-            try:
-                control = self._supervisor()
-                command = supervisor.COMMAND.pack(supervisor.START, number, 0)
-                socket.send_fds(control, [command], [theirs.fileno(), page_fd])
-            except OSError as error:
-                self._fail(worker, f"the supervisor process cannot be used: {error!r}")
-                return
-        except OSError as error:
-            self._owner.worker_failed(Worker(), f"no resources for a worker: {error!r}")
+            control = self._supervisor()
+            command = supervisor.COMMAND.pack(supervisor.START, number, 0)
+            socket.send_fds(control, [command], [theirs.fileno(), page_fd])
+        except Exception as error:  # noqa: BLE001 - said by the error of each call that waits
+            # Whatever it is, no descriptors or a supervisor that has died: who waits is told.
+            detail = f"a worker cannot be started: {error!r}"
+            if worker is None:
+                self._owner.worker_failed(Worker(), detail)
+            else:
+                self._fail(worker, detail)
+                self._forget(worker)
             return
         finally:
             if theirs is not None:
@@ -450,6 +465,19 @@ class ProcessCrew:
         ours, theirs = socket.socketpair()
         settings = self._settings
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
+        # First: what cannot be sent must not leave a process behind.
+        data = supervisor.pack_settings(
+            {
+                "argv": list(sys.argv),
+                "flags": flags,
+                "initializer": settings.initializer,
+                "main": main_module(),
+                "max_memory_bytes": settings.max_memory_bytes,
+                "os_priority": settings.os_priority,
+                "preload": list(settings.preload),
+                "start_method": settings.start_method,
+            }
+        )
         environment = os.environ.copy()
         for name, value in settings.env.items():
             if value is None:
@@ -465,19 +493,7 @@ class ProcessCrew:
                 env=environment,
                 process_group=0,
             )
-        supervisor.send_settings(
-            ours,
-            {
-                "argv": list(sys.argv),
-                "flags": flags,
-                "initializer": settings.initializer,
-                "main": main_module(),
-                "max_memory_bytes": settings.max_memory_bytes,
-                "os_priority": settings.os_priority,
-                "preload": list(settings.preload),
-                "start_method": settings.start_method,
-            },
-        )
+        ours.sendall(data)
         self._control = ours
         self._events = b""
         keeper.loop.add_reader(ours.fileno(), self._read_events)
@@ -492,7 +508,7 @@ class ProcessCrew:
         except OSError:
             is_alive = False
         while (reply := frames.take()) is not None and reply[0] == Kind.LOG:
-            relay(reply[2])
+            relay.post([reply[2]])
         if reply is None:
             if not is_alive:
                 # The supervisor's word on its exit follows.
@@ -560,6 +576,7 @@ class ProcessCrew:
             pid=worker.pid,
             exit_code=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
+            why=worker.why,
         )
         if worker.state is WorkerState.STARTING:
             # What it said last may not have been read yet.
@@ -636,12 +653,15 @@ class ProcessCrew:
         """Take note that a worker's socket has ended; its exit should be reported any moment."""
         if worker.number in self._workers and not worker.is_closing:
             self._stop_timer(worker)
-            worker.timer = keeper.loop.call_later(
-                _REPORT_SECONDS, self._signal, worker, signal.SIGKILL
-            )
+            worker.timer = keeper.loop.call_later(_REPORT_SECONDS, self._give_up, worker)
+
+    def _give_up(self, worker: ProcessWorker) -> None:
+        worker.why = "nothing can be sent to it or received from it any more"
+        self._signal(worker, signal.SIGKILL)
 
     def kill(self, worker: ProcessWorker) -> None:
-        """End a worker that cannot be relied upon; its task crashes with it."""
+        """End a worker that has replied twice to one task; that which it has now crashes."""
+        worker.why = "it had replied to one task twice"
         self._signal(worker, signal.SIGKILL)
 
     def recovered(self, worker: ProcessWorker) -> None:
@@ -659,7 +679,7 @@ class ProcessCrew:
             return
         worker.is_told = worker.has_ended_task = False
         self._stop_timer(worker)
-        _WORD.pack_into(worker.page, context.CANCEL * _WORD.size, 0)
+        worker.set_word(context.CANCEL, 0)
         self._owner.worker_recovered(worker)
 
     def _stop_idle(self, worker: ProcessWorker) -> None:
@@ -710,12 +730,14 @@ class ProcessCrew:
             return
         self._stop_timer(worker)
         worker.last = None  # which refers to it: its megabytes would wait for the collector
-        if worker.binding is not None:
-            worker.binding.close_from_anywhere()
         with worker.reading:
+            # Nobody reads any more, on whatever thread.
+            binding, worker.binding = worker.binding, None
             worker.frames.close()
-        worker.endpoint.close()
-        worker.page.close()
+            worker.endpoint.close()
+            worker.page.close()
+        if binding is not None:
+            binding.close_from_anywhere()
         self._finish_close()
 
     def _close(self) -> None:
@@ -729,7 +751,13 @@ class ProcessCrew:
                 worker.timer = keeper.loop.call_later(
                     _CLOSE_SECONDS, self._signal, worker, signal.SIGKILL
                 )
+        keeper.loop.call_later(_CLOSE_SECONDS + _REPORT_SECONDS, self._kill_supervisor)
         self._finish_close()
+
+    def _kill_supervisor(self) -> None:
+        """End a supervisor that has not ended its workers, and itself, in time: it is stopped."""
+        if self._process is not None:
+            self._process.kill()
 
     def _finish_close(self) -> None:
         if self._closed is None or self._workers:
@@ -740,7 +768,15 @@ class ProcessCrew:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
             return
-        if not self._closed.done():
+        if not self._is_told_all:
+            self._is_told_all = True
+            # Who has closed the pool finds all records handled, unless handlers are that slow.
+            keeper.loop.call_later(_LOGS_SECONDS, self._tell_closed)
+            relay.when_handled(self._tell_closed)
+
+    def _tell_closed(self) -> None:
+        assert self._closed is not None
+        with contextlib.suppress(InvalidStateError):  # told already, by the other thread
             self._closed.set_result(None)
 
 

@@ -1,0 +1,116 @@
+"""What workers run for the tests of hostile code: exits in the wrong place, records cut in half."""
+
+import logging
+import logging.config
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+from offload import current_task
+from tests.pool_functions import knock
+
+logger = logging.getLogger("tests.hostile")
+
+
+class Exits:
+    """Something that ends the process in which it is unpickled, unless that is its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exit_elsewhere, (os.getpid(),)
+
+
+def exit_elsewhere(pid: int) -> None:
+    if os.getpid() != pid:
+        sys.exit(7)
+
+
+class ExitError(SystemExit, Exception):
+    """Both what ends a server and what is raised in it."""
+
+
+class LargeError(Exception):
+    """An exception that carries far too much."""
+
+
+def return_exit() -> Exits:
+    return Exits()
+
+
+def report_exit() -> str:
+    task = current_task()
+    assert task is not None
+    task.progress(Exits(), 2.0)  # type: ignore[arg-type]
+    return "went on"
+
+
+def raise_both() -> NoReturn:
+    raise ExitError("both")
+
+
+def raise_large(count: int) -> NoReturn:
+    raise LargeError([{"row": number, "text": str(number)} for number in range(count)])
+
+
+def report_then_return() -> str:
+    task = current_task()
+    assert task is not None
+    task.progress(1.0, 2.0)
+    return "result"
+
+
+def report_the_end(count: int) -> None:
+    task = current_task()
+    assert task is not None
+    for _ in range(count):
+        task.progress(5.0, 5.0)
+    for _ in range(count):
+        task.progress(6.0)
+
+
+def log(level: int, count: int = 1) -> None:
+    for number in range(count):
+        logger.log(level, "record %d", number)
+
+
+def log_large(count: int, size: int) -> None:
+    for number in range(count):
+        logger.warning("record %d", number, extra={"padding": "x" * size})
+
+
+def cut_a_record(entered: str) -> str:
+    """Be interrupted by a signal handler that raises while a record is being sent."""
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError("too late")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    knock(entered)
+    logging.raiseExceptions = False
+    while True:  # until the socket is full, and the alarm comes
+        try:
+            logger.warning("cut", extra={"padding": "z" * 150_000})
+        except TimeoutError:
+            return "late"
+
+
+def configure_logging_and_log(path: str) -> None:
+    """Configure logging as a module of a server does when it is imported."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"file": {"class": "logging.FileHandler", "filename": path}},
+            "root": {"handlers": ["file"], "level": "INFO"},
+        }
+    )
+    import colorsys  # as anything else that comes after it  # noqa: F401
+
+
+def fork_and_return() -> int:
+    """Return in both processes, as code that forgets an `os._exit` does."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return child

@@ -1,0 +1,475 @@
+"""Hostile code and hostile moments: none of it ends the server, hangs, or reaches another call."""
+
+import asyncio
+import contextlib
+import enum
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from offload import (
+    DeadlineError,
+    Pool,
+    PoolClosedError,
+    RemoteError,
+    ResultError,
+    TaskTimeoutError,
+    WorkerCrashedError,
+    deadline_after,
+)
+from offload._child.wire import Flag, Kind, anonymous_file
+from offload._core.options import CallOptions
+from offload._engine.flights import Flights
+from offload._workers import logs
+from tests import hostile_functions as functions
+from tests import hostile_module, pool_functions
+from tests.calls import call
+from tests.processes import PATIENCE, Fifo, gone, is_alive, parent_of, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """One event loop: what is tested here is the same on each."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def pool() -> Any:
+    """A pool of one worker: what one call spoils, the next one meets."""
+    async with Pool("hostile", max_workers=1, spare_workers=0, os_priority="normal") as pool:
+        yield pool
+
+
+class Handler(logging.Handler):
+    """Handles the records of the hostile functions in some way, and keeps them."""
+
+    def __init__(self, act: Callable[[logging.LogRecord], object]) -> None:
+        super().__init__()
+        self.act = act
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self.act(record)
+
+
+@pytest.fixture
+def handled() -> Iterator[Callable[[Callable[[logging.LogRecord], object]], Handler]]:
+    """Installs a handler for the records of the hostile functions."""
+    installed = []
+
+    def install(act: Callable[[logging.LogRecord], object]) -> Handler:
+        handler = Handler(act)
+        installed.append(handler)
+        functions.logger.addHandler(handler)
+        return handler
+
+    functions.logger.setLevel(logging.INFO)
+    functions.logger.propagate = False
+    yield install
+    functions.logger.setLevel(logging.NOTSET)
+    functions.logger.propagate = True
+    for handler in installed:
+        functions.logger.removeHandler(handler)
+
+
+# --- what comes back from a worker ---
+
+
+@pytest.mark.guarantee(3)
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_result_that_exits_when_unpickled_is_an_error(pool: Pool) -> None:
+    """A pickle may call `sys.exit`; the server goes on, and so do the threads of ours."""
+    with pytest.raises(ResultError, match="SystemExit"):
+        await pool.run(functions.return_exit)
+    assert await pool.run(pool_functions.echo, 1) == 1
+
+
+@pytest.mark.guarantee(3)
+async def test_progress_that_exits_when_unpickled_costs_itself(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the result arrives."""
+    result = await call(pool, functions.report_exit, on_progress=lambda *_: None)
+    assert result == "went on"
+    assert "on_progress" in caplog.text
+
+
+@pytest.mark.guarantee(3)
+async def test_exception_that_is_an_exit_as_well_is_a_remote_error(pool: Pool) -> None:
+    """A class may be both; nothing that ends a server is raised in it."""
+    with pytest.raises(RemoteError, match="both"):
+        await pool.run(functions.raise_both)
+
+
+@pytest.mark.guarantee(1)
+async def test_large_exception_leaves_the_loop_free(pool: Pool) -> None:
+    """Megabytes in an exception are unpickled off the loop, in turns with it."""
+    with pytest.raises(functions.LargeError) as caught:
+        await pool.run(functions.raise_large, 30_000)
+    assert len(caught.value.args[0]) == 30_000
+
+
+async def test_cancelled_error_of_a_progress_callback_loses_no_result(pool: Pool) -> None:
+    """A callback that meets a cancelled future costs itself, though the result came with it."""
+    cancelled = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    calling = asyncio.ensure_future(
+        call(pool, functions.report_then_return, on_progress=lambda *_: cancelled.result())
+    )
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop is busy: both arrive at once
+    with anyio.fail_after(PATIENCE):
+        assert await calling == "result"
+
+
+async def test_end_is_reported_once(pool: Pool) -> None:
+    """Reports of the end are told once, and reports without a total now and then, like others."""
+    told: list[tuple[float, float | None]] = []
+    await call(
+        pool, functions.report_the_end, 20_000, on_progress=lambda *report: told.append(report)
+    )
+    assert told.count((5.0, 5.0)) < 10
+    assert len(told) < 50
+
+
+@pytest.mark.guarantee(8)
+async def test_record_that_was_cut_in_half_ends_its_worker(
+    pool: Pool, entered: Fifo, handled: Any
+) -> None:
+    """What follows half a frame would be read as the rest of it: the caller is told, at once."""
+    handled(lambda _: None)
+    calling = asyncio.ensure_future(pool.run(functions.cut_a_record, entered.path))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(entered.heard_now)
+    time.sleep(0.6)  # noqa: ASYNC251 - the loop is busy, and the socket full
+    with anyio.fail_after(PATIENCE):
+        # The alarm may also come between two records.
+        with contextlib.suppress(WorkerCrashedError):
+            assert await calling == "late"
+        assert await pool.run(pool_functions.echo, 1) == 1
+
+
+async def test_child_that_returns_as_well_says_nothing(tmp_path: Path) -> None:
+    """A function that forks and returns twice has one result, and no traceback on stderr."""
+    script = (
+        "import asyncio\n"
+        "from offload import Pool\n"
+        "from tests import hostile_functions\n"
+        "async def main():\n"
+        "    async with Pool('forks', max_workers=1) as pool:\n"
+        "        assert await pool.run(hostile_functions.fork_and_return)\n"
+        "asyncio.run(main())\n"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- log handlers of the server ---
+
+
+@pytest.mark.guarantee(3)
+async def test_log_handler_that_exits_stops_nothing(pool: Pool, handled: Any) -> None:
+    """`sys.exit()` in a handler ends no thread of ours: workers are still replaced."""
+    handler = handled(lambda _: sys.exit(1))
+    for _ in range(3):
+        pid = await pool.run(pool_functions.pid)
+        await pool.run(functions.log, logging.CRITICAL)
+        assert pool.recycle(pid)
+        with anyio.fail_after(PATIENCE):
+            assert await pool.run(pool_functions.pid) != pid
+    await until(lambda: len(handler.records) == 3)
+
+
+@pytest.mark.guarantee(3)
+async def test_log_handler_that_raises_does_not_keep_workers_from_starting(handled: Any) -> None:
+    """What an initializer logs and a handler cannot handle is lost, and the worker comes up."""
+
+    def fail(_: logging.LogRecord) -> None:
+        raise RuntimeError("this handler never works")
+
+    handler = handled(fail)
+    async with Pool(
+        "hostile starts",
+        max_workers=1,
+        spare_workers=0,
+        initializer=functions.log,
+        initargs=(logging.WARNING, 5),
+    ) as pool:
+        assert await pool.run(pool_functions.echo, 1) == 1
+    assert len(handler.records) == 5
+
+
+@pytest.mark.guarantee(4)
+async def test_slow_log_handler_delays_no_kill(pool: Pool, handled: Any) -> None:
+    """A handler that takes its time keeps neither workers from ending nor others from starting."""
+    free = threading.Event()
+    handled(lambda _: free.wait(PATIENCE))
+    try:
+        await pool.run(functions.log, logging.WARNING, 20)
+        pid = await pool.run(pool_functions.pid)
+        with pytest.raises(TaskTimeoutError):
+            await call(pool, pool_functions.run_fault, "hang in Python", os.devnull, timeout=0.2)
+        await gone(pid)
+        assert await pool.run(pool_functions.echo, 1) == 1
+    finally:
+        free.set()
+
+
+@pytest.mark.guarantee(6)
+async def test_records_that_nobody_handles_are_bounded(
+    pool: Pool, handled: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Records beyond what may wait for slow handlers are dropped, counted and told."""
+    monkeypatch.setattr(logs, "_MOST_BYTES", 1 << 20)
+    free = threading.Event()
+    handler = handled(lambda _: free.wait(PATIENCE))
+    try:
+        await pool.run(functions.log_large, 100, 50_000)
+    finally:
+        free.set()
+    await until(lambda: "log records of workers were dropped" in caplog.text)
+    assert 0 < len(handler.records) < 100
+
+
+@pytest.mark.guarantee(8)
+async def test_module_that_configures_logging_does_not_take_the_records(
+    pool: Pool, handled: Any, tmp_path: Path
+) -> None:
+    """Handlers that replaced ours at an import in the worker are those of the server, once more."""
+    handler = handled(lambda _: None)
+    path = tmp_path / "log"
+    await pool.run(functions.configure_logging_and_log, str(path))
+    await pool.run(functions.log, logging.WARNING)
+    await until(lambda: handler.records)
+    assert path.read_text() == ""
+
+
+# --- threads and moments ---
+
+
+@pytest.mark.guarantee(3)
+async def test_callback_of_a_future_that_exits_stops_nothing(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`sys.exit()` in `add_done_callback` ends no thread of ours."""
+    executor = pool.executor()
+    future = executor.submit(pool_functions.echo, 1)
+    future.add_done_callback(lambda _: sys.exit(1))
+    # By a thread: stdlib calls no further callbacks after one that exits.
+    assert await asyncio.to_thread(future.result, PATIENCE) == 1
+    again = executor.submit(pool_functions.echo, 2)
+    assert await asyncio.to_thread(again.result, PATIENCE) == 2
+    assert "a callback of a future" in caplog.text
+
+
+async def test_executor_minds_the_deadline_of_the_block(pool: Pool) -> None:
+    """`deadline_after` holds for calls by way of `pool.executor()` as well."""
+    executor = pool.executor()
+    with deadline_after(0.2):
+        future = executor.submit(time.sleep, 30.0)
+    with pytest.raises(DeadlineError):
+        await asyncio.wrap_future(future)
+
+
+@pytest.mark.guarantee(5)
+async def test_close_with_replies_unread_tells_every_caller() -> None:
+    """Workers that end while the pool closes take neither the close nor their callers along."""
+    for number in range(8):
+        pool = Pool(f"hostile close {number}", max_workers=3, os_priority="normal")
+        await pool.open()
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(pool.run, time.sleep, 0.01)
+        calls = [asyncio.ensure_future(pool.run(time.sleep, 0.01)) for _ in range(3)]
+        await asyncio.sleep(0.001)
+        time.sleep(0.05)  # noqa: ASYNC251 - the loop is busy: replies wait in the sockets
+        with anyio.fail_after(PATIENCE):
+            await pool.aclose(drain=0.0)
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(end, PoolClosedError) or end is None for end in ends)
+        del Pool._registry[pool.name]
+
+
+@pytest.mark.guarantee(3)
+async def test_call_that_was_assigned_twice_is_sent_once(tmp_path: Path) -> None:
+    """A worker that dies between assignment and sending costs nothing, and nothing runs twice."""
+    path = tmp_path / "ran"
+    async with Pool("hostile assign", max_workers=1, spare_workers=0) as pool:
+        engine = pool._running
+        assert engine is not None
+        pid = await pool.run(pool_functions.pid)
+        blocker = asyncio.ensure_future(pool.run(time.sleep, 0.3))
+        noted = asyncio.ensure_future(pool.run(pool_functions.note, str(path), "ran"))
+        await until(lambda: pool.statistics().queued == 1)
+
+        def kill_when_assigned() -> None:
+            # On another thread, as from another event loop: the assignment is only on its way.
+            deadline = time.monotonic() + PATIENCE
+            engine.abandon(next(iter(engine._running())), "cancel")
+            while time.monotonic() < deadline:
+                (*others,) = [w for w in engine.crew.workers() if w.task is not None]
+                if others and others[0].pid not in (None, pid):
+                    break
+                time.sleep(0.001)
+            first = others[0].pid
+            os.kill(first, signal.SIGKILL)
+            while time.monotonic() < deadline:
+                (*others,) = [w for w in engine.crew.workers() if w.task is not None]
+                if others and others[0].pid not in (None, pid, first):
+                    return
+                time.sleep(0.001)
+
+        thread = threading.Thread(target=kill_when_assigned)
+        thread.start()
+        thread.join()  # the loop is held meanwhile
+        with anyio.fail_after(PATIENCE):
+            await noted
+        blocker.cancel()
+    assert path.read_text() == "ran\n"
+
+
+@pytest.mark.guarantee(5)
+async def test_call_that_the_collector_drops_waits_for_no_lock(pool: Pool) -> None:
+    """The collector may run while this very thread decides for the pool: it only leaves word."""
+    engine = pool._running
+    assert engine is not None
+    calls = [pool.run(time.sleep, 30.0) for _ in range(2)]  # one that runs, one that waits
+    for each in calls:
+        each.send(None)
+    await until(lambda: pool.statistics().busy == 1 and pool.statistics().queued == 1)
+    with engine._lock:
+        for each in calls:
+            each.close()
+    await until(lambda: not (pool.statistics().busy or pool.statistics().queued))
+    assert await pool.run(pool_functions.echo, 1) == 1
+
+
+@pytest.mark.guarantee(3)
+@pytest.mark.parametrize("turns", range(6))
+async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int) -> None:
+    """A shared result whose file was closed with its last caller is nobody else's."""
+    flights, made = Flights(), []
+    loop = asyncio.get_running_loop()
+    gates = [loop.create_future() for _ in range(2)]
+
+    async def begin(_: Any) -> Any:
+        gate = gates[len(made)]
+        descriptor = anonymous_file()
+        os.write(descriptor, b"%d" % len(made))
+        made.append(descriptor)
+        await gate
+        return Kind.RESULT, Flag.LARGE, b"", descriptor
+
+    options: Any = Pool.named().resolve(CallOptions(coalesce=True))
+    first = asyncio.ensure_future(flights.join(b"same", options, begin))
+    await asyncio.sleep(0.001)
+    gates[0].set_result(None)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.ensure_future(flights.join(b"same", options, begin))
+    await asyncio.sleep(0.001)
+    gates[1].set_result(None)
+    replies = await asyncio.gather(first, second, return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, tuple):
+            assert os.pread(reply[3], 10, 0) in (b"0", b"1")
+            os.close(reply[3])
+    assert isinstance(replies[1], tuple)
+    # Each run's own was closed with its last caller.
+    for descriptor in made:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+# --- starts ---
+
+
+@pytest.mark.guarantee(3)
+async def test_death_of_a_supervisor_while_workers_start_is_one_failure() -> None:
+    """All that were on their way fail at once; calls wait for the next attempt."""
+    async with anyio.create_task_group() as group:
+        pool = Pool("hostile supervisor", max_workers=4, os_priority="normal")
+        results: list[int] = []
+
+        async def one(number: int) -> None:
+            results.append(await pool.run(pool_functions.echo, number))
+
+        for number in range(20):
+            group.start_soon(one, number)
+        await until(lambda: pool._running and pool._running.crew._process)  # type: ignore[attr-defined]
+        assert pool._running is not None
+        process: Any = pool._running.crew
+        os.kill(process._process.pid, signal.SIGKILL)
+    await pool.aclose()
+    del Pool._registry[pool.name]
+    assert sorted(results) == list(range(20))
+
+
+@pytest.mark.guarantee(5)
+async def test_odd_surroundings_start_workers_or_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other code makes of `sys.argv` and `sys.path`, and options that are enumerations."""
+
+    class Priority(enum.StrEnum):
+        LOW = "low"
+
+    class Size(enum.IntEnum):
+        GIB = 1 << 30
+
+    monkeypatch.setattr(sys, "argv", [Path("program"), Priority.LOW])
+    monkeypatch.setattr(sys, "path", [*sys.path, None, Path("nowhere")])
+    async with Pool(
+        "hostile surroundings",
+        max_workers=1,
+        os_priority=Priority.LOW,  # type: ignore[arg-type]
+        max_worker_memory_bytes=Size.GIB,
+    ) as pool:
+        assert await pool.run(pool_functions.echo, 1) == 1
+    with pytest.raises(ValueError, match="env cannot hold"):
+        Pool("hostile environment", env={"NAME": "\ud800"})
+
+
+@pytest.mark.guarantee(3)
+async def test_module_that_exits_in_a_worker_costs_its_own_calls(pool: Pool) -> None:
+    """Workers that are started later do without it."""
+    with pytest.raises(Exception, match="not here"):
+        await pool.run(hostile_module.function)
+    for _ in range(2):
+        assert pool.recycle(await pool.run(pool_functions.pid))
+        assert await pool.run(pool_functions.echo, 1) == 1
+
+
+@pytest.mark.guarantee(7)
+async def test_close_ends_a_supervisor_that_is_stopped() -> None:
+    """Nothing is left, though who should end the workers does nothing."""
+    pool = Pool("hostile stop", max_workers=1, os_priority="normal")
+    await pool.open()
+    pid = await pool.run(pool_functions.pid)
+    supervisor = parent_of(pid)
+    os.kill(supervisor, signal.SIGSTOP)
+    with anyio.fail_after(PATIENCE):
+        await pool.aclose(drain=0.0)
+    await gone(pid, supervisor)
+    assert not is_alive(supervisor)
+    del Pool._registry[pool.name]
