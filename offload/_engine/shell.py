@@ -669,7 +669,7 @@ class Shell:
             return self._full_error(target.name, limit)
 
     def _full_error(self, function: str, limit: str) -> QueueFullError:
-        retry_after = self.dispatcher.retry_after(_monotonic(), self._running())
+        retry_after = self._retry_after()
         return QueueFullError(
             f"{function} was refused: the queue of pool {self.name!r} is full "
             f"({self.dispatcher.queued} waiting, {limit}); it did not run. "
@@ -677,6 +677,10 @@ class Shell:
             retry_after=retry_after,
             limit=limit,
         )
+
+    def _retry_after(self) -> float:
+        """Return seconds until a newcomer is likely to be served; under the lock."""
+        return self.dispatcher.retry_after(_monotonic(), self._running())
 
     def _closed_error(self, function: str, *, started: bool = False) -> PoolClosedError:
         what = "was stopped, having run in part" if started else "did not run"
@@ -694,11 +698,13 @@ class Shell:
         if deadline is not None and (timeout is None or latest < call.queued_at + timeout):
             return deadline_error(call.function, deadline, started=False)
         timeout = timeout or 0.0
+        with self._lock:
+            retry_after = self._retry_after()
         return QueueTimeoutError(
             f"{call.function} waited longer than its queue_timeout of {timeout:g} s for a worker "
             f"of pool {self.name!r}; it did not run",
             timeout=timeout,
-            retry_after=self.dispatcher.retry_after(_monotonic(), self._running()),
+            retry_after=retry_after,
         )
 
     def _refusal_error(self, call: Call, refusal: Refusal) -> Exception:

@@ -79,8 +79,9 @@ class Relay:
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="offload-logs", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="offload-logs", daemon=True)
+            thread.start()  # if that fails, the next record tries again
+            self._thread = thread
         else:
             self._changed.notify()
 
