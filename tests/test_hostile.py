@@ -34,7 +34,7 @@ from offload._workers import logs
 from tests import hostile_functions as functions
 from tests import hostile_module, pool_functions
 from tests.calls import call
-from tests.processes import PATIENCE, Fifo, gone, is_alive, parent_of, until
+from tests.processes import PATIENCE, Fifo, gone, gone_now, is_alive, parent_of, until
 
 pytestmark = pytest.mark.anyio
 
@@ -473,3 +473,36 @@ async def test_close_ends_a_supervisor_that_is_stopped() -> None:
     await gone(pid, supervisor)
     assert not is_alive(supervisor)
     del Pool._registry[pool.name]
+
+
+@pytest.mark.guarantee(4)
+@pytest.mark.holds_loop("a handler that blocks the event loop is what this is about")
+async def test_timeout_holds_while_the_loop_is_held(pool: Pool, entered: Fifo) -> None:
+    """A function is stopped on time though its event loop cannot come to it."""
+    calling = asyncio.ensure_future(
+        call(pool, pool_functions.run_fault, "hang in Python", entered.path, timeout=0.3)
+    )
+    await asyncio.sleep(0)
+    pid = entered.heard_now()  # blocks, and so does the next line
+    assert gone_now(pid, seconds=10.0) == []
+    with pytest.raises(TaskTimeoutError, match="ran in part"):
+        await calling
+    assert pool.statistics().timed_out == 1
+
+
+@pytest.mark.guarantee(4)
+async def test_timeout_holds_on_a_loop_that_is_paused(pool: Pool, entered: Fifo) -> None:
+    """A loop that is run in steps, as in a notebook, does not keep a worker from the others."""
+    paused = asyncio.new_event_loop()
+    try:
+        calling = paused.create_task(
+            call(pool, pool_functions.run_fault, "hang in Python", entered.path, timeout=0.3)
+        )
+        await asyncio.to_thread(paused.run_until_complete, asyncio.sleep(0.05))
+        await entered.heard()
+        with anyio.fail_after(PATIENCE):
+            assert await pool.run(pool_functions.echo, 1) == 1
+        with pytest.raises(TaskTimeoutError):
+            await asyncio.to_thread(paused.run_until_complete, calling)
+    finally:
+        paused.close()

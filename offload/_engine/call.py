@@ -37,6 +37,11 @@ class Calls(Protocol):
 
     crew: Crew
     lanes: dict[str | bytes, Account]
+    is_watching: bool
+
+    def watch(self) -> None:
+        """Stop tasks whose time is over, also if their event loop is held or does not run."""
+        ...
 
     def new_lane(self, target: Target) -> Account:
         """Return the lane of a function that is called for the first time."""
@@ -85,6 +90,8 @@ class Call(Task):
     is_counted: bool = False
     # Whether a worker has been sent it, and not only been given it.
     is_sent: bool = False
+    # When its time is over, and its worker is to be stopped.
+    stop_at: float | None = None
     # Whether its worker was stopped before it came to the function.
     is_revoked: bool = False
 
@@ -166,6 +173,9 @@ class Call(Task):
             seconds = left if seconds is None else min(seconds, left)
         if seconds is not None:
             self.timer = self.loop.call_later(seconds, self._timed_out)
+            self.stop_at = time.monotonic() + seconds
+            if not engine.is_watching:
+                engine.watch()
         return None
 
     def take(self, reply: Reply) -> None:
@@ -222,21 +232,26 @@ class Call(Task):
 
     def _timed_out(self) -> None:
         self.timer = None
-        if self.state is TaskState.RUNNING:
-            engine, deadline, timeout = self.engine, self.deadline, self.timeout
-            engine.abandon(self, "timeout")
-            started, is_stopped = not self.is_revoked, engine.crew.can_stop
-            error: Exception
-            # By which comes first, not by the clock: timers of uvloop are a little early.
-            if deadline is not None and (timeout is None or deadline < self.started_at + timeout):
-                error = deadline_error(
-                    self.function, deadline, started=started, is_stopped=is_stopped
-                )
-            else:
-                error = task_timeout_error(
-                    self.function, timeout or 0.0, started=started, is_stopped=is_stopped
-                )
+        error = self.stop_late()
+        if error is not None:
             self.fail(error)
+
+    def stop_late(self) -> Exception | None:
+        """Stop the task, whose time is over; on any thread.
+
+        Returns:
+            What the caller is to be told; None if it has ended, or another thread was faster.
+        """
+        engine, deadline, timeout = self.engine, self.deadline, self.timeout
+        if self.is_counted or not engine.abandon(self, "timeout"):
+            return None
+        started, is_stopped = not self.is_revoked, engine.crew.can_stop
+        # By which comes first, not by the clock: timers of uvloop are a little early.
+        if deadline is not None and (timeout is None or deadline < self.started_at + timeout):
+            return deadline_error(self.function, deadline, started=started, is_stopped=is_stopped)
+        return task_timeout_error(
+            self.function, timeout or 0.0, started=started, is_stopped=is_stopped
+        )
 
     def drop_reply(self) -> None:
         """Free a reply that nobody will read."""

@@ -63,9 +63,11 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("offload.pool")
 _monotonic = time.monotonic
-# Between looks at whether a busy worker's event loop has been closed, while calls wait; such loops
-# are rare, and a look costs a microsecond for each worker.
+# Between looks at whether a busy worker's event loop has been closed, while calls wait, or is late;
+# such loops are rare, and a look costs a microsecond for each worker.
 _LOOK_SECONDS = 1.0
+# A timer of an event loop that is later than this has been held up.
+_LATE_SECONDS = 0.25
 # How many calls that nobody wants any more are passed over before the event loop turns: about ten
 # microseconds each.
 _MOST_UNWANTED = 50
@@ -109,6 +111,9 @@ class Shell:
         self._drained: list[Future[None]] = []
         self._closed: Future[None] | None = None
         self._is_looking = False
+        # Whether the keeper looks for tasks whose time is over.
+        self.is_watching = False
+        self._watch_timer: asyncio.TimerHandle | None = None
         keeper.hold()
         self.crew = new_crew(self)
         self.has_descriptors = self.crew.has_descriptors
@@ -414,6 +419,31 @@ class Shell:
             self._is_looking = self.dispatcher.queued > 0
         if self._is_looking:
             keeper.loop.call_later(_LOOK_SECONDS, self._look_for_closed_loops)
+
+    def watch(self) -> None:
+        """Stop tasks whose time is over, also if their event loop is held or does not run.
+
+        As a rule a timer of that loop does it, which costs next to nothing; this comes when that
+        is late.
+        """
+        self.is_watching = True
+        keeper.post(self._look_for_overdue)
+
+    def _look_for_overdue(self) -> None:
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+            self._watch_timer = None
+        now = _monotonic()
+        for call in self._running():
+            if call.stop_at is not None and call.stop_at + _LATE_SECONDS < now:
+                error = call.stop_late()
+                if error is not None:
+                    self._on_loop(call, call.fail, error)
+        # In this order: a call that begins now sees the one, or we see it.
+        self.is_watching = False
+        if any(call.stop_at is not None for call in self._running()):
+            self.is_watching = True
+            self._watch_timer = keeper.loop.call_later(_LOOK_SECONDS, self._look_for_overdue)
 
     # --- life; on any thread ---
 
