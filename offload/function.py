@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from offload._child.context import in_worker
 from offload._child.functions import import_engine, inline
-from offload._child.lean import pickle
-from offload._child.wire import Flag, Kind
 from offload._core.options import (
     CallOptions,
     CallOptionsDict,
@@ -18,6 +16,7 @@ from offload._core.options import (
     check_type,
     merge,
 )
+from offload._engine.direct import Prepared, call
 from offload._engine.guard import current_guard
 from offload._engine.target import check, is_generator_function, target_of
 from offload.errors import ClientDisconnectedError, FunctionError
@@ -86,68 +85,6 @@ class _Definition:
         return pool, target
 
 
-class _Prepared:
-    """A definition with its options: where a call goes, found out once."""
-
-    __slots__ = ("definition", "options", "plan")
-
-    def __init__(self, definition: _Definition, options: CallOptions) -> None:
-        self.definition = definition
-        self.options = options
-        self.plan: tuple[Pool, Target, ResolvedOptions, bool] | None = None
-
-    def resolve(self) -> tuple[Pool, Target, ResolvedOptions, bool]:
-        """Return pool, target, options, and whether these are such that a call may be short.
-
-        To be asked again while the pool has no workers: it may have been closed, and its name may
-        be that of another now.
-        """
-        pool, target = self.definition.resolve()
-        options = pool.resolve(self.options)
-        is_plain = not options.coalesce and not options.retry_on_crash
-        plan = self.plan = pool, target, options, is_plain
-        return plan
-
-
-async def _call(prepared: _Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as below
-    if in_worker():
-        # Nested: the worker is where heavy work belongs already.
-        return inline(prepared.definition.function)(*args, **kwargs)
-    plan = prepared.plan
-    # One that is closing may have a successor of its name.
-    engine = None if plan is None or plan[0]._is_closed else plan[0]._running  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - on the path of each call
-    if plan is None or engine is None:
-        plan = prepared.resolve()
-    pool, target, options, is_plain = plan
-    guard = current_guard.get()
-    if guard is not None:
-        return await guard.call(pool.run_target, target, args, kwargs, options)
-    if engine is None or engine.running_loop() is None:
-        return await pool.run_target(target, args, kwargs, options)
-    call = None
-    if is_plain and engine.takes_short_cut:
-        call = engine.begin(target, args, kwargs, options)
-    if call is None:
-        return await engine.run(target, args, kwargs, options)
-    # Here and not in a coroutine of the engine: each layer of coroutines costs as much as all of
-    # the decisions.
-    try:
-        await call.future
-    except GeneratorExit:
-        engine.dropped(call)
-        raise
-    except BaseException:
-        engine.leave(call)
-        raise
-    reply = call.reply
-    if reply is not None and reply[0] == Kind.RESULT and not reply[1] & Flag.NOT_INLINE:
-        try:
-            return pickle.loads(reply[2])
-        except BaseException:  # noqa: BLE001, S110 - said below, as of every other reply
-            pass
-    return await engine.value_of(call, target)
-
-
 if TYPE_CHECKING:
 
     class _Partial(Generic[P, R]):
@@ -194,7 +131,7 @@ class _Common(_Partial[P, R]):
     def _make(
         cls, definition: _Definition, options: CallOptions, bound: tuple[Any, ...] = ()
     ) -> Self:
-        made = cls(_call, _Prepared(definition, options), *bound)
+        made = cls(call, Prepared(definition, options), *bound)
         functools.update_wrapper(cast("Any", made), definition.function)
         made._definition = definition
         made._options = options

@@ -38,7 +38,7 @@ from offload._core.options import (
     check_name,
     check_number,
 )
-from offload._engine.guard import current_guard
+from offload._engine.direct import Prepared, call
 from offload.errors import PoolNotFoundError
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ _START_METHODS = ("forkserver", "spawn")
 _DEFAULT_NAME = "default"
 # How many items a stream may be ahead of its consumer.
 _STREAM_WINDOW = 8
+_NO_OPTIONS = CallOptions()
+# Of how many functions that were given to `Pool.run` it is remembered where they are.
+_MOST_BARE = 1000
 # How long to wait for workers that have been killed; one in an uninterruptible system call may
 # take longer, and nobody can change that.
 _KILL_SECONDS = 10.0
@@ -186,6 +189,7 @@ class Pool:
         self._executor = executor
         self._initializer = _pickle_initializer(initializer, initargs)
         self._preload = tuple(preload)
+        self._bare: dict[Callable[..., Any], Prepared] = {}
         self._context_vars = tuple(context_vars)
         self._env = dict(env or {})
         self._max_tasks_per_worker = max_tasks_per_worker
@@ -438,18 +442,27 @@ class Pool:
             OffloadError: see `offload.errors`; each says whether the function may have run.
             Exception: what the function raised, its `__cause__` the worker's traceback.
         """
-        from offload._engine.target import bound_arguments, plain_function, target_of
+        from offload._engine.target import bound_arguments, plain_function
 
-        target = target_of(plain_function(function))
-        arguments = (*bound_arguments(function), *args)
-        options = self.resolve(CallOptions())
-        guard = current_guard.get()
-        result: R
-        if guard is not None:
-            result = await guard.call(self.run_target, target, arguments, kwargs, options)
+        plain = plain_function(function)
+        try:
+            prepared = self._bare.get(plain)
+        except TypeError:  # a callable that cannot be hashed
+            prepared = Prepared(_Bare(plain, self), _NO_OPTIONS)
         else:
-            result = await self.run_target(target, arguments, kwargs, options)
+            if prepared is None:
+                prepared = self._prepare(plain)
+        result: R = await call(prepared, *bound_arguments(function), *args, **kwargs)
         return result
+
+    def _prepare(self, function: Callable[..., Any]) -> Prepared:
+        prepared = Prepared(_Bare(function, self), _NO_OPTIONS)
+        # A function that is sent by value is so as it is now, with what it refers to.
+        if not prepared.definition.resolve()[1].by_value:
+            if len(self._bare) >= _MOST_BARE:  # somebody makes them by the thousand
+                self._bare.clear()
+            self._bare[function] = prepared
+        return prepared
 
     async def run_target(
         self,
@@ -678,6 +691,25 @@ class Pool:
         from offload._bridge import run_on_keeper
 
         return await run_on_keeper(coroutine)
+
+
+class _Bare:
+    """A function that was given to `Pool.run` as it is."""
+
+    __slots__ = ("function", "pool", "target")
+
+    def __init__(self, function: Callable[..., Any], pool: Pool) -> None:
+        self.function = function
+        self.pool = pool
+        self.target: Target | None = None
+
+    def resolve(self) -> tuple[Pool, Target]:
+        """Return where to run what."""
+        from offload._engine.target import target_of
+
+        if self.target is None:
+            self.target = target_of(self.function)
+        return self.pool, self.target
 
 
 class _Listener:
