@@ -103,16 +103,16 @@ class TestWorkers:
         self, pool: Pool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Out of descriptors, the pool does not lose a worker that nobody will use or end."""
-        made = process._Binding
+        made = process.Binding
 
         def fail(*_: Any) -> Any:
-            monkeypatch.setattr(process, "_Binding", made)
+            monkeypatch.setattr(process, "Binding", made)
             raise OSError(errno.EMFILE, "no descriptors")
 
         # Another loop has used it before, so it needs a binding to this one.
         await asyncio.to_thread(asyncio.run, pool.run(pool_functions.echo, 0))
         pid = only_pid(pool)
-        monkeypatch.setattr(process, "_Binding", fail)
+        monkeypatch.setattr(process, "Binding", fail)
         assert await pool.run(pool_functions.pid) != pid
         await gone(pid)
         await until(lambda: not pool.statistics().leaving)
