@@ -584,6 +584,17 @@ class TestBackOff:
             [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30, 30]
         )
 
+    def test_retry_that_is_overdue_is_due_at_once(self):
+        """Who asks late, on a machine that is busy, is not told to wait for something else."""
+        pool = dispatcher(max_workers=1, spare_workers=1)
+        submit(pool)
+        take(pool)
+        fail_start(pool, 0.0)
+        fail_start(pool, 0.0)
+        assert pool.next_tick(5.0) < 0.01
+        pool.tick(5.0)
+        assert take(pool) == [START]
+
     def test_a_worker_that_comes_up_ends_the_back_off(self):
         """After one success the missing workers start at once, and the next failure waits 0.1 s."""
         pool = dispatcher(min_workers=3, max_workers=3)

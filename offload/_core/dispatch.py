@@ -35,6 +35,7 @@ _MEMORY_RUNS = 10
 _TRUST = 0.95
 # What a refused caller is told before anything has been measured.
 _UNKNOWN_RETRY_SECONDS = 1.0
+_SOON_SECONDS = 0.001
 _BACKOFF_FIRST_SECONDS = 0.1
 _BACKOFF_MAX_SECONDS = 30.0
 # Starting may fail once for a passing reason (EAGAIN); three times in a row is a broken pool.
@@ -263,6 +264,8 @@ class Dispatcher:
         self._stale = 0
         self._sequence = count()
         self._retry_start_at = 0.0
+        # Whether workers are missing that were not started, since that time had not come.
+        self._is_held_back = False
         self._early_deaths = 0
         self._hold_until = 0.0
         self._peak_busy = 0
@@ -518,6 +521,7 @@ class Dispatcher:
                 self.idle.remove(worker)
                 self._leave(worker, "idle")
         self._peak_busy = self.busy
+        self._is_held_back = False
         self._grow(now)
 
     def next_tick(self, now: float) -> float | None:
@@ -525,6 +529,8 @@ class Dispatcher:
         due: list[float] = []
         if self._retry_start_at > now:
             due.append(self._retry_start_at - now)
+        elif self._is_held_back:  # whoever asks is late
+            due.append(_SOON_SECONDS)
         idle_timeout = self.limits.idle_timeout
         if idle_timeout is not None and self.phase is Phase.OPEN:
             alive = self.starting + self.busy + len(self.idle)
@@ -769,7 +775,10 @@ class Dispatcher:
         if self.phase is Phase.OPEN:
             wanted = max(wanted, self._floor)
         missing = wanted - self.busy - self.starting - len(self.idle)
-        if missing <= 0 or now < self._retry_start_at:
+        if missing <= 0:
+            return
+        if now < self._retry_start_at:
+            self._is_held_back = True
             return
         if self.failed_starts:
             # Probe with one worker; the others follow when it has come up.
