@@ -26,6 +26,7 @@ import os
 import pickle
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 from offload._child.context import asyncio_loop, in_worker
@@ -67,6 +68,8 @@ _STREAM_WINDOW = 8
 _NO_OPTIONS = CallOptions()
 # Of how many functions that were given to `Pool.run` it is remembered where they are.
 _MOST_BARE = 1000
+# Nothing is done under the lock of a pool that takes as long.
+_LOCK_SECONDS = 0.5
 # How long to wait for workers that have been killed; one in an uninterruptible system call may
 # take longer, and nobody can change that.
 _KILL_SECONDS = 10.0
@@ -123,6 +126,8 @@ class Pool:
     """
 
     _registry: ClassVar[dict[str, Pool]] = {}
+    # Also those whose name is another's by now: what is open must be closed.
+    _everyone: ClassVar[weakref.WeakSet[Pool]] = weakref.WeakSet()
     _registry_lock: ClassVar[threading.Lock] = threading.Lock()
     # Those of all pools, of whatever is made later too.
     _common_observers: ClassVar[tuple[Observer, ...]] = ()
@@ -217,6 +222,7 @@ class Pool:
                 message = f"there is a pool named {name!r} already; Pool.named({name!r}) returns it"
                 raise ValueError(message)
             Pool._registry[name] = self
+            Pool._everyone.add(self)
 
     # --- names ---
 
@@ -302,9 +308,12 @@ class Pool:
         Returns:
             A future that is done when nothing of them is left; nobody has to wait for it.
         """
-        with self._lock:
-            self._is_closed = True
-            engine = self._running
+        # A signal handler runs on a thread that may have the lock, and then never gets it.
+        has_lock = self._lock.acquire(timeout=_LOCK_SECONDS)
+        self._is_closed = True
+        engine = self._running
+        if has_lock:
+            self._lock.release()
         if engine is None:
             from concurrent.futures import Future
 
@@ -568,14 +577,14 @@ class Pool:
     def _at_exit() -> None:
         from concurrent.futures import wait
 
-        ends = [pool.kill() for pool in list(Pool._registry.values())]
+        ends = [pool.kill() for pool in list(Pool._everyone)]
         # The supervisors would see to it by themselves; waiting a moment makes the end orderly.
         wait(ends, timeout=2.0)
 
     @staticmethod
     def _after_fork() -> None:
         """Make a forked copy of this process forget pools whose workers are not its own."""
-        for pool in Pool._registry.values():
+        for pool in list(Pool._everyone):
             pool._forget()  # noqa: SLF001 - of this very class
 
     # --- inside ---
@@ -600,6 +609,8 @@ class Pool:
         engine = self._running
         if engine is not None:
             return engine  # refuses calls itself while it is closing
+        # Not under the lock: it imports their modules, which may do anything.
+        variables = {home: _context_variable(home) for home in self._context_vars}
         with self._lock:
             if self._running is None:
                 if self._is_closed:
@@ -610,10 +621,10 @@ class Pool:
                         "closed can be opened again with `await pool.open()`"
                     )
                     raise PoolClosedError(message)
-                self._running = self._new_engine()
+                self._running = self._new_engine(variables)
             return self._running
 
-    def _new_engine(self) -> Engine:
+    def _new_engine(self, variables: dict[str, ContextVar[Any]]) -> Engine:
         from offload._core.dispatch import Limits
         from offload._engine.engine import Engine
 
@@ -631,7 +642,7 @@ class Pool:
             ),
             self._new_crew,
             self._modules,
-            variables={home: _context_variable(home) for home in self._context_vars},
+            variables=variables,
             observers=(*self._common_observers, *self._own_observers),
         )
 

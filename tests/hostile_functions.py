@@ -1,10 +1,13 @@
 """What workers run for the tests of hostile code: exits in the wrong place, records cut in half."""
 
+import atexit
 import logging
 import logging.config
 import os
 import signal
+import subprocess
 import sys
+import time
 from typing import Any, NoReturn
 
 from offload import current_task
@@ -114,3 +117,34 @@ def fork_and_return() -> int:
     if child:
         os.waitpid(child, 0)
     return child
+
+
+class ExitsInText(Exception):  # noqa: N818 - what it does, not what went wrong
+    """An exception whose text ends the process."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+def raise_exit_in_text() -> NoReturn:
+    raise ExitsInText
+
+
+def only_the_first(path: str) -> None:
+    """Come up in one process, as an initializer, and in no other."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        raise RuntimeError("there is one already") from None
+
+
+def fail_unspeakably() -> NoReturn:
+    raise RuntimeError("bad \udcff name")
+
+
+def start_a_session_and_end_slowly() -> tuple[int, int]:
+    """Leave a child in a session of its own, and an exit hook that takes its time."""
+    atexit.register(time.sleep, 60.0)
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    child.returncode = 0  # left behind by intent: no warning
+    return os.getpid(), child.pid

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from offload import (
     ResultError,
     TaskTimeoutError,
     WorkerCrashedError,
+    WorkerStartError,
     deadline_after,
 )
 from offload._child.wire import Flag, Kind, anonymous_file
@@ -33,7 +35,7 @@ from offload._engine.flights import Flights
 from offload._workers import logs
 from tests import hostile_functions as functions
 from tests import hostile_module, pool_functions
-from tests.calls import call
+from tests.calls import call, open_files
 from tests.processes import PATIENCE, Fifo, gone, gone_now, is_alive, parent_of, until
 
 pytestmark = pytest.mark.anyio
@@ -506,3 +508,295 @@ async def test_timeout_holds_on_a_loop_that_is_paused(pool: Pool, entered: Fifo)
             await asyncio.to_thread(paused.run_until_complete, calling)
     finally:
         paused.close()
+
+
+# --- calls that are dropped, and closes ---
+
+
+@pytest.mark.guarantee(3)
+async def test_dropped_call_keeps_its_file_until_it_has_left(pool: Pool) -> None:
+    """A worker that becomes free in that moment is not sent a descriptor of somebody else's."""
+    first = asyncio.ensure_future(pool.run(time.sleep, 0.1))
+    await until(lambda: pool.statistics().busy)
+    kept: list[int] = []
+    dropped = pool.run(pool_functions.length, b"x" * 3_000_000)
+    waiting = dropped.send(None)
+    while not pool.statistics().queued:
+        # As an asyncio task would, when what it waits for has come.
+        await asyncio.wait({waiting})
+        waiting = dropped.send(None)
+    time.sleep(0.3)  # noqa: ASYNC251 - the reply of the first one waits in the socket
+
+    def drop() -> None:
+        dropped.close()
+        kept.extend(open_files())
+
+    asyncio.get_running_loop().call_soon(drop)
+    await first
+    await until(lambda: not (pool.statistics().busy or pool.statistics().queued))
+    assert len(kept) == 1
+    await until(lambda: not open_files())
+    assert await pool.run(pool_functions.echo, 1) == 1
+    assert pool.statistics().crashed == 0
+
+
+@pytest.mark.guarantee(7)
+async def test_coroutine_that_is_closed_while_it_is_pickled_leaves_no_file() -> None:
+    """What a thread has made of its arguments is closed when it is made."""
+    async with Pool("hostile pickling", max_workers=1) as pool:
+        await pool.run(pool_functions.echo, 1)
+        for _ in range(5):
+            calling = pool.run(pool_functions.length, bytearray(8_000_000))
+            calling.send(None)
+            calling.close()
+        await until(lambda: not open_files())
+
+
+@pytest.mark.guarantee(7)
+async def test_close_does_not_wait_for_exit_hooks_and_ends_children() -> None:
+    """An idle worker has a second to end; then it is killed, with children in other sessions."""
+    pool = Pool("hostile end", max_workers=1, spare_workers=0, os_priority="normal")
+    pid, child = await pool.run(functions.start_a_session_and_end_slowly)
+    began = time.monotonic()
+    await pool.aclose(drain=0.0)
+    assert time.monotonic() - began < 10.0
+    assert not is_alive(pid)
+    await gone(child)
+    del Pool._registry[pool.name]
+
+
+@pytest.mark.guarantee(5)
+async def test_close_says_of_a_call_on_its_way_that_it_did_not_run(
+    entered: Fifo, gate: Fifo
+) -> None:
+    """A call that a worker was assigned, and was not sent, has not run in part."""
+    pool = Pool("hostile way", max_workers=1, spare_workers=0)
+    first = asyncio.ensure_future(pool.run(pool_functions.hold, entered.path, gate.path))
+    await entered.heard()
+    second = asyncio.ensure_future(pool.run(pool_functions.echo, 1))
+    await until(lambda: pool.statistics().queued)
+    engine: Any = pool._running
+
+    def kill_when_assigned() -> None:
+        deadline = time.monotonic() + PATIENCE
+        engine.abandon(engine._running()[0], "cancel")
+        while not engine._running() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        pool.kill().result(PATIENCE)
+
+    thread = threading.Thread(target=kill_when_assigned)
+    thread.start()
+    thread.join()  # the loop is held meanwhile
+    with pytest.raises(PoolClosedError, match="did not run") as caught:
+        await second
+    assert not caught.value.started
+    first.cancel()
+    del Pool._registry[pool.name]
+
+
+@pytest.mark.guarantee(7)
+@pytest.mark.holds_loop("a lock that its own thread holds is waited for, half a second")
+async def test_kill_from_a_signal_handler_waits_for_no_lock() -> None:
+    """The handler runs on a thread that may be deciding something for this very pool."""
+    pool = Pool("hostile signal", max_workers=1)
+    pid = await pool.run(pool_functions.pid)
+    assert pool._running is not None
+    with pool._running._lock, pool._lock:  # as if the signal came here
+        killed = pool.kill()
+    await asyncio.wrap_future(killed)
+    assert not is_alive(pid)
+    del Pool._registry[pool.name]
+
+
+async def test_pool_whose_name_was_given_away_is_still_closed_at_exit() -> None:
+    """All pools are met when the process forks or ends, whoever has their name by then."""
+    first = Pool("hostile name")
+    await first.aclose()
+    second = Pool("hostile name")
+    assert {first, second} <= set(Pool._everyone)
+    del Pool._registry["hostile name"]
+
+
+# --- executors, threads that cannot be had ---
+
+
+class Immediate(Executor):
+    """Runs what it is given at once, as a double in a test does."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run it."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - goes where it belongs
+            future.set_exception(error)
+        return future
+
+
+class Stubborn(Executor):
+    """Its tasks end in the very moment in which somebody tries to cancel them."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Keep it."""
+
+        class Ending(Future[Any]):
+            def cancel(self) -> bool:
+                self.set_result(fn(*args, **kwargs))
+                return False
+
+        return Ending()
+
+
+@pytest.mark.guarantee(3)
+async def test_executor_that_runs_at_once_takes_any_number() -> None:
+    """Calls that wait for it run one after the other, and not one within the other."""
+    async with Pool("hostile now", max_workers=1, spare_workers=0, executor=Immediate()) as pool:
+        with anyio.fail_after(PATIENCE):
+            results = await asyncio.gather(
+                *(pool.run(pool_functions.echo, number) for number in range(600))
+            )
+    assert results == list(range(600))
+
+
+@pytest.mark.guarantee(3)
+async def test_task_that_ends_while_it_is_cancelled_frees_its_worker() -> None:
+    """An executor may complete a future while we try to cancel it."""
+    async with Pool("hostile late", max_workers=1, spare_workers=0, executor=Stubborn()) as pool:
+        for _ in range(2):
+            with anyio.fail_after(PATIENCE), pytest.raises(TaskTimeoutError):
+                await call(pool, pool_functions.echo, 1, timeout=0.05)
+        assert not pool.statistics().busy
+
+
+@pytest.mark.guarantee(3)
+async def test_exception_that_exits_in_its_text_is_no_exit_of_the_server() -> None:
+    """In a thread of the server as in a worker."""
+    for executor in (None, ThreadPoolExecutor):
+        async with Pool("hostile text", max_workers=1, executor=executor) as pool:
+            with pytest.raises((RemoteError, functions.ExitsInText)):
+                await pool.run(functions.raise_exit_in_text)
+            assert await pool.run(pool_functions.echo, 1) == 1
+        del Pool._registry["hostile text"]
+
+
+@pytest.mark.guarantee(5)
+@pytest.mark.parametrize("name", ["offload-keeper", "offload-start", "offload-logs"])
+async def test_thread_that_cannot_be_had_is_had_later(
+    monkeypatch: pytest.MonkeyPatch, handled: Any, name: str
+) -> None:
+    """A limit that is reached once fails what it meets, and nothing after that."""
+    start, failed = threading.Thread.start, []
+
+    def fail_once(thread: threading.Thread) -> None:
+        if thread.name == name and not failed:
+            failed.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    handler = handled(lambda _: None)
+    monkeypatch.setattr(threading.Thread, "start", fail_once)
+    executor = ThreadPoolExecutor if name == "offload-start" else None
+    pool = Pool(f"hostile {name}", max_workers=1, executor=executor)
+    try:
+        with anyio.fail_after(PATIENCE):
+            with contextlib.suppress(RuntimeError):
+                await pool.run(pool_functions.echo, 1)
+            assert await pool.run(pool_functions.echo, 2) == 2
+            if executor is None:
+                for _ in range(2):
+                    await pool.run(functions.log, logging.WARNING)
+                await until(lambda: handler.records)
+    finally:
+        await pool.aclose()
+        del Pool._registry[pool.name]
+    assert failed
+
+
+# --- opening, and what is counted ---
+
+
+@pytest.mark.guarantee(5)
+async def test_open_ends_where_only_some_workers_come_up(tmp_path: Path) -> None:
+    """A pool that has one of two workers works; it does not keep a server from starting."""
+    path = str(tmp_path / "first")
+    pool = Pool(
+        "hostile few",
+        min_workers=2,
+        max_workers=2,
+        initializer=functions.only_the_first,
+        initargs=(path,),
+    )
+    with anyio.fail_after(PATIENCE):
+        await pool.open()
+        assert await pool.run(pool_functions.echo, 1) == 1
+    await pool.aclose()
+    del Pool._registry[pool.name]
+
+
+@pytest.mark.guarantee(5)
+async def test_error_that_cannot_be_encoded_is_told_all_the_same() -> None:
+    """Texts with surrogates, as names of files have them, reach the caller."""
+    pool = Pool("hostile error", max_workers=1, initializer=functions.fail_unspeakably)
+    with pytest.raises(WorkerStartError, match=r"bad .udcff name"):
+        await pool.run(pool_functions.echo, 1)
+    await pool.aclose()
+    del Pool._registry[pool.name]
+
+
+async def test_module_of_context_variables_may_use_pools() -> None:
+    """It is imported at the first call, and may look at that very pool."""
+    async with Pool(
+        "hostile context", max_workers=1, context_vars=["tests.hostile_context:variable"]
+    ) as pool:
+        with anyio.fail_after(PATIENCE):
+            assert await pool.run(pool_functions.echo, 1) == 1
+    sys.modules["tests.hostile_context"].end()
+
+
+@pytest.mark.guarantee(6)
+async def test_identical_call_takes_no_place_in_a_full_queue(entered: Fifo, gate: Fifo) -> None:
+    """A storm of identical calls shares one run, however small the queue."""
+    async with Pool("hostile storm", max_workers=1, max_queued=0) as pool:
+        calls = [
+            asyncio.ensure_future(
+                call(pool, pool_functions.hold, entered.path, gate.path, coalesce=True)
+            )
+            for _ in range(5)
+        ]
+        await entered.heard()
+        gate.let()
+        results = await asyncio.gather(*calls)
+    assert len({pid for _, pid in results}) == 1
+
+
+async def test_function_sent_by_value_has_one_account(tmp_path: Path) -> None:
+    """However often a global that it refers to changes, and its pickle with that."""
+    script = (
+        "import asyncio\n"
+        "from offload import Pool, offload\n"
+        "from offload._child import functions\n"
+        "pool = Pool('values', max_workers=1, spare_workers=0)\n"
+        "state = 0\n"
+        "def read():\n"
+        "    from offload._child import functions\n"
+        "    return state, len(functions._by_value)\n"
+        "async def main():\n"
+        "    global state\n"
+        "    async with pool:\n"
+        "        for state in range(40):\n"
+        "            seen, kept = await pool.run(read)\n"
+        "            assert seen == state and kept <= 16\n"
+        "        (account,) = pool.statistics().functions\n"
+        "        assert account.completed == 40\n"
+        "asyncio.run(main())\n"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")

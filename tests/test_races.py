@@ -350,8 +350,8 @@ class TestBooks:
         added = threading.Thread(target=pool.observe, args=(watcher,))
         make = pool._new_engine
 
-        def make_slowly() -> Any:
-            engine = make()
+        def make_slowly(*arguments: Any) -> Any:
+            engine = make(*arguments)
             added.start()
             added.join(0.2)  # it waits for the engine, or is too early for it
             return engine

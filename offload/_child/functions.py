@@ -29,7 +29,10 @@ class NotFoundError(Exception):
     """The function cannot be imported here; the text says why."""
 
 
-_cache: dict[str | bytes, Callable[..., Any]] = {}
+_cache: dict[str, Callable[..., Any]] = {}
+# Of functions that are sent by value; each change of what they refer to makes another one.
+_by_value: dict[bytes, Callable[..., Any]] = {}
+_MOST_BY_VALUE = 16
 
 
 def resolve(reference: str | bytes) -> Callable[..., Any]:
@@ -42,10 +45,17 @@ def resolve(reference: str | bytes) -> Callable[..., Any]:
     Raises:
         NotFoundError: it cannot be imported, or is not callable.
     """
+    if isinstance(reference, bytes):
+        function = _by_value.get(reference)
+        if function is None:
+            function = _load(reference)
+            if len(_by_value) >= _MOST_BY_VALUE:
+                _by_value.clear()
+            _by_value[reference] = function
+        return function
     function = _cache.get(reference)
     if function is None:
-        function = _load(reference) if isinstance(reference, bytes) else _import(reference)
-        _cache[reference] = function
+        function = _cache[reference] = _import(reference)
     return function
 
 

@@ -98,13 +98,13 @@ def _enter(carrier: dict[str, str]) -> Any:
     try:
         manager = importlib.import_module(carrier["hook"]).enter(carrier)
         manager.__enter__()
-    except Exception as error:
+    except BaseException as error:
         _log_failed_hook(error)
         return None
     return manager
 
 
-def _log_failed_hook(error: Exception) -> None:
+def _log_failed_hook(error: BaseException) -> None:
     import logging
 
     logging.getLogger("offload.workers").error("the hook of an observer failed", exc_info=error)
@@ -120,7 +120,7 @@ def leave(
     for manager in reversed(meta.pop("entered")):
         try:
             scope.run(manager.__exit__, *how)
-        except Exception as failure:
+        except BaseException as failure:
             _log_failed_hook(failure)
 
 
@@ -180,7 +180,7 @@ def trace(error: BaseException) -> str:
 
     try:
         return "".join(traceback.format_exception(error))
-    except Exception as failure:
+    except BaseException as failure:
         return f"{type_name(error)}: its traceback cannot be formatted ({failure!r})\n"
 
 
@@ -195,7 +195,7 @@ def message_of(error: BaseException) -> str:
     """Return `str(error)`, cut, whatever `__str__` does."""
     try:
         return str(error)[:_REPR_CHARACTERS]
-    except Exception:
+    except BaseException:
         return ""
 
 

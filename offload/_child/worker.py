@@ -427,7 +427,9 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
     try:
         try:
             if settings["preload_error"]:
-                connection.send(Kind.START_FAILED, settings["preload_error"].encode())
+                connection.send(
+                    Kind.START_FAILED, settings["preload_error"].encode(errors="backslashreplace")
+                )
                 return
             _, _, body, _ = connection.receive()
             modules, levels = pickle.loads(body)
@@ -439,7 +441,9 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
         except _Gone:
             raise
         except BaseException as error:
-            connection.send(Kind.START_FAILED, trace(error).encode()[-32768:])
+            connection.send(
+                Kind.START_FAILED, trace(error).encode(errors="backslashreplace")[-32768:]
+            )
             return
         connection.send(Kind.READY, os.getpid().to_bytes(8, "little"))
         serving.run()

@@ -572,8 +572,11 @@ class Dispatcher:
     @property
     def is_failing(self) -> bool:
         """Whether no worker lives, and several in a row could not be started."""
-        if self.starting or self.busy or self.idle:
-            return False
+        return self.has_failed_often and not (self.starting or self.busy or self.idle)
+
+    @property
+    def has_failed_often(self) -> bool:
+        """Whether several workers in a row could not be started."""
         return max(self.failed_starts, self._early_deaths) >= _FAILED_STARTS_UNTIL_REFUSAL
 
     def retry_after(self, now: float, running: Iterable[Task] = ()) -> float:

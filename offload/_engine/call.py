@@ -36,7 +36,7 @@ class Calls(Protocol):
     """The engine, as a call sees it."""
 
     crew: Crew
-    lanes: dict[str | bytes, Account]
+    lanes: dict[str, Account]
     is_watching: bool
 
     def watch(self) -> None:
@@ -99,7 +99,7 @@ class Call(Task):
         self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
     ) -> None:
         # What Task.__init__ sets, without the call.
-        self.lane = engine.lanes.get(target.reference) or engine.new_lane(target)
+        self.lane = engine.lanes.get(target.name) or engine.new_lane(target)
         self.request, self.descriptor, self.size_bytes = request
         self.priority = options.priority
         self.timeout = options.timeout

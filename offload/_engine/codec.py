@@ -28,6 +28,8 @@ from offload._workers.keeper import threads
 from offload.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from offload._engine.target import Target
 
 __all__ = [
@@ -202,12 +204,13 @@ async def _encode_large(
         whole = tuple(map(in_pieces, arguments))
         payload = (reference, whole, {k: in_pieces(v) for k, v in keywords.items()}, meta)
     limit: int | None = payload[3].get("max_payload_bytes") if payload[3] is not None else None
-    pending = asyncio.ensure_future(threads.run(encode_with_files, payload, limit))
+    encoding = threads.submit(encode_with_files, payload, limit)
     try:
-        body, descriptor, size, files = await asyncio.shield(pending)
-    except asyncio.CancelledError:
+        body, descriptor, size, files = await asyncio.wrap_future(encoding)
+    except (asyncio.CancelledError, GeneratorExit):
         # The thread goes on; what it makes must be closed when it is made.
-        pending.add_done_callback(_close_unwanted)
+        if not encoding.cancel():
+            encoding.add_done_callback(_close_unwanted)
         raise
     except TooManyBytes:
         assert limit is not None
@@ -272,6 +275,6 @@ async def decode_error(data: bytes) -> Exception | None:
     return error if may_be_raised(error) else None
 
 
-def _close_unwanted(pending: asyncio.Future[tuple[bytes, int, int, list[Any]]]) -> None:
-    if not pending.cancelled() and pending.exception() is None:
-        os.close(pending.result()[1])
+def _close_unwanted(encoding: Future[tuple[bytes, int, int, list[Any]]]) -> None:
+    if not encoding.cancelled() and encoding.exception() is None:
+        os.close(encoding.result()[1])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from offload._child.files import NeedsDescriptors
 from offload._child.pickling import dumps, pickled_size
+from offload._child.task import summary
 from offload.errors import ArgumentError, FunctionError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def fail_argument(
                 f"pickled: {failure}. Declare only variables that hold plain data"
             )
             raise ArgumentError(message, function=target.name) from error
-    message = f"{target.name} did not run: its arguments cannot be pickled: {error}"
+    message = f"{target.name} did not run: its arguments cannot be pickled: {summary(error)}"
     raise ArgumentError(message, function=target.name) from error
 
 

@@ -185,7 +185,8 @@ class Engine(Shell):
         record: CallRecord,
         carriers: list[dict[str, str]],
     ) -> Any:
-        self.refuse_early(target)
+        if not options.coalesce:  # to share a run takes no place
+            self.refuse_early(target)
         meta = self._meta(options, carriers=carriers)
         request = await self._encode(target, arguments, keywords, meta)
         if options.coalesce and request[1] is None:
@@ -253,7 +254,9 @@ class Engine(Shell):
                 try:
                     await call.future
                 except GeneratorExit:
-                    self.dropped(call)
+                    # With its file: it may be sent before somebody comes to take it back.
+                    self.dropped(call, request)
+                    request = request[0], None, request[2]
                     raise
                 except BaseException:
                     self.leave(call)

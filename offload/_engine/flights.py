@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -76,16 +77,24 @@ class Flights:
         listener = options.on_progress
         if listener is not None:
             flight.listeners.append(listener)
+        is_dropped = False
         try:
             # shield: the cancellation of one caller is not that of the others.
             kind, flags, body, descriptor = await asyncio.shield(flight.task)
             return kind, flags, body, None if descriptor is None else os.dup(descriptor)
+        except GeneratorExit:
+            is_dropped = True  # by the collector, on whichever thread
+            raise
         finally:
             flight.waiting -= 1
             if listener is not None:
                 flight.listeners.remove(listener)
             if not flight.waiting:
-                self._end(key, flight, flight.task)
+                if not is_dropped:
+                    self._end(key, flight, flight.task)
+                else:
+                    with contextlib.suppress(RuntimeError):  # the loop was closed
+                        loop.call_soon_threadsafe(self._end, key, flight, flight.task)
 
     def _land(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
         if self._flights.get(key) is flight:

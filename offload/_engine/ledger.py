@@ -95,7 +95,7 @@ class Failures:
             text = error.detail
         try:
             message = str(error)
-        except Exception as failure:  # noqa: BLE001 - whatever the class of a user does
+        except BaseException as failure:  # noqa: BLE001 - whatever the class of a user does
             message = f"its text cannot be had: {type(failure).__name__}"
         self._records.append(
             FailureRecord(

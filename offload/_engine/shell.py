@@ -39,6 +39,7 @@ from offload._core.dispatch import (
 from offload._core.histogram import merge
 from offload._core.statistics import PoolStatistics, WorkerStatistics
 from offload._engine.call import Call
+from offload._engine.codec import close_file
 from offload._engine.ledger import FOLD_AT, Account, Failures, totals
 from offload._engine.outcome import crash_error, deadline_error, task_cancelled_error
 from offload._workers.keeper import keeper
@@ -94,7 +95,8 @@ class Shell:
     ) -> None:
         self.name = name
         self.dispatcher = Dispatcher(limits)
-        self.lanes: dict[str | bytes, Account] = {}
+        # By name: what is sent by value has another reference each time that a global changes.
+        self.lanes: dict[str, Account] = {}
         self.failures = Failures()
         self._opened_at = time.time()
         self._recycled = 0
@@ -123,7 +125,7 @@ class Shell:
     def new_lane(self, target: Target) -> Account:
         """Return the lane of a function that is called for the first time."""
         # setdefault: two threads may be here at once, and the limit is one.
-        lane = self.lanes.setdefault(target.reference, Account(target.name, target.max_concurrency))
+        lane = self.lanes.setdefault(target.name, Account(target.name, target.max_concurrency))
         if target.module is not None:
             self._modules.add(target.module)
         return lane
@@ -243,14 +245,25 @@ class Shell:
             elif (following := self.unused(call)) is not None:
                 self._dispatch(following)
 
-    def dropped(self, call: Call) -> None:
+    def dropped(self, call: Call, request: Request | None = None) -> None:
         """Give a call up whose coroutine is closed, and not cancelled: as a rule by the collector.
 
         That runs at any allocation, on whichever thread, and that thread may be one that has the
-        lock. So this only has somebody else do it: nothing here waits for anything.
+        lock, or one of stdlib's. So this only has somebody else do it: nothing here waits for
+        anything.
+
+        Args:
+            call: the call.
+            request: what it sends, if there may be a file to close.
         """
-        if not self._on_loop(call, self.leave, call):
-            keeper.post(self.leave, call)
+
+        def leave() -> None:
+            self.leave(call)
+            if request is not None and request[1] is not None:
+                close_file(request[1], request[2])
+
+        if not self._on_loop(call, leave):
+            keeper.post(leave)
 
     def leave_stream(self, call: Call) -> None:
         """Give a stream up: its generator is closed politely, if it listens."""
@@ -306,7 +319,7 @@ class Shell:
         if not self._act(self._abandon, call, reason, grace=call.grace):
             return False
         # After it was told to stop, so that it cannot enter the function in between.
-        call.is_revoked = self.crew.revoke(worker, call)
+        call.is_revoked = not call.is_sent or self.crew.revoke(worker, call)
         if call.is_revoked and not self.crew.can_stop:
             following = self.unused(call)  # it was not stopped, and is free
             if following is not None:
@@ -474,10 +487,12 @@ class Shell:
                 f"{self._start_error or 'the pool was closed meanwhile'}",
                 detail=self._start_error,
             )
+        # Fewer than wanted, and the others do not come up: the pool works, and goes on trying.
+        is_short = ready > 0 and dispatcher.has_failed_often
         opened = [
-            (future, None if ready >= wanted else error)
+            (future, None if ready >= wanted or is_short else error)
             for wanted, future in self._openers
-            if ready >= wanted or error is not None
+            if ready >= wanted or is_short or error is not None
         ]
         done = {id(future) for future, _ in opened}
         self._openers = [opener for opener in self._openers if id(opener[1]) not in done]
@@ -495,9 +510,20 @@ class Shell:
 
     def kill(self) -> Future[None]:
         """End everything now; the future is done when nothing is left."""
+        # A signal handler runs on a thread that may have the lock: then the keeper does it.
+        if not self._lock.acquire(blocking=False):
+            later: Future[None] = Future()
+            keeper.post(lambda: self.kill_at_last().add_done_callback(lambda _: settle(later)))
+            return later
+        self._lock.release()
+        return self.kill_at_last()
+
+    def kill_at_last(self) -> Future[None]:
+        """As `kill`, waiting for the lock."""
         running, closed, is_first = self._act(self._kill)
-        for call in running:
-            self._on_loop(call, call.fail, self._closed_error(call.function, started=True))
+        for call, worker in running:
+            started = call.is_sent and not self.crew.revoke(worker, call)
+            self._on_loop(call, call.fail, self._closed_error(call.function, started=started))
         if is_first:
             closed.add_done_callback(lambda _: keeper.release())
             if self._tick is not None:
@@ -506,15 +532,14 @@ class Shell:
             self.crew.close().add_done_callback(lambda _: settle(closed))
         return closed
 
-    def _kill(self) -> tuple[list[Call], Future[None], bool]:
+    def _kill(self) -> tuple[list[tuple[Call, Worker]], Future[None], bool]:
         if self._closed is not None:
             return [], self._closed, False
         now = _monotonic()
         self.dispatcher.close(kill=True)
-        running = self._running()
-        for call in running:
-            assert call.worker is not None
-            self.dispatcher.abandon(call.worker, now, "close under load")
+        running = [(call, call.worker) for call in self._running() if call.worker is not None]
+        for _, worker in running:
+            self.dispatcher.abandon(worker, now, "close under load")
         self._closed = Future()
         return running, self._closed, True
 
@@ -693,7 +718,7 @@ class Shell:
     # --- errors ---
 
     def _refused(self, target: Target, limit: str) -> QueueFullError:
-        lane = self.lanes.get(target.reference) or self.new_lane(target)
+        lane = self.lanes.get(target.name) or self.new_lane(target)
         with self._lock:
             lane.refused += 1
             return self._full_error(target.name, limit)

@@ -12,14 +12,17 @@ import multiprocessing
 import threading
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 from offload._child import remote
 from offload._child.supervisor import hasten
+from offload._child.task import message_of, summary, trace, type_name
 from offload._core.dispatch import Worker
 from offload._workers.base import Exit
 from offload._workers.keeper import keeper
+from offload.errors import RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +84,12 @@ class ExecutorCrew:
         with self._lock:
             self._starts += 1
         # Not on the keeper's thread: starting the first process of a forkserver takes 100 ms.
-        threading.Thread(target=self._start, name="offload-start", daemon=True).start()
+        try:
+            threading.Thread(target=self._start, name="offload-start", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            with self._lock:
+                self._starts -= 1
+            keeper.post(self._owner.worker_failed, Worker(), f"a worker cannot be started: {error}")
 
     def stop(self, worker: ExecutorWorker, reason: str, grace: float) -> None:
         """Stop a worker: end its process if it has one that is ours."""
@@ -113,7 +121,12 @@ class ExecutorCrew:
             self._broken(worker, received=False)
             return False
         worker.future = future
-        future.add_done_callback(lambda future: self._done(worker, call, future))
+        if future.done():
+            # An executor that runs in `submit`. Not here: the next call would begin within this
+            # one, and so on.
+            call.loop.call_soon(self._done, worker, call, future)
+        else:
+            future.add_done_callback(lambda future: self._done(worker, call, future))
         return True
 
     def revoke(self, worker: ExecutorWorker, call: Any) -> bool:
@@ -136,7 +149,7 @@ class ExecutorCrew:
 
     def _done(self, worker: ExecutorWorker, call: Any, future: Future[Any]) -> None:
         worker.future = None
-        if worker.is_revoking:
+        if future.cancelled() and worker.is_revoking:
             return  # whoever cancels it knows
         if future.cancelled():
             error: BaseException | None = BrokenExecutor("the task was cancelled by its executor")
@@ -148,7 +161,7 @@ class ExecutorCrew:
         elif isinstance(error, BrokenExecutor) or self._is_process:
             self._broken(worker, received=True)
         else:
-            call.take_on_thread(None, error)
+            call.take_on_thread(None, error if isinstance(error, Exception) else _tame(error))
 
     def _broken(self, worker: ExecutorWorker, *, received: bool) -> None:
         if self._is_process:
@@ -240,7 +253,13 @@ class ExecutorCrew:
             how = self._end_executor(worker, force=force)
             keeper.post(self._gone, worker, replace(how, received=received, started=received))
 
-        threading.Thread(target=end, name="offload-end", daemon=True).start()
+        try:
+            threading.Thread(target=end, name="offload-end", daemon=True).start()
+        except RuntimeError:  # no more threads: what can be done without one, and then later
+            _kill(worker.process)
+            worker.is_ending = False
+            again = partial(self._end, worker, force=force, received=received)
+            keeper.post(keeper.loop.call_later, _TERMINATE_SECONDS, again)
 
     def _end_executor(self, worker: ExecutorWorker, *, force: bool) -> Exit:
         """End an executor that is ours; wait for the end of its process, and tell how it ended."""
@@ -305,6 +324,16 @@ class ExecutorCrew:
         if closed is None or closed.done() or self._workers or self._starts:
             return
         closed.set_result(None)
+
+
+def _tame(error: BaseException) -> RemoteError:
+    """Return what may be raised in a server in the place of what may not, such as SystemExit."""
+    return RemoteError(
+        f"the task ended with {summary(error)}",
+        type_name=type_name(error),
+        remote_message=message_of(error),
+        remote_traceback=trace(error),
+    )
 
 
 def _kill(process: Any) -> None:

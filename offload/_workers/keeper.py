@@ -47,12 +47,18 @@ class Keeper:
             self._holders += 1
             if self._thread is not None:
                 return
-            loop = self._loop = asyncio.SelectorEventLoop()
+            loop = asyncio.SelectorEventLoop()
             # A daemon: a program that never closes its pools must still be able to end.
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._run, args=(loop,), name="offload-keeper", daemon=True
             )
-            self._thread.start()
+            try:
+                thread.start()
+            except BaseException:  # no more threads: whoever comes next tries again
+                self._holders -= 1
+                loop.close()
+                raise
+            self._loop, self._thread = loop, thread
 
     def release(self) -> None:
         """Let the thread end when nobody holds it any more. May be called on any thread."""

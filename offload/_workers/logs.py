@@ -80,7 +80,10 @@ class Relay:
     def _wake(self) -> None:
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="offload-logs", daemon=True)
-            thread.start()  # if that fails, the next record tries again
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads: the next record tries again
+                return
             self._thread = thread
         else:
             self._changed.notify()

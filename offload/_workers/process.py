@@ -149,7 +149,7 @@ class ProcessCrew:
                 binding.send(request)
             else:
                 binding.send(request, (descriptor,))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: of its page, which is closed when it has ended
             return self._not_sent(worker)
         return True
 
@@ -360,7 +360,7 @@ class ProcessCrew:
         # the end may be that very loop.
         if binding is not None and self._closed is None:
             try:
-                binding.loop.call_soon_threadsafe(self._gone, worker, how)
+                binding.loop.call_soon_threadsafe(self._gone, worker, how, binding)
             except RuntimeError:
                 pass
             else:
@@ -369,11 +369,15 @@ class ProcessCrew:
                 return
         self._gone(worker, how)
 
-    def _gone(self, worker: ProcessWorker, how: Exit) -> None:
+    def _gone(self, worker: ProcessWorker, how: Exit, expected: Binding | None = None) -> None:
         """Report the end of a worker, on the loop that reads its socket, if there is one."""
         if worker.state is WorkerState.GONE:
             return
         binding = worker.binding
+        if expected is not None and binding is not None and binding is not expected:
+            # Another loop has it meanwhile, and only that may touch it.
+            keeper.post(self._report, worker, how)
+            return
         if binding is not None and self._closed is None and not binding.loop.is_closed():
             binding.drain()
             binding.close()
@@ -507,13 +511,14 @@ class ProcessCrew:
         for worker in list(self._workers.values()):
             if worker.state is WorkerState.STARTING:
                 self._fail(worker, "the pool was closed")
-            elif not worker.is_closing or worker.task is not None:
-                _shut(worker.endpoint)
-                worker.is_closing = True
+                continue
+            _shut(worker.endpoint)
+            worker.is_closing = True
+            # One that was told to end before, as it retired, has no more time than the others.
+            due = keeper.loop.time() + _CLOSE_SECONDS
+            if worker.timer is None or worker.timer.when() > due:
                 self._stop_timer(worker)
-                worker.timer = keeper.loop.call_later(
-                    _CLOSE_SECONDS, self._signal, worker, signal.SIGKILL
-                )
+                worker.timer = keeper.loop.call_at(due, self._signal, worker, signal.SIGKILL)
         keeper.loop.call_later(_CLOSE_SECONDS + _REPORT_SECONDS, self._kill_supervisor)
         self._finish_close()
 
