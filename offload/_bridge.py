@@ -50,6 +50,9 @@ async def run_on_keeper(coroutine: Coroutine[Any, Any, Any]) -> Any:
         loop.call_soon_threadsafe(start)
         try:
             await done.wait()
+        except GeneratorExit:  # by the collector: there is nobody to wait
+            loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - as below
+            raise
         except BaseException:
             loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - not yet there
             with trio.CancelScope(shield=True):

@@ -27,6 +27,7 @@ import pickle
 import sys
 import threading
 import weakref
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 from offload._child.context import asyncio_loop, in_worker
@@ -454,20 +455,18 @@ class Pool:
         from offload._engine.target import bound_arguments, plain_function
 
         plain = plain_function(function)
-        try:
-            prepared = self._bare.get(plain)
-        except TypeError:  # a callable that cannot be hashed
-            prepared = Prepared(_Bare(plain, self), _NO_OPTIONS)
-        else:
-            if prepared is None:
-                prepared = self._prepare(plain)
+        # What else can be called may compare equal to another.
+        is_function = isinstance(plain, (FunctionType, BuiltinFunctionType))
+        prepared = self._bare.get(plain) if is_function else None
+        if prepared is None:
+            prepared = self._prepare(plain, is_kept=is_function)
         result: R = await call(prepared, *bound_arguments(function), *args, **kwargs)
         return result
 
-    def _prepare(self, function: Callable[..., Any]) -> Prepared:
+    def _prepare(self, function: Callable[..., Any], *, is_kept: bool) -> Prepared:
         prepared = Prepared(_Bare(function, self), _NO_OPTIONS)
         # A function that is sent by value is so as it is now, with what it refers to.
-        if not prepared.definition.resolve()[1].by_value:
+        if is_kept and not prepared.definition.resolve()[1].by_value:
             if len(self._bare) >= _MOST_BARE:  # somebody makes them by the thousand
                 self._bare.clear()
             self._bare[function] = prepared
@@ -621,8 +620,14 @@ class Pool:
                         "closed can be opened again with `await pool.open()`"
                     )
                     raise PoolClosedError(message)
-                self._running = self._new_engine(variables)
+                engine = self._running = self._new_engine(variables)
+                if self._is_killed():
+                    engine.kill().add_done_callback(lambda _: self._drop(engine))
             return self._running
+
+    def _is_killed(self) -> bool:
+        """Return whether a signal handler has called `kill` meanwhile, without the lock."""
+        return self._is_closed
 
     def _new_engine(self, variables: dict[str, ContextVar[Any]]) -> Engine:
         from offload._core.dispatch import Limits

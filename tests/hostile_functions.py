@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import logging.config
 import os
 import signal
 import subprocess
@@ -98,19 +97,6 @@ def cut_a_record(entered: str) -> str:
             return "late"
 
 
-def configure_logging_and_log(path: str) -> None:
-    """Configure logging as a module of a server does when it is imported."""
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "handlers": {"file": {"class": "logging.FileHandler", "filename": path}},
-            "root": {"handlers": ["file"], "level": "INFO"},
-        }
-    )
-    import colorsys  # as anything else that comes after it  # noqa: F401
-
-
 def fork_and_return() -> int:
     """Return in both processes, as code that forgets an `os._exit` does."""
     child = os.fork()
@@ -148,3 +134,28 @@ def start_a_session_and_end_slowly() -> tuple[int, int]:
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
     child.returncode = 0  # left behind by intent: no warning
     return os.getpid(), child.pid
+
+
+def log_to_a_file(path: str) -> None:
+    """Configure logging for this worker, as an initializer may."""
+    logging.basicConfig(force=True, filename=path, level=logging.INFO)
+
+
+class Signals:
+    """A result that sends a signal to the process in which it is unpickled."""
+
+    def __init__(self, pid: int, how: str) -> None:
+        self.number = signal.SIGTERM if how == "sys.exit" else signal.SIGINT
+        self.pid = pid
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return send_elsewhere, (self.pid, int(self.number))
+
+
+def send_elsewhere(pid: int, number: int) -> None:
+    if os.getpid() == pid:
+        os.kill(pid, number)
+
+
+def return_signal(pid: int, how: str) -> Signals:
+    return Signals(pid, how)

@@ -120,6 +120,11 @@ def stream_pids(stop: int, finished: str) -> Iterator[int]:
         Path(finished).touch()
 
 
+def stream_slowly(seconds: float) -> Iterator[float]:
+    time.sleep(seconds)
+    yield seconds
+
+
 def task_facts() -> tuple[str, float | None, bool]:
     task = current_task()
     assert task is not None

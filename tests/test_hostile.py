@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import enum
+import importlib
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,12 @@ from offload import (
     WorkerCrashedError,
     WorkerStartError,
     deadline_after,
+    offload,
 )
 from offload._child.wire import Flag, Kind, anonymous_file
 from offload._core.options import CallOptions
 from offload._engine.flights import Flights
+from offload._engine.target import target_of
 from offload._workers import logs
 from tests import hostile_functions as functions
 from tests import hostile_module, pool_functions
@@ -255,15 +259,40 @@ async def test_records_that_nobody_handles_are_bounded(
 
 @pytest.mark.guarantee(8)
 async def test_module_that_configures_logging_does_not_take_the_records(
-    pool: Pool, handled: Any, tmp_path: Path
+    handled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Handlers that replaced ours at an import in the worker are those of the server, once more."""
     handler = handled(lambda _: None)
     path = tmp_path / "log"
-    await pool.run(functions.configure_logging_and_log, str(path))
-    await pool.run(functions.log, logging.WARNING)
-    await until(lambda: handler.records)
+    # Here it is imported too, by its name: whatever that does to the handlers is taken back.
+    monkeypatch.setenv("HOSTILE_LOG", os.devnull)
+    monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:])
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
+    module = importlib.import_module("tests.hostile_logging")
+    for each in logging.root.handlers:
+        each.close()
+    monkeypatch.undo()
+    async with Pool("hostile logging", max_workers=1, env={"HOSTILE_LOG": str(path)}) as pool:
+        await pool.run(module.log, "heard")
+    assert [record.getMessage() for record in handler.records] == ["heard"]
     assert path.read_text() == ""
+
+
+async def test_logging_that_an_initializer_sets_up_stays(handled: Any, tmp_path: Path) -> None:
+    """A log of its own is what a user may want for a worker; no import takes it away."""
+    handler = handled(lambda _: None)
+    path = tmp_path / "log"
+    async with Pool(
+        "hostile initializer",
+        max_workers=1,
+        initializer=functions.log_to_a_file,
+        initargs=(str(path),),
+    ) as pool:
+        await pool.run(functions.log, logging.WARNING)
+        await pool.run(pool_functions.echo, 1)
+        await pool.run(functions.log, logging.WARNING)
+    assert path.read_text().count("record 0") == 2
+    assert not handler.records
 
 
 # --- threads and moments ---
@@ -800,3 +829,166 @@ async def test_function_sent_by_value_has_one_account(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- fixes of fixes ---
+
+
+@pytest.mark.guarantee(5)
+@pytest.mark.holds_loop("a handler that blocks the event loop is what this is about")
+async def test_reply_that_came_in_time_is_no_timeout(pool: Pool) -> None:
+    """A loop that was held past the timeout of a call finds its result, and its worker."""
+    pid = await pool.run(pool_functions.pid)
+    calling = asyncio.ensure_future(call(pool, pool_functions.pid, timeout=0.3))
+    await asyncio.sleep(0)
+    time.sleep(1.8)  # noqa: ASYNC251 - longer than it takes the keeper to look
+    assert await calling == pid
+    assert await pool.run(pool_functions.pid) == pid
+    assert pool.statistics().timed_out == 0
+
+
+@pytest.mark.guarantee(3)
+async def test_caller_of_a_shared_run_that_is_dropped_cancels_no_newcomer(pool: Pool) -> None:
+    """Who joins before the dropped one has left keeps the run."""
+    options: Any = pool.resolve(CallOptions(coalesce=True))
+
+    def shared() -> Any:
+        return pool.run_target(target_of(pool_functions.echo), (1,), {}, options)
+
+    dropped = shared()
+    dropped.send(None)
+    dropped.close()
+    assert await shared() == 1
+
+
+@pytest.mark.guarantee(3)
+async def test_callables_that_are_equal_are_still_two() -> None:
+    """`Pool.run` runs the function that it was given, whatever that says of others."""
+
+    class Equal:
+        def __init__(self, function: Any) -> None:
+            update_wrapper(self, function)
+            self.function = function
+
+        def __call__(self, *args: Any) -> Any:
+            return self.function(*args)
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Equal)
+
+        def __hash__(self) -> int:
+            return 1
+
+    executor = ThreadPoolExecutor(1)
+    async with Pool("hostile equal", max_workers=1, executor=executor) as pool:
+        assert await pool.run(Equal(pool_functions.echo), 5) == 5
+        assert await pool.run(Equal(pool_functions.length), [1, 2]) == 2
+    executor.shutdown()
+
+
+@pytest.mark.guarantee(3)
+def test_executors_worker_outlives_a_loop_that_ends_too_early() -> None:
+    """The end of a task is told, though the loop of its call is closed before it comes to it."""
+    pool = Pool("hostile loop", max_workers=1, spare_workers=0, executor=Immediate())
+    tasks: list[Any] = []
+
+    async def first() -> None:
+        tasks.extend(asyncio.ensure_future(pool.run(pool_functions.echo, 1)) for _ in range(5))
+        await asyncio.sleep(0)
+
+    async def second() -> int:
+        with anyio.fail_after(PATIENCE):
+            return await pool.run(pool_functions.echo, 2)
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(first())
+    loop.close()
+    assert asyncio.run(second()) == 2
+    asyncio.run(pool.aclose())
+    for task in tasks:
+        task._log_destroy_pending = False  # by intent
+    del Pool._registry[pool.name]
+
+
+@pytest.mark.guarantee(5)
+@pytest.mark.skipif(
+    sys.version_info < (3, 13), reason="before 3.13 nothing is thrown into a generator then"
+)
+async def test_stream_that_the_collector_drops_waits_for_no_lock(pool: Pool) -> None:
+    """From Python 3.13 on the collector ends one while it waits for an item."""
+    target = target_of(pool_functions.stream_slowly)
+    stream: Any = pool.stream_target(target, (30.0,), {}, pool.resolve(CallOptions()))
+    waiting = anext(stream)
+    waiting.send(None)
+    await until(lambda: pool.statistics().busy)
+    engine = pool._running
+    assert engine is not None
+    with engine._lock:
+        waiting.close()
+    with anyio.fail_after(PATIENCE):
+        await until(lambda: not pool.statistics().busy)
+        assert await pool.run(pool_functions.echo, 1) == 1
+
+
+@pytest.mark.guarantee(4)
+@pytest.mark.holds_loop("the second attempt waits for a loop that is held")
+async def test_call_that_was_put_back_has_a_new_clock(pool: Pool) -> None:
+    """Its worker died before receiving it: its timeout counts from the next one's receipt."""
+    pid = await pool.run(pool_functions.pid)
+    os.kill(pid, signal.SIGSTOP)
+    calling = asyncio.ensure_future(call(pool, pool_functions.pid, timeout=1.0))
+    await until(lambda: pool.statistics().busy)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: pool.statistics().queued)
+    time.sleep(2.5)  # noqa: ASYNC251 - longer than the timeout, and than it takes to look
+    assert await calling != pid
+
+
+@pytest.mark.parametrize("how", ["sys.exit", "Ctrl+C"])
+def test_signal_that_comes_while_a_result_is_unpickled_is_one(how: str) -> None:
+    """`sys.exit()` of a handler ends the program, though a pickle that exits does not."""
+    script = (
+        "import asyncio, os, signal, sys\n"
+        "from offload import Pool\n"
+        "from tests import hostile_functions\n"
+        "def leave(*_):\n"
+        "    sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "async def main():\n"
+        "    async with Pool('signals', max_workers=1) as pool:\n"
+        f"        await pool.run(hostile_functions.return_signal, os.getpid(), {how!r})\n"
+        "loop = asyncio.new_event_loop()\n"
+        "loop.run_until_complete(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == (7 if how == "sys.exit" else -signal.SIGINT), done.stderr
+
+
+async def test_limit_of_a_function_holds_whoever_called_it_first() -> None:
+    """`Pool.run` knows no `max_concurrency`; a decorated function does, also if it comes later."""
+    async with Pool("hostile limit", max_workers=2) as pool:
+        limited = offload(pool=pool, max_concurrency=1)(pool_functions.echo)
+        assert await pool.run(pool_functions.echo, 1) == 1
+        assert await limited(2) == 2
+        (account,) = pool.statistics().functions
+    assert account.max_concurrency == 1
+
+
+@pytest.mark.guarantee(7)
+async def test_kill_that_finds_the_lock_taken_after_the_end_is_done() -> None:
+    """Nobody is left to do anything then, and nothing is left to be done."""
+    pool = Pool("hostile twice", max_workers=1)
+    await pool.run(pool_functions.echo, 1)
+    engine = pool._running
+    assert engine is not None
+    await pool.aclose()
+    with engine._lock:
+        assert engine.kill().done()

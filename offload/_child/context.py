@@ -19,6 +19,7 @@ PAGE_BYTES = 4096
 CANCEL = 0  # written by the parent: not 0 when nobody waits for the task any more
 RECEIVED = 1  # written by the worker: number of the last task that it took
 STARTED = 2  # written by the worker: number of the last task that it entered
+REPLIED = 4  # written by the worker: number of the last task that it is sending a reply to
 OUT_FULL = 3  # written by both: not 0 while the parent has yet to empty the worker's out-tray
 
 

@@ -29,6 +29,11 @@ class NotFoundError(Exception):
     """The function cannot be imported here; the text says why."""
 
 
+def guard_imports() -> Callable[[], None]:
+    """Note what an import might change; return what undoes that. A worker has one of its own."""
+    return lambda: None
+
+
 _cache: dict[str, Callable[..., Any]] = {}
 # Of functions that are sent by value; each change of what they refer to makes another one.
 _by_value: dict[bytes, Callable[..., Any]] = {}
@@ -69,7 +74,11 @@ def _load(reference: bytes) -> Callable[..., Any]:
 
 
 def _import(reference: str) -> Callable[..., Any]:
-    function: Any = plain(find(reference))
+    undo = guard_imports()
+    try:
+        function: Any = plain(find(reference))
+    finally:
+        undo()
     if not callable(function):
         message = f"{reference!r} is {type(function).__name__!r} in the worker, not a function"
         raise NotFoundError(message)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["RelayHandler", "install", "keep"]
+__all__ = ["RelayHandler", "install", "restore"]
 
 _MESSAGE_CHARACTERS = 16 * 1024
 # With all of its fields. The parent's event loop receives it, though it does not unpickle it.
@@ -101,15 +101,24 @@ def install(send: Callable[[bytes], None], levels: dict[str, int]) -> RelayHandl
     return handler
 
 
-def keep(handler: RelayHandler) -> None:
-    """Put the relay back where a module has replaced the handlers of the root.
+def restore(relay: RelayHandler, before: list[logging.Handler] | None) -> None:
+    """Put the handlers of the root back where a module has replaced them as it was imported.
 
     A module that configures logging when it is imported (`dictConfig`, `basicConfig(force=True)`)
     does so for the server. Its handlers are there; here they would write to the same files, and
-    the server's other handlers would see nothing.
+    the server's other handlers would see nothing. What an initializer or a function does is meant
+    for the worker, and stays.
+
+    Args:
+        relay: ours.
+        before: the handlers before the import; None: it was the one that imported `logging`.
     """
     root = logging.getLogger()
-    if handler not in root.handlers:
+    before = [relay] if before is None else before
+    if relay in before and relay not in root.handlers:
         for other in root.handlers[:]:
             root.removeHandler(other)
-        root.addHandler(handler)
+            if other not in before:
+                other.close()
+        for handler in before:
+            root.addHandler(handler)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from offload._child.lean import pickle
+from offload._child.lean import pickle, signal
 from offload._child.wire import INLINE_BYTES
 
 TYPE_CHECKING = False
@@ -157,8 +157,35 @@ def tamed(load: Callable[..., Any], *arguments: Any) -> Any:
     except Exception:
         raise
     except BaseException as error:
+        if is_of_signal(error):
+            raise
         message = f"it raises {type(error).__name__} when it is unpickled"
         raise pickle.UnpicklingError(message) from None
+
+
+def is_of_signal(error: BaseException) -> bool:
+    """Return whether an exception was raised by a signal handler, not by what it interrupted.
+
+    Ctrl+C, and `sys.exit()` in a handler of SIGTERM, may come while a result is unpickled.
+
+    Args:
+        error: as caught, in the frame that called the unpickler.
+    """
+    import threading
+    import traceback
+
+    if threading.current_thread() is not threading.main_thread():
+        return False  # none is run here
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if len(frames) <= 1:
+        # In no frame but that of the caller, which raises nothing.
+        return isinstance(error, (KeyboardInterrupt, SystemExit))
+    if isinstance(error, KeyboardInterrupt):
+        # Python's own handler has no frame, and whatever is unpickled has no business with it.
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    handlers = map(signal.getsignal, range(1, signal.NSIG))
+    codes = {getattr(getattr(each, "func", each), "__code__", None) for each in handlers}
+    return any(frame.f_code in codes for frame in frames)
 
 
 class _Turns:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from offload._child import context
+from offload._child import context, functions
 from offload._child.arrival import when_imported
 from offload._child.files import decode_with_files, encode_large
 from offload._child.functions import install_main
@@ -186,7 +186,6 @@ class Serving:
         self._connection = connection
         self._levels = levels
         self._relay: RelayHandler | None = None
-        self._modules = 0
         context.process.report = self._report
         when_imported("logging", self._relay_logs)
         self._page = page
@@ -201,13 +200,18 @@ class Serving:
             lambda record: self._connection.send_news(Kind.LOG, record), self._levels
         )
 
-    def note_imports(self) -> None:
-        """See to what modules that were imported since the last time may have done to us."""
-        self._modules = len(sys.modules)
-        if self._relay is not None:
-            from offload._child.logs import keep
+    def guard_imports(self) -> Callable[[], None]:
+        """Note where log records go; return what undoes what a module has made of that."""
+        logging = sys.modules.get("logging")
+        before = None if logging is None or self._relay is None else logging.root.handlers[:]
 
-            keep(self._relay)
+        def undo() -> None:
+            if self._relay is not None:
+                from offload._child.logs import restore
+
+                restore(self._relay, before)
+
+        return undo
 
     def _report(self, done: float, total: float | None) -> None:
         self._connection.send_news(Kind.PROGRESS, pickle.dumps((done, total), 5))
@@ -231,8 +235,6 @@ class Serving:
         limit: int | None = None
         try:
             scope, function, arguments, keywords, meta = prepare(load, body)
-            if len(sys.modules) != self._modules:
-                self.note_imports()
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
@@ -382,6 +384,8 @@ class Serving:
         limit = self._memory_limit_bytes
         if limit is not None and kind != Kind.ITEM and resident_bytes() > limit:
             flags |= Flag.RECYCLE
+        if kind != Kind.ITEM:
+            self._page[context.REPLIED] = self._connection.task
         self._connection.send(kind, body, flags, fd)
 
 
@@ -436,8 +440,8 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
             serving = Serving(
                 connection, page, Trays(shared, page), levels, settings["max_memory_bytes"]
             )
+            functions.guard_imports = serving.guard_imports
             prepare_process(settings, modules)
-            serving.note_imports()
         except _Gone:
             raise
         except BaseException as error:
@@ -461,6 +465,7 @@ def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:
         initializer(*arguments)
     import importlib
 
+    undo = functions.guard_imports()
     for module in modules:
         # Warmth only: one that fails to import fails the calls that need it, with its reason.
         try:
@@ -472,3 +477,4 @@ def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:
                 importlib.import_module(module)
         except BaseException:  # sys.exit() included
             sys.modules.pop(module, None)
+    undo()

@@ -315,6 +315,15 @@ class Dispatcher:
         self._grow(now)
         return None
 
+    def set_limit(self, lane: Lane, limit: int | None, now: float) -> None:
+        """Change how many tasks of a lane may run at once."""
+        lane.limit = limit
+        self._recount(lane)
+        for _ in range(len(lane.parked)):  # they look anew whether they may run
+            self._unpark(lane)
+        self._serve(now)
+        self._grow(now)
+
     def requeue(self, task: Task, now: float) -> None:
         """Put a running task back, at its old place, that its dead worker never received.
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Calls"]
 
+# For an event loop to come to a reply that is there.
+_REPLY_SECONDS = 1.0
+
 _logger = logging.getLogger("offload.pool")
 
 
@@ -45,6 +48,10 @@ class Calls(Protocol):
 
     def new_lane(self, target: Target) -> Account:
         """Return the lane of a function that is called for the first time."""
+        ...
+
+    def adopt_limit(self, lane: Account, target: Target) -> None:
+        """Have a function's limit be that of its present definition."""
         ...
 
     def finished(self, call: Call, *, recycle: bool = False) -> None:
@@ -90,6 +97,8 @@ class Call(Task):
     is_counted: bool = False
     # Whether a worker has been sent it, and not only been given it.
     is_sent: bool = False
+    # Whether its reply is waited for once more, its time being over.
+    is_overtime: bool = False
     # When its time is over, and its worker is to be stopped.
     stop_at: float | None = None
     # Whether its worker was stopped before it came to the function.
@@ -99,7 +108,9 @@ class Call(Task):
         self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
     ) -> None:
         # What Task.__init__ sets, without the call.
-        self.lane = engine.lanes.get(target.name) or engine.new_lane(target)
+        lane = self.lane = engine.lanes.get(target.name) or engine.new_lane(target)
+        if lane.limit != target.max_concurrency:
+            engine.adopt_limit(lane, target)
         self.request, self.descriptor, self.size_bytes = request
         self.priority = options.priority
         self.timeout = options.timeout
@@ -132,9 +143,10 @@ class Call(Task):
 
     def wait_in_queue(self) -> None:
         """Start the clock of the queue timeout and the deadline."""
+        if self.timer is not None:  # of an attempt that its worker did not live to receive
+            self.timer.cancel()
+            self.timer = None
         if self.start_by is not None and self.state is TaskState.QUEUED:
-            if self.timer is not None:  # of an attempt that its worker did not live to receive
-                self.timer.cancel()
             wait = max(self.start_by - time.monotonic(), 0.0)
             self.timer = self.loop.call_later(wait, self._queue_timed_out)
 
@@ -164,6 +176,7 @@ class Call(Task):
         self.is_sent = True
         if not engine.crew.begin(worker, self):
             self.is_sent = False
+            self.stop_at = None
             engine.not_received(worker, self)
             self.wait_in_queue()
             return None
@@ -232,18 +245,34 @@ class Call(Task):
 
     def _timed_out(self) -> None:
         self.timer = None
-        error = self.stop_late()
+        if self._has_replied() and not self.is_overtime:
+            # It is in the socket, or about to be: this loop was held up, or comes to timers first.
+            self.is_overtime = True
+            self.timer = self.loop.call_later(_REPLY_SECONDS, self._timed_out)
+            return
+        error = self.stop_late(even_if_replied=True)
         if error is not None:
             self.fail(error)
 
-    def stop_late(self) -> Exception | None:
+    def _has_replied(self) -> bool:
+        worker = self.worker
+        return worker is not None and self.engine.crew.has_replied(worker, self)
+
+    def stop_late(self, *, even_if_replied: bool = False) -> Exception | None:
         """Stop the task, whose time is over; on any thread.
+
+        Args:
+            even_if_replied: not only if its worker has not replied in time.
 
         Returns:
             What the caller is to be told; None if it has ended, or another thread was faster.
         """
         engine, deadline, timeout = self.engine, self.deadline, self.timeout
-        if self.is_counted or not engine.abandon(self, "timeout"):
+        if self.is_counted or not self.is_sent:
+            return None
+        if not even_if_replied and self._has_replied():
+            return None
+        if not engine.abandon(self, "timeout"):
             return None
         started, is_stopped = not self.is_revoked, engine.crew.can_stop
         # By which comes first, not by the clock: timers of uvloop are a little early.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from offload._child.context import in_worker
 from offload._child.functions import inline
 from offload._child.lean import pickle
+from offload._child.pickling import is_of_signal
 from offload._child.wire import Flag, Kind
 from offload._engine.guard import current_guard
 
@@ -87,6 +88,8 @@ async def call(prepared: Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa
     if reply is not None and reply[0] == Kind.RESULT and not reply[1] & Flag.NOT_INLINE:
         try:
             return pickle.loads(reply[2])
-        except BaseException:  # noqa: BLE001, S110 - said below, as of every other reply
-            pass
+        except BaseException as error:
+            if not isinstance(error, Exception) and is_of_signal(error):
+                raise
+            # Said below, as of every other reply.
     return await engine.value_of(begun, target)

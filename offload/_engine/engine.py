@@ -20,8 +20,10 @@ import pickle
 import time
 from asyncio import events
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from offload._child.pickling import is_of_signal
 from offload._child.wire import Flag, Kind, pack_header
 from offload._core.dispatch import TaskState
 from offload._core.events import CallRecord
@@ -225,6 +227,8 @@ class Engine(Shell):
                 return _loads(body)
             except BaseException as error:
                 # As `tamed` does, without its frame: this is on the path of each call.
+                if not isinstance(error, Exception) and is_of_signal(error):
+                    raise
                 raise bad_result(target, error) from error
         value = await decode_reply(body, flags, descriptor, target)
         if kind != Kind.RESULT:
@@ -343,6 +347,7 @@ class Engine(Shell):
         carriers = [] if not observers else self._tell_submitted(observers, record)
         items: deque[Reply] = deque()
         taken = 0
+        is_waiting = is_dropped = False
         try:
             self.refuse_early(target)
             meta = self._meta(options, window, carriers)
@@ -352,7 +357,9 @@ class Engine(Shell):
                 try:
                     while items or (call.reply is None and call.error is None):
                         if not items:
+                            is_waiting = True
                             await call.future
+                            is_waiting = False
                             call.future = call.loop.create_future()
                             continue
                         _, flags, body, descriptor = items.popleft()
@@ -364,16 +371,17 @@ class Engine(Shell):
                             self.crew.more(call.worker, Kind.CREDIT, taken.to_bytes(4, "little"))
                             taken = 0
                         yield value
-                except BaseException:
-                    call.drop_reply()
+                except GeneratorExit:
+                    # While an item is awaited it comes of the collector, from Python 3.13 on.
+                    is_dropped = is_waiting
                     raise
                 finally:
                     _note_attempt(record, call)
-                    if call.state is not TaskState.DONE:
-                        self.leave_stream(call)
-                    for _, _, _, descriptor in items:
-                        if descriptor is not None:
-                            os.close(descriptor)
+                    if is_dropped:
+                        self.have_done(call, partial(self._end_stream, call, items, request))
+                        request = request[0], None, request[2]
+                    else:
+                        self._end_stream(call, items, (b"", None, 0))
             finally:
                 if request[1] is not None:
                     close_file(request[1], request[2])
@@ -393,6 +401,17 @@ class Engine(Shell):
             if observers:
                 self._tell_ended(observers, record)
             record.error = None  # its traceback refers to this frame
+
+    def _end_stream(self, call: Call, items: deque[Reply], request: Request) -> None:
+        """Free what a stream has, and its worker."""
+        if call.state is not TaskState.DONE:
+            self.leave_stream(call)
+            call.drop_reply()
+        for _, _, _, descriptor in items:
+            if descriptor is not None:
+                os.close(descriptor)
+        if request[1] is not None:
+            close_file(request[1], request[2])
 
     # --- observers ---
 

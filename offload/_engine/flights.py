@@ -86,15 +86,20 @@ class Flights:
             is_dropped = True  # by the collector, on whichever thread
             raise
         finally:
-            flight.waiting -= 1
-            if listener is not None:
-                flight.listeners.remove(listener)
-            if not flight.waiting:
-                if not is_dropped:
-                    self._end(key, flight, flight.task)
-                else:
-                    with contextlib.suppress(RuntimeError):  # the loop was closed
-                        loop.call_soon_threadsafe(self._end, key, flight, flight.task)
+            if not is_dropped:
+                self._leave(key, flight, listener)
+            else:
+                with contextlib.suppress(RuntimeError):  # the loop was closed
+                    loop.call_soon_threadsafe(self._leave, key, flight, listener)
+
+    def _leave(
+        self, key: tuple[Any, bytes | Parcel], flight: _Flight, listener: Progress | None
+    ) -> None:
+        flight.waiting -= 1
+        if listener is not None:
+            flight.listeners.remove(listener)
+        if not flight.waiting and flight.task is not None:
+            self._end(key, flight, flight.task)
 
     def _land(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
         if self._flights.get(key) is flight:

@@ -130,6 +130,15 @@ class Shell:
             self._modules.add(target.module)
         return lane
 
+    def adopt_limit(self, lane: Account, target: Target) -> None:
+        """Have a function's limit be that of its present definition.
+
+        One that is sent by value may have been defined anew; of another, `Pool.run` may have been
+        first, which knows no limit.
+        """
+        if target.by_value or (lane.limit is None and target.max_concurrency is not None):
+            self._act(self.dispatcher.set_limit, lane, target.max_concurrency, _monotonic())
+
     def modules(self) -> list[str]:
         """Return what a new worker should import before its first task."""
         return sorted(self._modules - {"__main__"})
@@ -262,8 +271,12 @@ class Shell:
             if request is not None and request[1] is not None:
                 close_file(request[1], request[2])
 
-        if not self._on_loop(call, leave):
-            keeper.post(leave)
+        self.have_done(call, leave)
+
+    def have_done(self, call: Call, action: Callable[[], None]) -> None:
+        """Have something done soon, on the loop of a call, or the keeper's if that was closed."""
+        if not self._on_loop(call, action):
+            keeper.post(action)
 
     def leave_stream(self, call: Call) -> None:
         """Give a stream up: its generator is closed politely, if it listens."""
@@ -414,6 +427,7 @@ class Shell:
             self._start_error = f"a worker came up, and ended before it took a task: {how}"
             if isinstance(task, Call):
                 task.is_sent = False
+                task.stop_at = None
             self.dispatcher.requeue(task, _monotonic())
         elif isinstance(task, Call):
             task.lane.crashed += 1
@@ -447,16 +461,18 @@ class Shell:
             self._watch_timer.cancel()
             self._watch_timer = None
         now = _monotonic()
-        for call in self._running():
-            if call.stop_at is not None and call.stop_at + _LATE_SECONDS < now:
-                error = call.stop_late()
-                if error is not None:
-                    self._on_loop(call, call.fail, error)
-        # In this order: a call that begins now sees the one, or we see it.
-        self.is_watching = False
-        if any(call.stop_at is not None for call in self._running()):
-            self.is_watching = True
-            self._watch_timer = keeper.loop.call_later(_LOOK_SECONDS, self._look_for_overdue)
+        try:
+            for call in self._running():
+                if call.stop_at is not None and call.stop_at + _LATE_SECONDS < now:
+                    error = call.stop_late()
+                    if error is not None:
+                        self._on_loop(call, call.fail, error)
+        finally:
+            # In this order: a call that begins now sees the one, or we see it.
+            self.is_watching = False
+            if any(call.stop_at is not None for call in self._running()):
+                self.is_watching = True
+                self._watch_timer = keeper.loop.call_later(_LOOK_SECONDS, self._look_for_overdue)
 
     # --- life; on any thread ---
 
@@ -512,6 +528,8 @@ class Shell:
         """End everything now; the future is done when nothing is left."""
         # A signal handler runs on a thread that may have the lock: then the keeper does it.
         if not self._lock.acquire(blocking=False):
+            if self._closed is not None:
+                return self._closed
             later: Future[None] = Future()
             keeper.post(lambda: self.kill_at_last().add_done_callback(lambda _: settle(later)))
             return later
@@ -562,9 +580,9 @@ class Shell:
 
     def _running(self) -> list[Call]:
         return [
-            worker.task
+            task
             for worker in self.crew.workers()
-            if isinstance(worker.task, Call) and worker.state is WorkerState.BUSY
+            if isinstance(task := worker.task, Call) and worker.state is WorkerState.BUSY
         ]
 
     def statistics(self, max_workers: int) -> PoolStatistics:

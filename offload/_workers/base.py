@@ -140,6 +140,10 @@ class Crew(Protocol):
         """
         ...
 
+    def has_replied(self, worker: Any, call: Any) -> bool:
+        """Return whether the reply to a call is there, or about to be, and only not yet read."""
+        ...
+
     def close(self) -> Future[None]:
         """Kill every worker; the future is done when nothing of them is left."""
         ...

@@ -90,6 +90,7 @@ class ExecutorCrew:
             with self._lock:
                 self._starts -= 1
             keeper.post(self._owner.worker_failed, Worker(), f"a worker cannot be started: {error}")
+            keeper.post(self._finish_close)
 
     def stop(self, worker: ExecutorWorker, reason: str, grace: float) -> None:
         """Stop a worker: end its process if it has one that is ours."""
@@ -124,7 +125,7 @@ class ExecutorCrew:
         if future.done():
             # An executor that runs in `submit`. Not here: the next call would begin within this
             # one, and so on.
-            call.loop.call_soon(self._done, worker, call, future)
+            keeper.post(self._done, worker, call, future)
         else:
             future.add_done_callback(lambda future: self._done(worker, call, future))
         return True
@@ -140,6 +141,11 @@ class ExecutorCrew:
             return future.cancel()
         finally:
             worker.is_revoking = False
+
+    def has_replied(self, worker: ExecutorWorker, call: Any) -> bool:
+        """Return whether a call has ended."""
+        del call
+        return worker.future is None or worker.future.done()
 
     def more(self, worker: Any, kind: int, body: bytes) -> None:
         """Refuse: an executor has no way to send more to a task."""

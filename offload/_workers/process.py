@@ -170,6 +170,11 @@ class ProcessCrew:
         # if it has ended this one and been given the next.
         return entered is not None and worker.last is call and entered < worker.sent
 
+    def has_replied(self, worker: ProcessWorker, call: Call) -> bool:
+        """Return whether the reply to a call is in the socket, or about to be."""
+        replied = worker.word(context.REPLIED)
+        return replied is not None and worker.last is call and replied >= worker.sent
+
     def more(self, worker: ProcessWorker, kind: int, body: bytes) -> None:
         """Send a frame to a worker that has a stream; a dead worker is noticed elsewhere."""
         if worker.binding is not None:
