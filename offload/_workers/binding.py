@@ -55,6 +55,7 @@ class ProcessWorker(Worker):
         "frames",
         "has_ended_task",
         "is_closing",
+        "is_reaped",
         "is_told",
         "last",
         "number",
@@ -83,6 +84,8 @@ class ProcessWorker(Worker):
         self.last: Any = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_closing = False
+        # Whether the supervisor has said that it has ended.
+        self.is_reaped = False
         # Whether the stop of its abandoned task has come to the keeper, and whether that task has
         # ended before it did.
         self.is_told = False

@@ -336,6 +336,7 @@ class ProcessCrew:
                 self._fail(worker, f"fork failed: {os.strerror(status)}")
                 self._forget(worker)
             elif what == supervisor.ENDED:
+                worker.is_reaped = True
                 self._ended(worker, os.waitstatus_to_exitcode(status))
 
     def _ended(self, worker: ProcessWorker, code: int | None) -> None:
@@ -413,6 +414,8 @@ class ProcessCrew:
                 )
             self._process = None
         for worker in list(self._workers.values()):
+            if worker.is_reaped:  # its process id may be another's; its report is on its way
+                continue
             if worker.pid is not None:
                 # The kernel ends the workers of a supervisor, but not what they have started. The
                 # group still exists if, and only if, there is such a process in it.
