@@ -12,7 +12,6 @@ import multiprocessing
 import threading
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
@@ -83,14 +82,9 @@ class ExecutorCrew:
         """Make one worker."""
         with self._lock:
             self._starts += 1
-        # Not on the keeper's thread: starting the first process of a forkserver takes 100 ms.
-        try:
-            threading.Thread(target=self._start, name="offload-start", daemon=True).start()
-        except RuntimeError as error:  # no more threads
-            with self._lock:
-                self._starts -= 1
-            keeper.post(self._owner.worker_failed, Worker(), f"a worker cannot be started: {error}")
-            keeper.post(self._finish_close)
+        # By way of the keeper: who starts a thread waits until it runs, which on a busy machine is
+        # longer than an event loop may be held.
+        keeper.post(self._start_thread)
 
     def stop(self, worker: ExecutorWorker, reason: str, grace: float) -> None:
         """Stop a worker: end its process if it has one that is ours."""
@@ -259,13 +253,7 @@ class ExecutorCrew:
             how = self._end_executor(worker, force=force)
             keeper.post(self._gone, worker, replace(how, received=received, started=received))
 
-        try:
-            threading.Thread(target=end, name="offload-end", daemon=True).start()
-        except RuntimeError:  # no more threads: what can be done without one, and then later
-            _kill(worker.process)
-            worker.is_ending = False
-            again = partial(self._end, worker, force=force, received=received)
-            keeper.post(keeper.loop.call_later, _TERMINATE_SECONDS, again)
+        keeper.post(self._end_thread, worker, end)
 
     def _end_executor(self, worker: ExecutorWorker, *, force: bool) -> Exit:
         """End an executor that is ours; wait for the end of its process, and tell how it ended."""
@@ -290,6 +278,23 @@ class ExecutorCrew:
         )
 
     # --- on the keeper's thread ---
+
+    def _start_thread(self) -> None:
+        # Not here: starting the first process of a forkserver takes 100 ms.
+        try:
+            threading.Thread(target=self._start, name="offload-start", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            with self._lock:
+                self._starts -= 1
+            self._owner.worker_failed(Worker(), f"a worker cannot be started: {error}")
+            self._finish_close()
+
+    def _end_thread(self, worker: ExecutorWorker, end: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=end, name="offload-end", daemon=True).start()
+        except RuntimeError:  # no more threads: what can be done without one, and the rest later
+            _kill(worker.process)
+            keeper.loop.call_later(_TERMINATE_SECONDS, self._end_thread, worker, end)
 
     def _stop(self, worker: ExecutorWorker, reason: str) -> None:
         future = worker.future
