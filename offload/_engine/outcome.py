@@ -143,7 +143,10 @@ def outcome_of(error: BaseException) -> str:
     """Return what became of a call that ended with `error`, in one of the words of `CallRecord`."""
     if not isinstance(error, Exception):
         return "cancelled"
-    outcome = next((word for kind, word in _OUTCOMES.items() if isinstance(error, kind)), "failed")
+    # By its own class first: a storm of refusals comes here for each of them.
+    outcome = _OUTCOMES.get(type(error)) or next(
+        (word for kind, word in _OUTCOMES.items() if isinstance(error, kind)), "failed"
+    )
     if outcome in ("timed_out", "cancelled") and not getattr(error, "started", True):
         return "not_started"
     return outcome
