@@ -371,14 +371,17 @@ class Engine(Shell):
                             self.crew.more(call.worker, Kind.CREDIT, taken.to_bytes(4, "little"))
                             taken = 0
                         yield value
-                except GeneratorExit:
+                except BaseException as error:
                     # While an item is awaited it comes of the collector, from Python 3.13 on.
-                    is_dropped = is_waiting
+                    is_dropped = is_waiting and isinstance(error, GeneratorExit)
+                    call.drop_reply()
                     raise
                 finally:
                     _note_attempt(record, call)
                     if is_dropped:
                         self.have_done(call, partial(self._end_stream, call, items, request))
+                        # After that: a reply may have come in between.
+                        self.have_done(call, call.drop_reply)
                         request = request[0], None, request[2]
                     else:
                         self._end_stream(call, items, (b"", None, 0))
@@ -406,7 +409,6 @@ class Engine(Shell):
         """Free what a stream has, and its worker."""
         if call.state is not TaskState.DONE:
             self.leave_stream(call)
-            call.drop_reply()
         for _, _, _, descriptor in items:
             if descriptor is not None:
                 os.close(descriptor)
