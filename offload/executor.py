@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import weakref
 from collections import deque
 from concurrent import futures
 from concurrent.futures import Executor, Future
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
@@ -16,7 +18,9 @@ from offload._child.functions import apply
 from offload._core.options import CallOptions
 from offload._engine.guard import current_guard
 from offload._engine.target import is_offloaded, target_of
+from offload._fanout import Width, is_refusal
 from offload._workers.keeper import keeper
+from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +75,8 @@ class PoolExecutor(Executor):
         # them are under way.
         self._items: deque[_Call] = deque()
         self._under_way = 0
+        # Two more than workers, so that none of them waits for that thread to hand it the next.
+        self._width = Width(pool.max_workers + 2)
         self._mapping = _Mapping(self)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -170,17 +176,28 @@ class PoolExecutor(Executor):
         self._feed()
 
     def _feed(self) -> None:
-        # Two more than workers, so that none of them waits for this thread to hand it the next.
-        while self._items and self._under_way < self._pool.max_workers + 2:
+        while self._items and self._under_way < self._width.now:
             self._under_way += 1
-            self._begin(self._items.popleft(), self._item_ended)
+            call = self._items.popleft()
+            call.is_item = True
+            self._begin(call, partial(self._item_ended, call))
 
-    def _item_ended(self) -> None:
+    def _item_ended(self, call: _Call) -> None:
         self._under_way -= 1
+        refusal, call.refusal = call.refusal, None
+        if refusal is None:
+            self._width.ended()
+        elif not self._under_way:
+            call.settle(None, refusal)  # nothing of ours fills the queue
+        else:
+            self._width.refused(self._under_way)
+            self._items.appendleft(call)
+            keeper.hold()  # `_begin` lets go of it
         self._feed()
 
     def _begin(self, call: _Call, ended: Callable[[], None] | None = None) -> None:
-        call.task = keeper.loop.create_task(call.run(self._pool))
+        # In the context of whoever submitted it, and not of the item that has just ended.
+        call.task = keeper.loop.create_task(call.run(self._pool), context=call.context)
 
         def done(_: object) -> None:
             call.task = None
@@ -202,6 +219,7 @@ class _Call:
         options: ResolvedOptions,
     ) -> None:
         self.future: Future[Any] = Future()
+        self.context = contextvars.copy_context()
         # A loop only holds its tasks weakly.
         self.task: asyncio.Task[None] | None = None
         self._target = target
@@ -209,6 +227,9 @@ class _Call:
         self._kwargs = kwargs
         self._options = options
         self._has_told = False
+        # Whether it is left to the view what becomes of it when it is refused; how it was.
+        self.is_item = False
+        self.refusal: BaseException | None = None
 
     async def run(self, pool: Calls) -> None:
         """Make the call and settle the future, whatever happens."""
@@ -232,18 +253,31 @@ class _Call:
             error = futures.CancelledError()
         except BaseException as raised:  # noqa: BLE001 - goes to whoever waits for the future
             error = raised
+        if self.is_item and error is not None and is_refusal(error):
+            self.refusal = error
+        else:
+            self.settle(value, error)
+        del error  # it refers to this frame by way of its traceback
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Tell whoever has the future."""
         # Also of a cancelled future: `wait` and `as_completed` count it only when it was told.
         if not self._starts():
             return
         try:
             if error is None:
-                future.set_result(value)
+                self.future.set_result(value)
             else:
-                future.set_exception(error)
-        except BaseException:
+                self.future.set_exception(error)
+        except BaseException:  # noqa: BLE001 - it is logged
             # Of a callback; stdlib catches no more than `Exception`. This thread is ours.
-            _logger.exception("a callback of a future of %r raised", pool)
-        del error  # it refers to this frame by way of its traceback
+            log_safely(
+                _logger,
+                logging.ERROR,
+                "a callback of a future of %s raised",
+                self._target.name,
+                exc_info=True,
+            )
 
     def _starts(self) -> bool:
         """Make the future run, if it does not yet; False if it was cancelled."""

@@ -250,7 +250,9 @@ class Offloaded(_Common[P, R]):
                 of the pool busy.
 
         Raises:
-            Exception: of the first call that fails; the others are cancelled.
+            Exception: of the first call that fails; the others are cancelled. Where the pool's
+                queue is too short for so many at once there are fewer: `QueueFullError` is raised
+                only if not even one is accepted.
         """
         check_integer("max_concurrency", max_concurrency, minimum=1, optional=True)
         this = cast("Offloaded[..., S]", self)
@@ -454,9 +456,10 @@ def offload(
             `priority`: larger runs first, default 0. `retry_on_crash`: how many times a call is
             run again whose worker died under it, default 0; for functions that may run twice.
             `grace`: seconds between asking an unwanted task to stop (`current_task().cancelled()`)
-            and ending its process, default 0. `coalesce`: identical calls (same pickled arguments,
-            up to 64 KiB) that are under way at once share one run, default False. `on_progress`:
-            called on the event loop with (done, total) of `current_task().progress(…)`.
+            and ending its process, default 0; so long it counts as running. `coalesce`: identical
+            calls (same pickled arguments; those of more than 64 KiB may be left out) that are
+            under way at once share one run, default False. `on_progress`: called on the event
+            loop, in the caller's context, with (done, total) of `current_task().progress(…)`.
             `max_payload_bytes`: size that the pickled arguments, and the result, may have.
             `cancel_on_disconnect`: whether a call is stopped when the client of its HTTP request
             leaves, default True; only where `offload.starlette.CancelOnDisconnect` watches.

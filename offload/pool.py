@@ -408,10 +408,12 @@ class Pool:
 
     def _drop(self, engine: Engine) -> None:
         # Kept until its last worker is gone, so that whoever closes again waits for the same end;
-        # unless the pool was opened anew meanwhile.
-        with self._lock:
+        # unless the pool was opened anew meanwhile. In a signal handler that lock may be held by
+        # this very thread; what is kept then has refused all calls, and goes with the next `open`.
+        if self._lock.acquire(timeout=_LOCK_SECONDS):
             if self._running is engine:
                 self._running = None
+            self._lock.release()
 
     def _forget(self) -> None:
         # Locks may have been held by threads that do not exist in this process.
@@ -610,6 +612,7 @@ class Pool:
             return engine  # refuses calls itself while it is closing
         # Not under the lock: it imports their modules, which may do anything.
         variables = {home: _context_variable(home) for home in self._context_vars}
+        killed: Future[None] | None = None
         with self._lock:
             if self._running is None:
                 if self._is_closed:
@@ -622,8 +625,11 @@ class Pool:
                     raise PoolClosedError(message)
                 engine = self._running = self._new_engine(variables)
                 if self._is_killed():
-                    engine.kill().add_done_callback(lambda _: self._drop(engine))
-            return self._running
+                    killed = engine.kill()
+            engine = self._running
+        if killed is not None:  # without the lock: it may be done already
+            killed.add_done_callback(lambda _: self._drop(engine))
+        return engine
 
     def _is_killed(self) -> bool:
         """Return whether a signal handler has called `kill` meanwhile, without the lock."""

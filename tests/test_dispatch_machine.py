@@ -94,6 +94,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.retry_at = 0.0
         self.hold_until = 0.0
         self.peak = 0
+        # Workers whose abandoned task is given time to end, and the lane of that.
+        self.lingering = {}
 
     @initialize(limits=limits, lanes=lane_limits, workers=st.integers(0, 3))
     def build(self, limits, lanes, workers):
@@ -112,6 +114,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         return len(self.running)
 
     @property
+    def capacity(self):
+        """How many may be busy."""
+        return self.limits.max_workers - len(self.lingering)
+
+    @property
     def alive(self):
         return self.starting + len(self.idle_since) + self.busy
 
@@ -119,7 +126,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         """Return how many more tasks of the lane may run."""
         if lane.limit is None:
             return math.inf
-        return lane.limit - sum(task.lane is lane for task in self.running.values())
+        lanes = [task.lane for task in self.running.values()] + list(self.lingering.values())
+        return lane.limit - lanes.count(lane)
 
     def runnable(self):
         """Return how many of the waiting tasks could run, were there workers enough."""
@@ -128,7 +136,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def following(self):
         """Return the task that is to be assigned next, None if none may."""
-        if self.busy >= self.limits.max_workers:
+        if self.busy >= self.capacity:
             return None
         return min(
             (
@@ -144,7 +152,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         """Return how many workers there should be."""
         if self.phase is Phase.CLOSED:
             return 0
-        wanted = min(self.busy + self.runnable(), self.limits.max_workers)
+        wanted = min(self.busy + self.runnable(), self.capacity)
         if self.phase is Phase.OPEN:
             if wanted:
                 wanted += self.limits.spare_workers
@@ -154,7 +162,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def limit_hit(self, size_bytes):
         """Return the limit that a newcomer that must wait would hit."""
         limits = self.limits
-        room = max(limits.max_workers - self.busy, 0)
+        room = max(self.capacity - self.busy, 0)
         if limits.max_queued is not None and len(self.waiting) >= limits.max_queued + room:
             return "max_queued"
         queued_bytes = sum(task.size_bytes for task in self.waiting)
@@ -253,7 +261,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         lane = self.lanes[lane % len(self.lanes)]
         start_by = None if patience is None else self.now + patience
         task = Task(lane, priority, size_bytes, start_by)
-        is_served = self.idle_since and self.free(lane) > 0 and self.busy < self.limits.max_workers
+        is_served = self.idle_since and self.free(lane) > 0 and self.busy < self.capacity
         if not is_served and (limit := self.limit_hit(size_bytes)):
             with pytest.raises(Full) as caught:
                 self.dispatcher.submit(task, self.now)
@@ -330,13 +338,16 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def abandon(self, data):
+    @rule(data=st.data(), is_given_time=st.booleans())
+    def abandon(self, data, is_given_time):
         worker = data.draw(st.sampled_from(list(self.running)))
-        self.end(self.running.pop(worker))
+        task = self.running.pop(worker)
+        self.end(task)
         self.leave(worker)
         self.can_recover.add(worker)
-        self.dispatcher.abandon(worker, self.now, "cancel")
+        if is_given_time:
+            self.lingering[worker] = task.lane
+        self.dispatcher.abandon(worker, self.now, "cancel", is_given_time=is_given_time)
         self.settle()
 
     @precondition(lambda self: self.running)
@@ -405,6 +416,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                 refuses = Refusal.START_FAILED
                 self.floor = self.limits.min_workers
         self.leaving.pop(worker, None)
+        self.lingering.pop(worker, None)
         self.can_recover.discard(worker)
         assert self.dispatcher.gone(worker, self.now) is task
         assert worker.state is WorkerState.GONE
@@ -419,6 +431,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.leaving[worker] = False  # its end was called off, so it is told again
         else:
             del self.leaving[worker]
+            self.lingering.pop(worker, None)
             self.rest(worker)
             self.floor = self.limits.min_workers
             most = self.limits.max_workers + self.limits.spare_workers
@@ -541,7 +554,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert dispatcher.starting == self.starting
         assert dispatcher.leaving == len(self.leaving)
         assert Counter(dispatcher.idle) == Counter(dict.fromkeys(self.idle_since, 1))
-        assert dispatcher.is_drained == (not self.waiting and not self.running)
+        assert dispatcher.capacity == self.capacity
+        assert dispatcher.is_drained == (
+            not self.waiting and not self.running and not self.lingering
+        )
         assert dispatcher.is_failing == self.is_failing()
         assert dispatcher.retry_after(self.now, self.running.values()) >= 0
 
@@ -579,11 +595,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert all(self.leaving.values()), "a worker that leaves was not told to"
 
     def limits_hold(self):
-        assert self.busy <= self.limits.max_workers
+        assert self.busy <= self.capacity
         assert all(self.free(lane) >= 0 for lane in self.lanes)
 
     def no_worker_idles_beside_a_runnable_task(self):
-        assert not self.idle_since or not self.runnable() or self.busy >= self.limits.max_workers
+        assert not self.idle_since or not self.runnable() or self.busy >= self.capacity
 
     def pool_grows_to_what_is_wanted(self):
         is_probing = self.failed_starts and self.starting
@@ -615,6 +631,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.ready()
         for worker in list(self.leaving):
             assert self.leaving.pop(worker)
+            self.lingering.pop(worker, None)
             self.dispatcher.gone(worker, self.now)
             self.settle()
         self.counters_are_what_is_counted()

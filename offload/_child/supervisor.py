@@ -182,6 +182,8 @@ class Supervisor:
         self._numbers: dict[int, int] = {}
         # What preloaded modules have started: it ends with us, not with a worker.
         self._helpers = set(_children())
+        # What left its worker and was killed for it: when such a one ends, its children are ours.
+        self._condemned: set[int] = set()
         self._is_cold = settings["start_method"] == "forkserver"
         self._wakeup, self._wakeup_end = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -342,6 +344,9 @@ class Supervisor:
                 continue
             self._helpers.discard(pid)
             if number is None:
+                if pid in self._condemned:
+                    self._condemned.discard(pid)
+                    self._kill_orphans()
                 continue
             del self._pids[number]
             self._kill_orphans()
@@ -351,6 +356,7 @@ class Supervisor:
         """Kill processes that a dead worker left and the kernel gave to us."""
         for pid in _children():
             if everything or not (pid in self._helpers or self._is_of_worker(pid)):
+                self._condemned.add(pid)
                 _kill_tree(pid)
 
     def _is_of_worker(self, pid: int) -> bool:
@@ -384,11 +390,15 @@ def _marks(pid: int) -> set[int]:
 def _children(pid: int | None = None) -> list[int]:
     """Return the children of a process, by default of this one; none where that cannot be told."""
     pid = pid or os.getpid()
+    found: list[int] = []
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            return [int(child) for child in file.read().split()]
-    except (OSError, ValueError):
-        return []
+        # The kernel has them by the thread that forked them.
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except (OSError, ValueError):  # it, or a thread of it, has ended
+        pass
+    return found
 
 
 def _tree(pid: int) -> list[int]:

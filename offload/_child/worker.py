@@ -63,6 +63,10 @@ class Connection:
         self._frames = Assembler()
         # A function's own threads log while its result is sent.
         self._lock = _thread.allocate_lock()
+        # Those that hold the lock, or wait for it. What such a thread has to tell meanwhile, in a
+        # signal handler or a finalizer that logs, is told when it has let go.
+        self._senders: set[int] = set()
+        self._later: list[tuple[int, bytes]] = []
         self._is_ours = True
         self._is_sending = False
         # How many tasks have come; each frame that we send says so.
@@ -142,6 +146,8 @@ class Connection:
             # A child that the function has forked, and that returned from it as well.
             raise _Gone
         data = frame(kind, body, flags, task=self.task)
+        thread = _thread.get_ident()
+        self._senders.add(thread)
         try:
             with self._lock:
                 self._is_sending = True
@@ -160,10 +166,18 @@ class Connection:
             if self._is_sending:
                 self._socket.shutdown(socket.SHUT_RDWR)
             raise
+        finally:
+            self._senders.discard(thread)
+        while self._later:
+            self.send(*self._later.pop(0))
 
     def send_news(self, kind: int, body: bytes) -> None:
         """Send what is no reply; nothing in a process that the function has forked."""
-        if self._is_ours:
+        if not self._is_ours:
+            return
+        if _thread.get_ident() in self._senders:
+            self._later.append((kind, body))
+        else:
             self.send(kind, body)
 
     def leave_to_parent(self) -> None:

@@ -12,7 +12,8 @@ a clock or touches a process, so that a test can drive it through any history.
 
 Guarantees:
 1. A task is in exactly one place, and ends exactly once.
-2. No worker idles while a runnable task waits and fewer than `max_workers` are busy.
+2. No worker idles while a runnable task waits and fewer than `max_workers` are busy, those among
+   them that still have a task which was abandoned and is given time to end by itself.
 3. Order is (priority, arrival) among the tasks whose function is below its `max_concurrency`.
 4. A task whose `start_by` has passed is never assigned.
 5. After `close` no task is accepted; after `close(now, kill=True)` none is assigned.
@@ -52,6 +53,10 @@ class TaskState(enum.Enum):
     PARKED = "parked"
     RUNNING = "running"
     DONE = "done"
+
+
+# For a worker, or for its function to be below its `max_concurrency`.
+WAITING = (TaskState.QUEUED, TaskState.PARKED)
 
 
 class WorkerState(enum.Enum):
@@ -192,12 +197,14 @@ class Task:
 class Worker:
     """One worker as the decisions see it; the shell subclasses it."""
 
-    __slots__ = ("idle_since", "is_recycled", "state", "task", "tasks_done")
+    __slots__ = ("idle_since", "is_recycled", "lingers_in", "state", "task", "tasks_done")
 
     def __init__(self) -> None:
         self.state = WorkerState.STARTING
         # Whether it is to be replaced when its task has ended.
         self.is_recycled = False
+        # The lane of its last task, which was abandoned and is given time to end by itself.
+        self.lingers_in: Lane | None = None
         self.task: Task | None = None
         self.tasks_done = 0
         self.idle_since = 0.0
@@ -240,6 +247,8 @@ class Dispatcher:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        # How many may be busy: `max_workers`, less those that end an abandoned task by themselves.
+        self.capacity = limits.max_workers
         self.actions: list[Action] = []
         self.phase = Phase.OPEN
         self.idle: list[Worker] = []
@@ -286,10 +295,7 @@ class Dispatcher:
             raise Closed
         limits = self.limits
         if (  # `_takes_at_once`, without the call: this is on the path of each task
-            self.idle
-            and not self.runnable
-            and self.busy < limits.max_workers
-            and not task.lane.is_full
+            self.idle and not self.runnable and self.busy < self.capacity and not task.lane.is_full
         ):
             # Before the limits: they are of the queue, which this task does not enter. It may be
             # full of tasks of one function that is at its max_concurrency.
@@ -399,7 +405,7 @@ class Dispatcher:
         if self.phase is Phase.CLOSED:
             self._leave(worker, "close")
             return None
-        if self.runnable and self.busy < self.limits.max_workers:
+        if self.runnable and self.busy < self.capacity:
             following = self._next(now)
             if following is not None:
                 self._take(following, worker, now)
@@ -407,10 +413,22 @@ class Dispatcher:
         self._rest(worker, now)
         return None
 
-    def abandon(self, worker: Worker, now: float, reason: str) -> None:
-        """End the worker's task, which nobody waits for any more, and stop the worker."""
+    def abandon(
+        self, worker: Worker, now: float, reason: str, *, is_given_time: bool = False
+    ) -> None:
+        """End the worker's task, which nobody waits for any more, and stop the worker.
+
+        Args:
+            worker: a busy worker.
+            now: monotonic seconds.
+            reason: for the action.
+            is_given_time: whether the task is asked first to end by itself. Until the worker has
+                recovered or is gone, it counts as one that runs its function.
+        """
         task = worker.task
         assert task is not None
+        if is_given_time:
+            self._linger(worker, task.lane)
         self._end(worker, task)
         self._leave(worker, reason)
         self._serve(now)
@@ -456,6 +474,7 @@ class Dispatcher:
         if self.phase is Phase.CLOSED:
             self.actions.append(StopWorker(worker, "close"))
             return
+        self._stop_lingering(worker)
         self.leaving -= 1
         limits = self.limits
         self._floor = limits.min_workers
@@ -466,6 +485,7 @@ class Dispatcher:
             # Another was started in its place meanwhile.
             self.idle.remove(worker)
             self._leave(worker, "idle")
+        self._grow(now)
 
     def start_failed(self, worker: Worker, now: float) -> None:
         """Take note that a worker did not come up; the next attempt waits a little."""
@@ -498,6 +518,7 @@ class Dispatcher:
             assert task is not None
             self._end(worker, task)
         elif worker.state is WorkerState.LEAVING:
+            self._stop_lingering(worker)
             self.leaving -= 1
         worker.state = WorkerState.GONE
         self._serve(now)
@@ -565,8 +586,8 @@ class Dispatcher:
 
     @property
     def is_drained(self) -> bool:
-        """Whether no task is left."""
-        return not self.queued and not self.busy
+        """Whether no task is left, nor one that was abandoned and may end by itself."""
+        return not self.queued and not self.busy and self.capacity == self.limits.max_workers
 
     @property
     def is_full(self) -> bool:
@@ -576,7 +597,7 @@ class Dispatcher:
             return False
         # Those that wait for a worker that is still starting do not count as queued: else a pool
         # with max_queued=0 could never take its first call.
-        return self.queued >= limits.max_queued + max(limits.max_workers - self.busy, 0)
+        return self.queued >= limits.max_queued + max(self.capacity - self.busy, 0)
 
     @property
     def is_failing(self) -> bool:
@@ -650,10 +671,7 @@ class Dispatcher:
     def _takes_at_once(self, task: Task) -> bool:
         """Return whether an idle worker would be given a newcomer."""
         return bool(
-            self.idle
-            and not self.runnable
-            and self.busy < self.limits.max_workers
-            and not task.lane.is_full
+            self.idle and not self.runnable and self.busy < self.capacity and not task.lane.is_full
         )
 
     def _enqueue(self, task: Task) -> None:
@@ -748,6 +766,21 @@ class Dispatcher:
             self._recount(lane)
             self._unpark(lane)
 
+    def _linger(self, worker: Worker, lane: Lane) -> None:
+        worker.lingers_in = lane
+        self.capacity -= 1
+        lane.running += 1  # `_end` takes it back
+
+    def _stop_lingering(self, worker: Worker) -> None:
+        lane, worker.lingers_in = worker.lingers_in, None
+        if lane is None:
+            return
+        self.capacity += 1
+        lane.running -= 1
+        if lane.limit is not None:
+            self._recount(lane)
+            self._unpark(lane)
+
     def _rest(self, worker: Worker, now: float) -> None:
         worker.state = WorkerState.IDLE
         worker.idle_since = now
@@ -762,7 +795,7 @@ class Dispatcher:
         self.actions.append(StopWorker(worker, reason))
 
     def _serve(self, now: float) -> None:
-        while self.idle and self.runnable and self.busy < self.limits.max_workers:
+        while self.idle and self.runnable and self.busy < self.capacity:
             task = self._next(now)
             if task is None:
                 return
@@ -781,7 +814,7 @@ class Dispatcher:
             return
         if self.phase is Phase.CLOSED:
             return
-        wanted = min(self.busy + self.runnable, limits.max_workers)
+        wanted = min(self.busy + self.runnable, self.capacity)
         if wanted and self.phase is Phase.OPEN:
             wanted += limits.spare_workers
         if self.phase is Phase.OPEN:

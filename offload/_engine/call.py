@@ -8,12 +8,14 @@ import os
 import pickle
 import time
 from asyncio import CancelledError, events
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Protocol
 
 from offload._child.pickling import tamed
 from offload._child.wire import Flag, Kind
-from offload._core.dispatch import Task, TaskState
+from offload._core.dispatch import WAITING, Task, TaskState
 from offload._engine.outcome import deadline_error, task_timeout_error
+from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,18 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from offload._core.dispatch import Worker
-    from offload._core.options import ResolvedOptions
+    from offload._core.options import Progress, ResolvedOptions
     from offload._engine.codec import Request
     from offload._engine.ledger import Account
     from offload._engine.target import Target
     from offload._workers.base import Crew, Reply
 
-__all__ = ["Call", "Calls"]
+__all__ = ["Call", "Calls", "in_this_context"]
 
 # For an event loop to come to a reply that is there.
 _REPLY_SECONDS = 1.0
 
 _logger = logging.getLogger("offload.pool")
+
+
+def in_this_context(on_progress: Progress) -> Progress:
+    """Return a callback that runs as its caller does: an event loop is in nobody's context."""
+    context = copy_context()
+
+    def tell(done: float, total: float | None) -> None:
+        context.run(on_progress, done, total)
+
+    return tell
 
 
 class Calls(Protocol):
@@ -115,7 +127,7 @@ class Call(Task):
         self.priority = options.priority
         self.timeout = options.timeout
         self.grace = options.grace
-        self.on_progress = options.on_progress
+        self.on_progress = options.on_progress and in_this_context(options.on_progress)
         queue_timeout, deadline = options.queue_timeout, options.deadline
         self.start_by = None
         if queue_timeout is not None:
@@ -146,7 +158,7 @@ class Call(Task):
         if self.timer is not None:  # of an attempt that its worker did not live to receive
             self.timer.cancel()
             self.timer = None
-        if self.start_by is not None and self.state is TaskState.QUEUED:
+        if self.start_by is not None and self.state in WAITING:
             wait = max(self.start_by - time.monotonic(), 0.0)
             self.timer = self.loop.call_later(wait, self._queue_timed_out)
 
@@ -209,11 +221,14 @@ class Call(Task):
             try:
                 done, total = tamed(pickle.loads, reply[2])
                 self.on_progress(done, total)
-            except (Exception, CancelledError):
-                # What came with it is still to be told, the result perhaps.
-                _logger.exception(
+            except (Exception, CancelledError):  # noqa: BLE001 - it is logged
+                # What came with it is still to be told, the result perhaps, whatever handlers do.
+                log_safely(
+                    _logger,
+                    logging.ERROR,
                     "on_progress of %s failed",
                     self.function,
+                    exc_info=True,
                     extra={"offload_function": self.function},
                 )
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import pickle
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from offload._child.files import decode_large, dumps_with_files, encode_with_files
@@ -173,7 +174,8 @@ async def encode_request(
     if request is None:
         request = await _encode_large(target, arguments, keywords, payload, kind)
     elif limit is not None and request[2] > limit:
-        await threads.run(fail_size, target, arguments, keywords, limit)
+        fail = partial(fail_size, has_descriptors=has_descriptors)
+        await threads.run(fail, target, arguments, keywords, limit)
     return request
 
 
@@ -204,7 +206,10 @@ async def _encode_large(
         whole = tuple(map(in_pieces, arguments))
         payload = (reference, whole, {k: in_pieces(v) for k, v in keywords.items()}, meta)
     limit: int | None = payload[3].get("max_payload_bytes") if payload[3] is not None else None
-    encoding = threads.submit(encode_with_files, payload, limit)
+    try:
+        encoding = threads.submit(encode_with_files, payload, limit)
+    except RuntimeError as error:
+        raise _no_room(target, error) from error
     try:
         body, descriptor, size, files = await asyncio.wrap_future(encoding)
     except (asyncio.CancelledError, GeneratorExit):
@@ -214,16 +219,13 @@ async def _encode_large(
         raise
     except TooManyBytes:
         assert limit is not None
-        await threads.run(fail_size, target, arguments, keywords, limit)
+        fail = partial(fail_size, has_descriptors=True)
+        await threads.run(fail, target, arguments, keywords, limit)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             # Not the fault of an argument, and no time to pickle them all again to find one.
-            message = (
-                f"{target.name} did not run: there is no room for its arguments on the way to the "
-                f"worker: {error}. Free memory or descriptors, or send less at once"
-            )
-            raise ArgumentError(message, function=target.name) from error
+            raise _no_room(target, error) from error
         await threads.run(fail_argument, target, arguments, keywords, payload[3], error)
         raise
     if not files:
@@ -231,6 +233,14 @@ async def _encode_large(
     parcel = Parcel([], size)
     parcel.kind, parcel.body, parcel.files = kind, body, files
     return parcel, descriptor, size
+
+
+def _no_room(target: Target, error: Exception) -> ArgumentError:
+    message = (
+        f"{target.name} did not run: there is no room for its arguments on the way to the "
+        f"worker: {error}. Free memory, descriptors or threads, or send less at once"
+    )
+    return ArgumentError(message, function=target.name)
 
 
 async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: Target) -> Any:
@@ -241,15 +251,21 @@ async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: 
     """
     try:
         if descriptor is not None:
-            decoding = threads.submit(tamed, decode_large, body, descriptor)
+            try:
+                decoding = threads.submit(tamed, decode_large, body, descriptor)
+            except RuntimeError:  # no more threads
+                os.close(descriptor)
+                raise
             try:
                 value = await asyncio.wrap_future(decoding)
             except asyncio.CancelledError:
                 if decoding.cancel():  # no thread has come to it, nor to closing the file
                     os.close(descriptor)
                 raise
-            # A value that was pickled by value is bytes inside a large payload.
-            return tamed(pickle.loads, value) if target.by_value else value
+            # A value that was pickled by value is bytes inside a large payload; what a worker
+            # says of an error never is.
+            is_by_value = target.by_value and isinstance(value, bytes)
+            return tamed(pickle.loads, value) if is_by_value else value
         if flags & Flag.RAW:
             return body if not target.by_value else await threads.run(tamed, pickle.loads, body)
         if flags & Flag.SLOW:

@@ -57,13 +57,21 @@ def fail_argument(
 
 
 def fail_size(
-    target: Target, arguments: tuple[Any, ...], keywords: dict[str, Any], limit: int
+    target: Target,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    limit: int,
+    *,
+    has_descriptors: bool,
 ) -> NoReturn:
     """Raise the error for arguments that are too large, naming the largest one and its size."""
     sizes: dict[str, int] = {}
     for name, value in _named(target, arguments, keywords):
         try:
             sizes[name] = pickled_size(value)
+        except NeedsDescriptors:
+            # Where files cross as descriptors they do not count, and elsewhere as what they hold.
+            sizes[name] = 0 if has_descriptors else getattr(value, "size", 0)
         except Exception as error:  # noqa: BLE001 - whatever a reducer raises
             fail_argument(target, arguments, keywords, None, error)
     parameter = max(sizes, key=sizes.__getitem__, default=None)

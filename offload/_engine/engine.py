@@ -39,6 +39,7 @@ from offload._engine.codec import (
 from offload._engine.flights import Flights
 from offload._engine.outcome import bad_result, has_started, outcome_of, raise_reply
 from offload._engine.shell import Shell
+from offload._workers.logs import log_safely
 from offload.errors import OffloadError, WorkerCrashedError
 
 if TYPE_CHECKING:
@@ -363,7 +364,9 @@ class Engine(Shell):
                             call.future = call.loop.create_future()
                             continue
                         _, flags, body, descriptor = items.popleft()
+                        is_waiting = True
                         value = await decode_reply(body, flags, descriptor, target)
+                        is_waiting = False
                         taken += 1
                         # In batches of half a window: the worker never runs dry, and is not sent
                         # a frame for each item.
@@ -426,10 +429,13 @@ class Engine(Shell):
                 carrier = observer.submitted(record)
                 if carrier:
                     carriers.append(dict(carrier))
-            except Exception:
-                _logger.exception(
+            except Exception:  # noqa: BLE001 - it is logged
+                log_safely(
+                    _logger,
+                    logging.ERROR,
                     "an observer of pool %r failed",
                     self.name,
+                    exc_info=True,
                     extra={"offload_pool": self.name, "offload_function": record.function},
                 )
         return carriers
@@ -440,10 +446,13 @@ class Engine(Shell):
         for observer in observers:
             try:
                 observer.ended(record)
-            except Exception:
-                _logger.exception(
+            except Exception:  # noqa: BLE001 - it is logged
+                log_safely(
+                    _logger,
+                    logging.ERROR,
                     "an observer of pool %r failed",
                     self.name,
+                    exc_info=True,
                     extra={"offload_pool": self.name, "offload_function": record.function},
                 )
 

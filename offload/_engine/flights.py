@@ -8,6 +8,9 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from offload._engine.call import in_this_context
+from offload._workers.logs import log_safely
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -33,9 +36,11 @@ class _Flight:
         for listener in tuple(self.listeners):
             try:
                 listener(done, total)
-            except Exception:
+            except Exception:  # noqa: BLE001 - it is logged
                 # Of one caller: the others are told all the same.
-                _logger.exception("on_progress of a shared run failed")
+                log_safely(
+                    _logger, logging.ERROR, "on_progress of a shared run failed", exc_info=True
+                )
 
 
 class Flights:
@@ -74,8 +79,9 @@ class Flights:
             task.add_done_callback(lambda _: self._land(key, flight))
         assert flight.task is not None
         flight.waiting += 1
-        listener = options.on_progress
-        if listener is not None:
+        listener: Progress | None = None
+        if options.on_progress is not None:
+            listener = in_this_context(options.on_progress)
             flight.listeners.append(listener)
         is_dropped = False
         try:

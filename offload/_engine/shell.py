@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from offload._child.wire import Kind
 from offload._core.dispatch import (
+    WAITING,
     Assign,
     Closed,
     Dispatcher,
@@ -42,7 +43,9 @@ from offload._engine.call import Call
 from offload._engine.codec import close_file
 from offload._engine.ledger import FOLD_AT, Account, Failures, totals
 from offload._engine.outcome import crash_error, deadline_error, task_cancelled_error
+from offload._workers.base import Revoked
 from offload._workers.keeper import keeper
+from offload._workers.logs import log_safely
 from offload.errors import PoolClosedError, QueueFullError, QueueTimeoutError, WorkerStartError
 
 if TYPE_CHECKING:
@@ -153,9 +156,7 @@ class Shell:
         dispatcher = self.dispatcher
         if dispatcher.phase is not Phase.OPEN:
             raise self._closed_error(target.name)
-        if dispatcher.is_full and not (
-            dispatcher.idle and dispatcher.busy < dispatcher.limits.max_workers
-        ):
+        if dispatcher.is_full and not (dispatcher.idle and dispatcher.busy < dispatcher.capacity):
             raise self._refused(target, "max_queued")
 
     def reserve(self, target: Target, size_bytes: int) -> int:
@@ -172,7 +173,7 @@ class Shell:
             return 0
         with self._lock:
             waiting = dispatcher.queued + self._arriving
-            free = max(limits.max_workers - dispatcher.busy, 1)
+            free = max(dispatcher.capacity - dispatcher.busy, 1)
             together = dispatcher.queued_bytes + self._arriving_bytes + size_bytes
             if waiting < free or together <= limits.max_queued_bytes:
                 self._arriving += 1
@@ -232,7 +233,7 @@ class Shell:
             self._dispatch(following)
         if actions:
             self._carry_out(actions)
-        if worker is None and call.state is TaskState.QUEUED:
+        if worker is None and call.state in WAITING:
             call.wait_in_queue()
             if not self._is_looking:
                 self._is_looking = True
@@ -332,8 +333,9 @@ class Shell:
         if not self._act(self._abandon, call, reason, grace=call.grace):
             return False
         # After it was told to stop, so that it cannot enter the function in between.
-        call.is_revoked = not call.is_sent or self.crew.revoke(worker, call)
-        if call.is_revoked and not self.crew.can_stop:
+        revoked = self.crew.revoke(worker, call) if call.is_sent else Revoked.UNSTARTED
+        call.is_revoked = revoked is Revoked.UNSTARTED
+        if revoked is not Revoked.NO and not self.crew.can_stop:
             following = self.unused(call)  # it was not stopped, and is free
             if following is not None:
                 self._dispatch(following)
@@ -351,7 +353,7 @@ class Shell:
             call.lane.timed_out += 1
             call.lane.run_time.add_stopped(seconds)
         if self.crew.can_stop:
-            self.dispatcher.abandon(worker, now, reason)
+            self.dispatcher.abandon(worker, now, reason, is_given_time=call.grace > 0)
         else:
             call.is_counted = True
         return True
@@ -387,15 +389,18 @@ class Shell:
 
     def worker_failed(self, worker: Worker, detail: str) -> None:
         """Report that a worker did not come up."""
-        if self.dispatcher.phase is Phase.OPEN:
-            _logger.error(
+        is_news = self.dispatcher.phase is Phase.OPEN
+        self._start_error = detail
+        self._act(self.dispatcher.start_failed, worker, _monotonic())
+        if is_news:
+            log_safely(
+                _logger,
+                logging.ERROR,
                 "a worker of pool %r did not start: %s",
                 self.name,
                 detail,
                 extra={"offload_pool": self.name},
             )
-        self._start_error = detail
-        self._act(self.dispatcher.start_failed, worker, _monotonic())
 
     def worker_recovered(self, worker: Worker) -> None:
         """Report that an abandoned worker ended its task by itself."""
@@ -411,7 +416,9 @@ class Shell:
             else:
                 self._on_loop(task, task.wait_in_queue)
         elif was is WorkerState.IDLE:
-            _logger.warning(
+            log_safely(
+                _logger,
+                logging.WARNING,
                 "an idle worker of pool %r ended: %s",
                 self.name,
                 how,
@@ -540,7 +547,7 @@ class Shell:
         """As `kill`, waiting for the lock."""
         running, closed, is_first = self._act(self._kill)
         for call, worker in running:
-            started = call.is_sent and not self.crew.revoke(worker, call)
+            started = call.is_sent and self.crew.revoke(worker, call) is not Revoked.UNSTARTED
             self._on_loop(call, call.fail, self._closed_error(call.function, started=started))
         if is_first:
             closed.add_done_callback(lambda _: keeper.release())

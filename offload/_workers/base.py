@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import signal as signals
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,10 +14,18 @@ if TYPE_CHECKING:
     from offload._child.payload import Parcel
     from offload._core.dispatch import Worker
 
-__all__ = ["Call", "Crew", "Exit", "Owner", "Reply", "Settings"]
+__all__ = ["Call", "Crew", "Exit", "Owner", "Reply", "Revoked", "Settings"]
 
 # kind, flags, body, descriptor: a frame as `offload._child.wire` takes it apart.
 Reply = tuple[int, int, bytes, "int | None"]
+
+
+class Revoked(enum.Enum):
+    """What came of keeping the function of a call from being entered."""
+
+    UNSTARTED = "it was not entered, and will not be"
+    FREED = "its worker is free; whether it was entered nobody knows"
+    NO = "it was entered, or may have been"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +141,8 @@ class Crew(Protocol):
         """Stop a worker; `Owner.worker_gone` follows."""
         ...
 
-    def revoke(self, worker: Any, call: Any) -> bool:
-        """Keep the function of a call from being entered, whose worker was just told to stop.
-
-        Returns:
-            False if it has been entered, or may have been.
-        """
+    def revoke(self, worker: Any, call: Any) -> Revoked:
+        """Keep the function of a call from being entered, whose worker was just told to stop."""
         ...
 
     def has_replied(self, worker: Any, call: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import os
 import struct
@@ -13,7 +14,7 @@ from offload._child.payload import take_tray
 from offload._child.wire import Assembler, Flag, Kind, pack_descriptors
 from offload._core.dispatch import Worker
 from offload._workers.keeper import keeper
-from offload._workers.logs import relay
+from offload._workers.logs import log_safely, relay
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,9 +54,9 @@ class ProcessWorker(Worker):
         "binding",
         "endpoint",
         "frames",
+        "has_ended",
         "has_ended_task",
         "is_closing",
-        "is_reaped",
         "is_told",
         "last",
         "number",
@@ -84,8 +85,8 @@ class ProcessWorker(Worker):
         self.last: Any = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_closing = False
-        # Whether the supervisor has said that it has ended.
-        self.is_reaped = False
+        # Whether it has ended, so that its process id may be another's; its report is on its way.
+        self.has_ended = False
         # Whether the stop of its abandoned task has come to the keeper, and whether that task has
         # ended before it did.
         self.is_told = False
@@ -130,7 +131,9 @@ class Binding:
         self.endpoint = worker.endpoint.dup()
         self.pending = b""
         self.is_open = True
-        loop.add_reader(self.endpoint.fileno(), self._read)
+        # A handle has the context that it was made in: that of the first call, for the worker's
+        # life, with all that its request holds.
+        contextvars.Context().run(loop.add_reader, self.endpoint.fileno(), self._read)
 
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send without blocking; what does not fit follows when there is room.
@@ -180,20 +183,13 @@ class Binding:
             if not self.is_open or worker.binding is not self:
                 return False
             frames = worker.frames
+            failure: OSError | None = None
             try:
                 is_alive = frames.receive(self.endpoint)
             except BlockingIOError:
                 return False
             except OSError as error:
-                # A dead worker; or our own limit of open files, which cost us a descriptor.
-                _logger.log(
-                    logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR,
-                    "the socket of %r failed and is given up: %r",
-                    worker,
-                    error,
-                    extra={"offload_pid": worker.pid},
-                )
-                is_alive = False
+                is_alive, failure = False, error
             else:
                 while (reply := frames.take()) is not None:
                     if reply[1] & Flag.TRAY:
@@ -204,6 +200,16 @@ class Binding:
         if not is_alive:
             self.close()
             keeper.post(self.crew.lost, worker)
+            if failure is not None:
+                # A dead worker; or our own limit of open files, which cost us a descriptor.
+                log_safely(
+                    _logger,
+                    logging.DEBUG if isinstance(failure, ConnectionError) else logging.ERROR,
+                    "the socket of %r failed and is given up: %r",
+                    worker,
+                    failure,
+                    extra={"offload_pid": worker.pid},
+                )
             return False
         records: list[bytes] | None = None
         for reply, number in replies:
@@ -242,12 +248,14 @@ class Binding:
         else:
             # A second reply to an earlier task: by code of that task, or by a slip of ours. The
             # caller of the present one gets no other's result; it gets that its worker has died.
-            _logger.error(
+            keeper.post(self.crew.kill, self.worker)
+            log_safely(
+                _logger,
+                logging.ERROR,
                 "%r replied twice to one task, and is killed",
                 self.worker,
                 extra={"offload_pid": self.worker.pid},
             )
-            keeper.post(self.crew.kill, self.worker)
 
     def close(self) -> None:
         """Leave the loop; on the loop's thread, or after the loop was closed."""

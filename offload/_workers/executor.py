@@ -10,7 +10,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import threading
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent import futures
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from dataclasses import replace
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
@@ -19,8 +26,9 @@ from offload._child import remote
 from offload._child.supervisor import hasten
 from offload._child.task import message_of, summary, trace, type_name
 from offload._core.dispatch import Worker
-from offload._workers.base import Exit
-from offload._workers.keeper import keeper
+from offload._workers.base import Exit, Revoked
+from offload._workers.keeper import keeper, submit_once
+from offload._workers.logs import log_safely
 from offload.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("offload.workers")
 
+# Threads by inheritance, though what they run is pickled (Python 3.14).
+_INTERPRETERS: Any = getattr(futures, "InterpreterPoolExecutor", ())
 # Between SIGTERM and SIGKILL, as for workers of our own.
 _TERMINATE_SECONDS = 0.5
 # For exit hooks of a process that was told to end.
@@ -110,7 +120,7 @@ class ExecutorCrew:
     def begin(self, worker: ExecutorWorker, call: Any) -> bool:
         """Submit a call; False if the executor is broken."""
         try:
-            future = worker.executor.submit(remote.run, call.request)
+            future = self._submit(worker.executor, call.request)
         except Exception as error:  # noqa: BLE001 - whatever an executor of the user raises
             _logger.debug("executor of %r refused a task: %r", worker, error)
             self._broken(worker, received=False)
@@ -124,17 +134,26 @@ class ExecutorCrew:
             future.add_done_callback(lambda future: self._done(worker, call, future))
         return True
 
-    def revoke(self, worker: ExecutorWorker, call: Any) -> bool:
+    def _submit(self, executor: Executor, request: bytes) -> Future[Any]:
+        if isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, _INTERPRETERS):
+            return submit_once(executor, remote.run, request)
+        return executor.submit(remote.run, request)
+
+    def revoke(self, worker: ExecutorWorker, call: Any) -> Revoked:
         """Take back a call that waits in the queue of an executor that others use as well."""
         del call  # the only one that this worker has
         future = worker.future
         if future is None or self._is_process:
-            return False
+            return Revoked.NO
         worker.is_revoking = True
         try:
-            return future.cancel()
+            if not future.cancel():
+                return Revoked.NO
         finally:
             worker.is_revoking = False
+        # Others may cancel what runs as well: a future of Dask's never says that it runs.
+        is_stdlib = isinstance(worker.executor, (ThreadPoolExecutor, ProcessPoolExecutor))
+        return Revoked.UNSTARTED if is_stdlib else Revoked.FREED
 
     def has_replied(self, worker: ExecutorWorker, call: Any) -> bool:
         """Return whether a call has ended."""
@@ -259,17 +278,17 @@ class ExecutorCrew:
         """End an executor that is ours; wait for the end of its process, and tell how it ended."""
         process, executor = worker.process, worker.executor
         if process is None:
-            executor.shutdown(wait=False, cancel_futures=True)
+            _shut_down(executor, wait=False)
             return Exit()
         if force:
             process.terminate()
         else:
-            executor.shutdown(wait=False, cancel_futures=True)
+            _shut_down(executor, wait=False)
         if not connection.wait([process.sentinel], _TERMINATE_SECONDS if force else _EXIT_SECONDS):
             _kill(process)
         # A thread of the executor reaps the process: to ask for its exit code before that has
         # ended would be a race for the only copy of its status.
-        executor.shutdown(wait=True, cancel_futures=True)
+        _shut_down(executor, wait=True)
         code = process.exitcode
         return Exit(
             pid=process.pid,
@@ -313,7 +332,7 @@ class ExecutorCrew:
     def _gone(self, worker: ExecutorWorker, how: Exit) -> None:
         if self._is_ours and not self._is_process:
             # A task in a thread cannot be ended; the pool goes on, and closes, without it.
-            worker.executor.shutdown(wait=False, cancel_futures=True)
+            _shut_down(worker.executor, wait=False)
         if self._workers.pop(worker.number, None) is not None:
             self._owner.worker_gone(worker, how)
         self._finish_close()
@@ -345,6 +364,18 @@ def _tame(error: BaseException) -> RemoteError:
         remote_message=message_of(error),
         remote_traceback=trace(error),
     )
+
+
+def _shut_down(executor: Executor, *, wait: bool) -> None:
+    """Shut an executor down, whosever it is; what that raises is logged."""
+    try:
+        try:
+            executor.shutdown(wait=wait, cancel_futures=True)
+        except TypeError:  # older than `cancel_futures`, as Dask's
+            executor.shutdown(wait=wait)
+    except Exception:  # noqa: BLE001 - it is logged
+        name = type(executor).__name__
+        log_safely(_logger, logging.ERROR, "%s cannot be shut down", name, exc_info=True)
 
 
 def _kill(process: Any) -> None:

@@ -8,17 +8,19 @@ to make calls on. A call from asyncio never touches it: it is not on the path of
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+
+from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
-__all__ = ["keeper", "threads"]
+__all__ = ["keeper", "submit_once", "threads"]
 
 _logger = logging.getLogger("offload.workers")
 
@@ -70,11 +72,15 @@ class Keeper:
         loop.call_soon_threadsafe(loop.stop)
 
     def post(self, callback: Callable[..., object], *arguments: Any) -> None:
-        """Run `callback` soon on the thread; without effect once the thread has ended."""
+        """Run `callback` soon on the thread; without effect once the thread has ended.
+
+        In an empty context: what it leaves on the loop may live for long, and the poster's context
+        is a request's, as a rule.
+        """
         loop = self._loop
         if loop is not None:
             try:
-                loop.call_soon_threadsafe(callback, *arguments)
+                loop.call_soon_threadsafe(callback, *arguments, context=contextvars.Context())
             except RuntimeError:  # closed between the two lines: there is nothing left to keep
                 return
 
@@ -83,10 +89,15 @@ class Keeper:
             while True:
                 try:
                     loop.run_forever()
-                except BaseException:
+                except BaseException:  # noqa: BLE001 - it is logged
                     # `sys.exit()` in a callback of a user's future, as a rule. A thread of the
                     # user's own would end of it; without this one, every pool would hang.
-                    _logger.exception("a callback that runs on the keeper's thread raised")
+                    log_safely(
+                        _logger,
+                        logging.ERROR,
+                        "a callback that runs on the keeper's thread raised",
+                        exc_info=True,
+                    )
                     if self._loop is not loop:
                         break
                 else:
@@ -99,6 +110,51 @@ class Keeper:
         self.__init__()  # type: ignore[misc]
 
 
+def submit_once(
+    executor: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any
+) -> Future[Any]:
+    """Submit to threads; if that raises, `function` does not run, now or later.
+
+    stdlib's `submit` queues a task before it starts a thread for it. Where there are no more
+    threads it raises, and a thread that there is already runs the task all the same.
+
+    Raises:
+        RuntimeError: the executor is shut down, or no thread can be started and none took it.
+    """
+    future: Future[Any] = Future()
+    try:
+        queued = executor.submit(_run_once, future, function, arguments)
+    except BaseException:
+        if future.cancel():
+            raise
+    else:
+        # It was dropped by the executor: cancelled when that is shut down, or failed when an
+        # initializer of the user's has.
+        queued.add_done_callback(lambda queued: _drop_once(future, queued))
+    return future
+
+
+def _run_once(
+    future: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function(*arguments)
+    except BaseException as error:  # noqa: BLE001 - it is the future's
+        future.set_exception(error)
+        del future  # the error's traceback has this frame, and the future has the error
+    else:
+        future.set_result(result)
+
+
+def _drop_once(future: Future[Any], queued: Future[Any]) -> None:
+    if queued.cancelled():
+        future.cancel()
+    elif (error := queued.exception()) is not None and future.set_running_or_notify_cancel():
+        future.set_exception(error)
+
+
 class Threads:
     """Threads for large payloads; never those of asyncio or anyio, which user code may fill."""
 
@@ -106,13 +162,17 @@ class Threads:
         self._executor: ThreadPoolExecutor | None = None
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Have a thread run `function`; a future that can be cancelled was not begun."""
+        """Have a thread run `function`; a future that can be cancelled was not begun.
+
+        Raises:
+            RuntimeError: there are no threads, and none can be started. It will not run.
+        """
         executor = self._executor
         if executor is None:
             executor = self._executor = ThreadPoolExecutor(
                 _PAYLOAD_THREADS, thread_name_prefix="offload-payload"
             )
-        return executor.submit(function, *arguments)
+        return submit_once(executor, function, *arguments)
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` in a thread and return what it returns."""

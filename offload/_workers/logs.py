@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from offload._child.pickling import tamed
@@ -15,7 +16,7 @@ from offload._child.pickling import tamed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["log_levels", "relay"]
+__all__ = ["log_levels", "log_safely", "relay"]
 
 _logger = logging.getLogger("offload.workers")
 
@@ -25,6 +26,21 @@ _MOST_LEVELS = 1000
 _MOST_BYTES = 32 << 20
 # A thread is not made anew for each record; arbitrary, does not matter much.
 _LINGER_SECONDS = 0.2
+
+
+def log_safely(
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *arguments: object,
+    exc_info: bool = False,
+    extra: dict[str, object] | None = None,
+) -> None:
+    """Log from within the machinery: what a handler of the user raises must not stop that."""
+    with contextlib.suppress(Exception):
+        # Two frames are between the caller and logging.
+        log = partial(logger.log, exc_info=exc_info, extra=extra, stacklevel=3)
+        tamed(log, level, message, *arguments)
 
 
 def log_levels() -> dict[str, int]:
@@ -96,9 +112,13 @@ class Relay:
                     _handle(following)
                 else:
                     following()
-            except BaseException:
-                with contextlib.suppress(BaseException):  # by the same handler
-                    _logger.exception("a handler failed with a log record of a worker")
+            except BaseException:  # noqa: BLE001 - it is logged
+                log_safely(  # by the same handler
+                    _logger,
+                    logging.ERROR,
+                    "a handler failed with a log record of a worker",
+                    exc_info=True,
+                )
             if isinstance(following, bytes):
                 with self._changed:
                     self._waiting_bytes -= len(following)

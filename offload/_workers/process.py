@@ -34,10 +34,10 @@ from offload._child.wire import (
     frame,
 )
 from offload._core.dispatch import Worker, WorkerState
-from offload._workers.base import Exit
+from offload._workers.base import Exit, Revoked
 from offload._workers.binding import Binding, ProcessWorker
 from offload._workers.keeper import keeper
-from offload._workers.logs import log_levels, relay
+from offload._workers.logs import log_levels, log_safely, relay
 
 if TYPE_CHECKING:
     from offload._workers.base import Call, Owner, Settings
@@ -159,8 +159,8 @@ class ProcessCrew:
         keeper.post(self.lost, worker)
         return False
 
-    def revoke(self, worker: ProcessWorker, call: Call) -> bool:
-        """Return whether a worker that was just told to stop had not entered its function yet.
+    def revoke(self, worker: ProcessWorker, call: Call) -> Revoked:
+        """Tell whether a worker that was just told to stop had entered its function.
 
         It looks at the flag that `stop` has set after it has said that it enters the function, and
         then does not.
@@ -168,7 +168,9 @@ class ProcessCrew:
         entered = worker.word(context.STARTED)
         # If it has ended meanwhile, who knows how far it came. Its number is that of another call
         # if it has ended this one and been given the next.
-        return entered is not None and worker.last is call and entered < worker.sent
+        if entered is not None and worker.last is call and entered < worker.sent:
+            return Revoked.UNSTARTED
+        return Revoked.NO
 
     def has_replied(self, worker: ProcessWorker, call: Call) -> bool:
         """Return whether the reply to a call is in the socket, or about to be."""
@@ -336,10 +338,11 @@ class ProcessCrew:
                 self._fail(worker, f"fork failed: {os.strerror(status)}")
                 self._forget(worker)
             elif what == supervisor.ENDED:
-                worker.is_reaped = True
                 self._ended(worker, os.waitstatus_to_exitcode(status))
 
     def _ended(self, worker: ProcessWorker, code: int | None) -> None:
+        # From here on its timer is that of the report, which nobody may stop.
+        worker.has_ended = True
         self._stop_timer(worker)
         how = Exit(
             pid=worker.pid,
@@ -390,8 +393,10 @@ class ProcessCrew:
         # Only now: what was drained may have been the result of its last task but one.
         received = worker.has_reached(context.RECEIVED)
         started = received and worker.has_reached(context.STARTED)
-        self._owner.worker_gone(worker, replace(how, received=received, started=started))
-        keeper.post(self._forget, worker)
+        try:
+            self._owner.worker_gone(worker, replace(how, received=received, started=started))
+        finally:
+            keeper.post(self._forget, worker)
 
     def _supervisor_ended(self) -> None:
         """All workers of a supervisor end with it; the next start makes a new one."""
@@ -399,22 +404,16 @@ class ProcessCrew:
         keeper.loop.remove_reader(self._control.fileno())
         self._control.close()
         self._control = None
+        code: int | None = None
         if self._process is not None:
             try:
                 self._process.wait(timeout=1.0)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            if self._closed is None:
-                _logger.error(
-                    "the supervisor process of pool %r ended (exit code %s); its workers with it",
-                    self._settings.name,
-                    self._process.returncode,
-                    extra={"offload_pool": self._settings.name},
-                )
-            self._process = None
+            code, self._process = self._process.returncode, None
         for worker in list(self._workers.values()):
-            if worker.is_reaped:  # its process id may be another's; its report is on its way
+            if worker.has_ended:
                 continue
             if worker.pid is not None:
                 # The kernel ends the workers of a supervisor, but not what they have started. The
@@ -423,10 +422,19 @@ class ProcessCrew:
                     os.killpg(worker.pid, signal.SIGKILL)
             self._ended(worker, -int(signal.SIGKILL))
         self._finish_close()
+        if self._closed is None:
+            log_safely(
+                _logger,
+                logging.ERROR,
+                "the supervisor process of pool %r ended (exit code %s); its workers with it",
+                self._settings.name,
+                code,
+                extra={"offload_pool": self._settings.name},
+            )
 
     def lost(self, worker: ProcessWorker) -> None:
         """Take note that a worker's socket has ended; its exit should be reported any moment."""
-        if worker.number in self._workers and not worker.is_closing:
+        if worker.number in self._workers and not (worker.is_closing or worker.has_ended):
             self._stop_timer(worker)
             worker.timer = keeper.loop.call_later(_REPORT_SECONDS, self._give_up, worker)
 
@@ -444,6 +452,7 @@ class ProcessCrew:
         if (
             worker.number not in self._workers
             or worker.is_closing
+            or worker.has_ended
             or worker.state is not WorkerState.LEAVING
         ):
             return
@@ -458,7 +467,7 @@ class ProcessCrew:
         self._owner.worker_recovered(worker)
 
     def _stop_idle(self, worker: ProcessWorker) -> None:
-        if worker.is_closing:
+        if worker.is_closing or worker.has_ended:
             return
         worker.is_closing = True
         self._stop_timer(worker)
@@ -466,7 +475,7 @@ class ProcessCrew:
         worker.timer = keeper.loop.call_later(_EXIT_SECONDS, self._signal, worker, signal.SIGKILL)
 
     def _stop_running(self, worker: ProcessWorker, grace: float) -> None:
-        if worker.number not in self._workers:
+        if worker.number not in self._workers or worker.has_ended:
             return
         worker.is_told = True
         if worker.has_ended_task:
@@ -524,7 +533,7 @@ class ProcessCrew:
             worker.is_closing = True
             # One that was told to end before, as it retired, has no more time than the others.
             due = keeper.loop.time() + _CLOSE_SECONDS
-            if worker.timer is None or worker.timer.when() > due:
+            if not worker.has_ended and (worker.timer is None or worker.timer.when() > due):
                 self._stop_timer(worker)
                 worker.timer = keeper.loop.call_at(due, self._signal, worker, signal.SIGKILL)
         keeper.loop.call_later(_CLOSE_SECONDS + _REPORT_SECONDS, self._kill_supervisor)
