@@ -187,6 +187,7 @@ def summarise_csv(file: BinaryIO, encoding: str) -> dict[str, object]:
     """
     try:
         text = str(file.read(), encoding)
+        text.encode()  # what "unicode_escape" makes may be no text at all, and no JSON
     except LookupError as error:
         raise UnsupportedFormatError(f"unknown character encoding {encoding!r}") from error
     except ValueError as error:

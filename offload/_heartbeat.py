@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["AsyncioLoop", "Loop", "local", "running_loop"]
 
 
+# To a dictionary of local variables that only its frame has: the frame's, ours, an argument.
+_REFERENCES = 3
+
+
 class Loop:
     """Stands for a loop before there is one."""
 
@@ -159,8 +163,14 @@ def local(frame: FrameType, name: str) -> Any:
     found: Any = frame.f_locals
     value = found.get(name)
     # Before Python 3.13 this is a copy, which the frame keeps, and all that is in it alive as long.
-    # Where a debugger traces the frame, it is written back.
-    if isinstance(found, dict) and code.co_flags & inspect.CO_OPTIMIZED and frame.f_trace is None:
+    # Where a debugger traces the frame, it is written back; and code that has called `locals()`
+    # has the same one.
+    if (
+        isinstance(found, dict)
+        and code.co_flags & inspect.CO_OPTIMIZED
+        and frame.f_trace is None
+        and sys.getrefcount(found) <= _REFERENCES
+    ):
         found.clear()
     return value
 

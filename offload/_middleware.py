@@ -114,14 +114,15 @@ class CancelOnDisconnect:
                 extra=log_fields(error),
             )
             if not client.has_response:
-                await _send_nothing(send)
+                await send_nothing(send)
         finally:
             guard.end()
             current_guard.reset(token)
             await client.aclose()
 
 
-async def _send_nothing(send: Send) -> None:
+async def send_nothing(send: Send) -> None:
+    """Answer a client that has left."""
     # Nobody will read it; but middleware on the way waits for a response. Servers from version 2.4
     # of the specification on may say that there is nobody, by an OSError.
     with suppress(OSError):

@@ -488,6 +488,12 @@ def make_and_note(count: int, path: str) -> Iterator[bytes]:
         yield bytes(10_000)
 
 
+def wait_and_yield(entered: str, gate: str) -> Iterator[bytes]:
+    knock(entered)
+    pass_gate(gate)
+    yield b"late"
+
+
 def endless(path: str) -> Iterator[bytes]:
     try:
         while True:

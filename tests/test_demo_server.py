@@ -343,6 +343,12 @@ class TestCsv:
 
         assert (status, detail) == (422, "Line 2 has 2 cells, but the first 1.")
 
+    def test_half_a_character_is_a_422(self, http):
+        """There are encodings that make what cannot be written in any other."""
+        headers = {"content-type": "text/csv; charset=unicode_escape"}
+        response = http.post("/csv", content=rb"a,\ud800", headers=headers)
+        assert response.status_code == 422
+
     def test_unknown_charset_is_a_415(self, http):
         """What the client declares is looked at before the data."""
         status, _ = problem(

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
@@ -302,8 +302,6 @@ class TestWatchdog:
 
         lag = Histogram()
         lag.record(0.25)
-        nothing = {each.name: "" for each in fields(watchdog.PlaceStatistics)}
-        nothing |= {"cause": "cpu", "route": "GET /report/{id}"}
         seen = replace(
             watchdog.statistics(),
             since=1.7e9,
@@ -313,9 +311,10 @@ class TestWatchdog:
                 watchdog.CauseStatistics(cause="cpu", count=3, seconds=1.5),
                 watchdog.CauseStatistics(cause="gc", count=0, seconds=0.0),
             ),
-            places=tuple(
-                watchdog.PlaceStatistics(**nothing | {"count": count, "total": count / 2})
-                for count in (1, 2)
+            routes=(
+                watchdog.RouteStatistics(
+                    route="GET /report/{id}", cause="cpu", count=3, seconds=1.5
+                ),
             ),
         )
         monkeypatch.setattr(watchdog, "statistics", lambda: seen)

@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -567,6 +568,35 @@ class TestStreamResponse:
             await sending
         await until(lambda: not pool.statistics().busy)
         assert ran == []
+
+    async def test_client_that_leaves_before_the_first_item_is_answered(
+        self, pool: Pool, tmp_path: Path
+    ) -> None:
+        """Middleware waits for a response, and raises where there is none."""
+        with Fifo(tmp_path / "entered") as entered, Fifo(tmp_path / "gate") as gate:
+            answers: list[int] = []
+
+            async def endpoint(_: Request) -> Response:
+                return StreamResponse(
+                    self.stream(pool, functions.wait_and_yield, entered.path, gate.path)
+                )
+
+            async def pass_on(request: Request, call_next: Any) -> Response:
+                response: Response = await call_next(request)
+                answers.append(response.status_code)
+                return response
+
+            server = Recorder()
+            inside = app(get=endpoint)
+            inside.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+            scope = {**SCOPE, "path": "/get", "raw_path": b"/get"}
+            asking = asyncio.ensure_future(inside(scope, server.receive, server.send))
+            await entered.heard()
+            server.gone.set()
+            with anyio.fail_after(PATIENCE):
+                await asking
+            assert answers == [499]
+            await until(lambda: not pool.statistics().busy)
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     async def test_background_runs_when_all_has_been_sent(self, pool: Pool, method: str) -> None:

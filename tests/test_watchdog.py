@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 
@@ -38,7 +39,8 @@ from offload.watchdog import Block, Watchdog, WatchdogStatistics
 from offload.watchdog._advice import advise
 from offload.watchdog._judge import Facts, Verdict, judge
 from offload.watchdog._ledger import Ledger
-from offload.watchdog._requests import route_of
+from offload.watchdog._middleware import _here
+from offload.watchdog._requests import has_template, route_of
 from offload.watchdog._stack import Call, stack_of
 from offload.watchdog._watcher import Watcher, _Beat
 from tests import conftest
@@ -368,6 +370,29 @@ def test_thread_that_keeps_the_gil_is_named_with_its_request(backend, ledger):
 def test_route_without_a_framework_is_the_path(scope, expected):
     """Any ASGI application's requests have a name."""
     assert route_of(scope) == expected
+    assert has_template(scope) is (scope is None)
+
+
+class Mounted:
+    """An application within another."""
+
+
+@pytest.mark.parametrize(
+    "found,expected",
+    [
+        # Litestar.
+        ({"path_template": "/users/{id:int}"}, "GET /users/{id:int}"),
+        # Starlette before 1.0.
+        ({"endpoint": handle, "path_params": {"id": 7}}, "GET /users/{id}"),
+        ({"endpoint": Mounted, "path_params": {}}, "GET /users/7"),
+        ({"endpoint": Mounted(), "path_params": {}}, None),
+    ],
+)
+def test_template_is_found_where_frameworks_leave_it(found, expected):
+    """What is left of a request says where it was going, unless it is only a path."""
+    scope = {"type": "http", "method": "GET", "path": "/users/7", **found}
+    assert has_template(scope) is (expected is not None)
+    assert route_of(scope) == (expected or "GET /users/7")
 
 
 # --- causes ---
@@ -485,6 +510,28 @@ def test_book_is_bounded():
     assert statistics.blocks == 1000
 
 
+def test_counters_of_routes_only_grow():
+    """Where places are forgotten the counters of their route are not; there is an end to both."""
+    ledger = Ledger(clock=lambda: 0.0)
+    seen: dict[tuple[str, str], int] = {}
+    for number in range(1000):
+        ledger.add(some_block(route="GET /report", line=number, function=f"app:f{number % 300}"))
+        ledger.add(some_block(route=f"GET /{number}", has_template=False))
+        ledger.add(some_block(route=f"GET /template/{number}", cause="gc"))
+        if number % 100 == 0:
+            routes = {(each.route, each.cause): each.count for each in ledger.statistics().routes}
+            assert all(count <= routes[key] for key, count in seen.items())
+            seen = routes
+
+    routes = {(each.route, each.cause): each for each in ledger.statistics().routes}
+    assert routes["GET /report", "cpu"].count == 1000
+    assert round(routes["GET /report", "cpu"].seconds, 6) == 200.0
+    assert routes["other", "cpu"].count == 1000
+    assert routes["GET /template/7", "gc"].count == 1
+    assert 500 < len(routes) < 520
+    assert sum(each.count for each in routes.values()) == 3000
+
+
 def test_statistics_add_up():
     """Counts, sums and maxima by place and by cause."""
     ledger = Ledger(clock=lambda: 0.0)
@@ -564,11 +611,16 @@ def test_watchdog_that_fails_leaves_the_application_alone(ledger, monkeypatch, c
 
     async def main():
         with watchdog.watching(threshold=0.05):
+            watcher = _here.watcher
             await anyio.sleep(0.01)
             hold()
             with anyio.fail_after(PATIENCE):
                 while ledger.statistics().is_watching:  # noqa: ASYNC110 - it has no event
                     await anyio.sleep(0.01)
+            # It keeps nothing that nobody will read, and another may watch in its place.
+            await anyio.sleep(0.2)
+            assert not watcher._beats
+            assert not _here.is_watched()
 
     anyio.run(main)
 
@@ -668,6 +720,34 @@ def test_looking_at_locals_leaves_them_alone():
 
     assert look() == (["a"], 1, None)
     assert (value, seen) == (["a"], 1)
+
+
+def test_looking_at_locals_empties_no_dictionary_of_others():
+    """Before Python 3.13 a function that has called `locals()` has the very one of its frame."""
+
+    def look():
+        return local(sys._getframe(1), "value")
+
+    value = ["a"]
+    mine = locals()
+    assert look() is value
+    assert mine["value"] is value
+
+
+def test_looking_at_locals_keeps_nothing_alive():
+    """What a frame had then is gone when the frame lets go of it."""
+
+    class Large:
+        pass
+
+    def look():
+        return local(sys._getframe(1), "value") is not None
+
+    value = Large()
+    seen = weakref.ref(value)
+    assert look()
+    del value
+    assert seen() is None
 
 
 def test_expression_is_told_exactly():

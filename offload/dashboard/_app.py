@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import re
 from importlib.resources import files
@@ -182,7 +183,8 @@ class Dashboard:
             # A number has one shortest form in JSON, whoever writes it: it names the failure.
             if repr(failure.at) == asked.get("at") and failure.function == asked.get("function"):
                 told = {"message": failure.message, "traceback": failure.traceback}
-                return JSONResponse(told, headers=_HEADERS)
+                # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
+                return Response(json.dumps(told), media_type="application/json", headers=_HEADERS)
         raise HTTPException(404, "It is not among the last failures any more.")
 
     async def _act(self, request: Request) -> Response:
@@ -195,7 +197,7 @@ class Dashboard:
             raise HTTPException(404, f"There are these actions: {', '.join(ACTIONS)}.")
         pool = self._named(request)
         pid = request.query_params.get("pid", "")
-        if action.of_worker and not re.fullmatch("[0-9]{1,9}", pid):
+        if (pid or action.of_worker) and not re.fullmatch("[0-9]{1,9}", pid):
             raise HTTPException(400, "pid must be that of a worker.")
         # An operator's hand explains what the logs of the pool and of its callers say next.
         _logger.warning(

@@ -28,7 +28,7 @@ its own pools: scrape each of them.
 | `offload_event_loop_late_seconds` | gauge | | by how much it is late now: above a second, the loop hangs |
 | `offload_event_loop_blocks_total` | counter | cause | times that a loop was held longer than the watchdog's threshold |
 | `offload_event_loop_blocked_seconds_total` | counter | cause | for how long in all |
-| `offload_route_blocks_total` | counter | route, cause | the same by route |
+| `offload_route_blocks_total` | counter | route, cause | the same by route; "other" where the framework tells no template |
 | `offload_route_blocked_seconds_total` | counter | route, cause | the same by route |
 
 The last six are there when `offload.watchdog` has watched a loop. Buckets are powers of two of a

@@ -270,14 +270,10 @@ def _of_loop(seen: WatchdogStatistics) -> Iterator[Metric]:
     for each in seen.causes:
         families.value("offload_event_loop_blocks", each.count, each.cause)
         families.value("offload_event_loop_blocked_seconds", each.seconds, each.cause)
-    routes: dict[tuple[str, str], tuple[int, float]] = {}
-    for place in seen.places:  # at most some hundred
-        key = place.route, place.cause
-        count, seconds = routes.get(key, (0, 0.0))
-        routes[key] = count + place.count, seconds + place.total
-    for (route, cause), (count, seconds) in sorted(routes.items()):
-        families.value("offload_route_blocks", count, route, cause)
-        families.value("offload_route_blocked_seconds", seconds, route, cause)
+    for of_route in seen.routes:  # at most some hundred
+        labels = of_route.route, of_route.cause
+        families.value("offload_route_blocks", of_route.count, *labels)
+        families.value("offload_route_blocked_seconds", of_route.seconds, *labels)
     yield from families
 
 

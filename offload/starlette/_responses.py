@@ -16,6 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from starlette.responses import Response
 
+from offload._middleware import send_nothing
 from offload.errors import ClientDisconnectedError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class StreamResponse(Response):
         # Its length is not known: the server sends it in chunks.
         del self.headers["content-length"]
         self._stream = stream
+        self._has_begun = False
         self._is_complete = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,6 +146,8 @@ class StreamResponse(Response):
             group.cancel_scope.cancel()
         if error is not None and not (is_disconnected and isinstance(error, OSError)):
             raise error
+        if has_left and not self._has_begun:
+            await send_nothing(send)
         if self.background is not None and error is None and not has_left:
             await self.background()
 
@@ -156,6 +160,7 @@ class StreamResponse(Response):
                 item = await anext(stream)
             except StopAsyncIteration:
                 is_over = True
+        self._has_begun = True
         await send(
             {
                 "type": "http.response.start",

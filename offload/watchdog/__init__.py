@@ -39,6 +39,7 @@ from offload.watchdog._records import (
     Cause,
     CauseStatistics,
     PlaceStatistics,
+    RouteStatistics,
     WatchdogStatistics,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "Cause",
     "CauseStatistics",
     "PlaceStatistics",
+    "RouteStatistics",
     "Watchdog",
     "WatchdogStatistics",
     "install",

@@ -13,19 +13,23 @@ from offload.watchdog._records import (
     CAUSES,
     CauseStatistics,
     PlaceStatistics,
+    RouteStatistics,
     WatchdogStatistics,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
-    from offload.watchdog._records import Block
+    from offload.watchdog._records import Block, Cause
 
 __all__ = ["Ledger", "ledger", "place_key", "statistics"]
 
 # Enough for every handler of a large application; a path per place, where no template is known,
 # must not fill the memory.
 _MAX_PLACES = 256
+# Unlike places these are never forgotten, so that the counters of each only grow.
+_MAX_ROUTES = 512
+_OTHER_ROUTES = "other"
 _MAX_RECENT = 50
 # Seconds until a place that keeps on blocking is told of again.
 _REPEAT_AFTER = 300.0
@@ -61,6 +65,7 @@ class Ledger:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _lag: Histogram = field(default_factory=Histogram)
     _causes: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _routes: dict[tuple[str, Cause], tuple[int, float]] = field(default_factory=dict)
     _places: dict[Hashable, _Place] = field(default_factory=dict)
     _dropped: int = 0
     _recent: deque[Block] = field(default_factory=lambda: deque(maxlen=_MAX_RECENT))
@@ -93,12 +98,21 @@ class Ledger:
             count, seconds = self._causes.get(block.cause, (0, 0.0))
             self._causes[block.cause] = (count + 1, seconds + block.seconds)
             self._recent.append(block)
+            route = self._route_of(block)
+            count, seconds = self._routes.get(route, (0, 0.0))
+            self._routes[route] = (count + 1, seconds + block.seconds)
             place = self._place_of(block)
             place.last = block
             place.count += 1
             place.total += block.seconds
             place.longest = max(place.longest, block.seconds)
             return self._warning(place) if self._is_worth_telling(place) else None
+
+    def _route_of(self, block: Block) -> tuple[str, Cause]:
+        route = block.route, block.cause
+        if block.has_template and (route in self._routes or len(self._routes) < _MAX_ROUTES):
+            return route
+        return _OTHER_ROUTES, block.cause
 
     def _place_of(self, block: Block) -> _Place:
         key = place_key(block)
@@ -145,6 +159,10 @@ class Ledger:
                     CauseStatistics(cause=cause, count=count, seconds=seconds)
                     for cause in CAUSES
                     for count, seconds in (self._causes.get(cause, (0, 0.0)),)
+                ),
+                routes=tuple(
+                    RouteStatistics(route=route, cause=cause, count=count, seconds=seconds)
+                    for (route, cause), (count, seconds) in sorted(self._routes.items())
                 ),
                 places=tuple(map(_frozen, places)),
                 places_dropped=self._dropped,

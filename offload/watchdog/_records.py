@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from offload._core.histogram import HistogramSnapshot
 
-__all__ = ["CAUSES", "Block", "Cause", "CauseStatistics", "PlaceStatistics", "WatchdogStatistics"]
+__all__ = [
+    "CAUSES",
+    "Block",
+    "Cause",
+    "CauseStatistics",
+    "PlaceStatistics",
+    "RouteStatistics",
+    "WatchdogStatistics",
+]
 
 Cause = Literal["offload", "cpu", "blocking", "gc", "gil", "starved"]
 """Why a loop was late.
@@ -51,6 +59,7 @@ class Block:
         waited: seconds that the loop's thread waited for a CPU; None where unknown.
         collected: seconds that the garbage collector ran.
         is_over: False if the loop was still being held when this was noted.
+        has_template: False if `route` has a path that a client chose.
     """
 
     at: float
@@ -70,6 +79,7 @@ class Block:
     waited: float | None = None
     collected: float = 0.0
     is_over: bool = True
+    has_template: bool = True
 
     def __str__(self) -> str:
         """Tell it in one sentence."""
@@ -130,6 +140,24 @@ class CauseStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteStatistics:
+    """All blocks of one route and one cause; the counters only grow.
+
+    Attributes:
+        route: as in `Block`; "other" for requests whose template is not known, whose paths are
+            without number, and for all routes after the first few hundred.
+        cause: which.
+        count: blocks.
+        seconds: of all of them.
+    """
+
+    route: str
+    cause: Cause
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogStatistics:
     """What is known of the event loops of this process.
 
@@ -141,6 +169,7 @@ class WatchdogStatistics:
             is the timer's own.
         now: seconds by which the heartbeat is late at this instant, the worst of all loops.
         causes: one entry for each cause that there is, those that never happened included.
+        routes: one entry for each route and cause that has blocked; bounded.
         places: the places that have blocked, most seconds first; bounded.
         places_dropped: places that were forgotten to stay within the bound.
         recent: the latest blocks, oldest first; bounded.
@@ -152,6 +181,7 @@ class WatchdogStatistics:
     lag: HistogramSnapshot
     now: float
     causes: tuple[CauseStatistics, ...]
+    routes: tuple[RouteStatistics, ...]
     places: tuple[PlaceStatistics, ...]
     places_dropped: int
     recent: tuple[Block, ...]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from offload.watchdog._advice import advise
 from offload.watchdog._records import Block
-from offload.watchdog._requests import package_of, route_of
+from offload.watchdog._requests import has_template, package_of, route_of
 from offload.watchdog._stack import is_ours, is_waiting, own_call, text_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def report(
         cause=cause,
         what=what,
         route=route_of(scope),
+        has_template=has_template(scope),
         function=call.function if has_place else "",
         file=call.file if has_place else "",
         line=call.line if has_place else 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from offload._heartbeat import local
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "context_of_thread",
     "current_scope",
+    "has_template",
     "package_of",
     "route_of",
     "scope_of_context",
@@ -75,29 +77,48 @@ def context_of_thread(frame: FrameType) -> contextvars.Context | None:
 
 
 def route_of(scope: Mapping[str, Any] | None) -> str:
-    """Return method and path template of a request; the path where there is no template.
-
-    Any framework: Starlette and FastAPI put their route into the scope.
-    """
+    """Return method and path template of a request; the path where there is no template."""
     if scope is None:
         return ""
     method = scope.get("method") or "WEBSOCKET"
-    path = str(scope.get("path") or "/")
-    return f"{method} {_template(scope, path) or path}"
+    return f"{method} {_template(scope) or _path(scope)}"
 
 
-def _template(scope: Mapping[str, Any], path: str) -> str:
-    route = scope.get("route")
+def has_template(scope: Mapping[str, Any] | None) -> bool:
+    """Return whether `route_of` is one of those that the application has: no client's choice."""
+    return scope is None or _template(scope) != ""
+
+
+def _path(scope: Mapping[str, Any]) -> str:
+    return str(scope.get("path") or "/")
+
+
+def _template(scope: Mapping[str, Any]) -> str:
+    """Return the template of a request's path, "" if it is not known, or not yet."""
+    route = scope.get("route")  # of FastAPI, and of Starlette from 1.0 on
     template = getattr(route, "path_format", None) or getattr(route, "path", None)
     if not isinstance(template, str):
-        return ""
-    filled = template
+        template = scope.get("path_template")  # of Litestar
+        return template if isinstance(template, str) else _template_of_endpoint(scope)
+    path, filled = _path(scope), template
     for name, value in (scope.get("path_params") or {}).items():
         filled = filled.replace(f"{{{name}}}", str(value))
     # What comes before is of the routers and mounts that it is in.
     if filled and path.endswith(filled):
         return path[: -len(filled)] + template
     return template
+
+
+def _template_of_endpoint(scope: Mapping[str, Any]) -> str:
+    # Of older Starlettes. An instance is an application that was mounted, with any path below.
+    endpoint = scope.get("endpoint")
+    if not (inspect.isroutine(endpoint) or inspect.isclass(endpoint)):
+        return ""
+    path = _path(scope)
+    for name, value in (scope.get("path_params") or {}).items():
+        before, found, after = path.rpartition(f"/{value}")
+        path = f"{before}/{{{name}}}{after}" if found else path
+    return path
 
 
 def package_of(scope: Mapping[str, Any] | None) -> str:

@@ -117,6 +117,8 @@ class Watcher:
         self._looker = Looker(loop, threading.get_ident(), self._thread)
         self._loop_task = threading.get_native_id()
         self._meter = _kernel.Meter(self._loop_task)
+        # Set by the watcher when nobody reads what the loop writes any more.
+        self._has_ended = False
         # Written by the loop's thread, read by the watcher.
         now = time.perf_counter()
         self._due = now + self._interval
@@ -154,8 +156,8 @@ class Watcher:
         self._thread.join()
 
     def is_over(self) -> bool:
-        """Return whether the loop will never run again."""
-        return self._loop.is_over()
+        """Return whether the loop will never run again, or nobody watches it any more."""
+        return self._has_ended or self._loop.is_over()
 
     def lag(self) -> float:
         """Return how late the heartbeat is now, in seconds; on any thread."""
@@ -164,6 +166,8 @@ class Watcher:
     # --- on the loop's thread ---
 
     def _beat(self) -> None:
+        if self._has_ended:
+            return
         now = time.perf_counter()
         due = self._due
         # If the loop was waiting for the GIL, whoever had it is still where it was.
@@ -198,6 +202,8 @@ class Watcher:
             # Whatever is wrong with it, the server has nothing to do with that.
             _logger.exception("the watchdog has failed and watches no more")
         finally:
+            self._has_ended = True
+            self._beats.clear()
             with contextlib.suppress(ValueError):
                 gc.callbacks.remove(self._on_collection)
             self._ledger.end(self._number)
