@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from typing import TYPE_CHECKING, Any
 
 from offload._workers.keeper import keeper
+from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -68,13 +70,14 @@ def call_on_trio(callback: Callable[[float, float | None], object]) -> Callable[
     import trio
 
     token = trio.lowlevel.current_trio_token()
+    context = contextvars.copy_context()
 
     def call(done: float, total: float | None) -> None:
         try:
-            callback(done, total)
-        except Exception:
+            context.run(callback, done, total)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - it is logged
             # What a callback raises in run_sync_soon would end the whole run of trio.
-            _logger.exception("on_progress failed")
+            log_safely(_logger, logging.ERROR, "on_progress failed", exc_info=True)
 
     def post(done: float, total: float | None) -> None:
         with contextlib.suppress(trio.RunFinishedError):

@@ -18,7 +18,9 @@ __all__ = ["Width", "is_refusal", "ordered"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MOST_PATIENCE = 1024
+# Calls that end before one more is tried.
+_LEAST_PATIENCE = 2
+_MOST_PATIENCE = 64
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -30,12 +32,13 @@ class Width:
     """How many calls of one fan-out to have under way.
 
     A queue may be too short for all of them, in number or in bytes: then fewer, as many as it has
-    taken. Now and then, and ever more rarely, one more is tried.
+    taken. Now and then one more is tried: more rarely each time that it is refused, and more often
+    each time that it is not.
     """
 
     def __init__(self, most: int) -> None:
         self.most = self.now = most
-        self._patience = 2
+        self._patience = _LEAST_PATIENCE
         self._left = 0
 
     def refused(self, under_way: int) -> None:
@@ -52,7 +55,7 @@ class Width:
         if self._left > 0:
             return False
         self.now += 1
-        self._left = self._patience
+        self._left = self._patience = max(self._patience // 2, _LEAST_PATIENCE)
         return True
 
 

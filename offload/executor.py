@@ -193,6 +193,8 @@ class PoolExecutor(Executor):
             self._width.refused(self._under_way)
             self._items.appendleft(call)
             keeper.hold()  # `_begin` lets go of it
+        if not self._under_way and not self._items:
+            self._width = Width(self._width.most)  # all maps are over: the next one starts afresh
         self._feed()
 
     def _begin(self, call: _Call, ended: Callable[[], None] | None = None) -> None:

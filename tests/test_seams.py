@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from offload._child.wire import anonymous_file
 from offload._core.dispatch import TaskState
 from offload._engine import codec
 from offload._engine.target import target_of
+from offload._fanout import Width
 from offload._workers.keeper import submit_once, threads
 from tests import pool_functions
 from tests import seam_functions as functions
@@ -236,6 +238,7 @@ def test_items_of_two_maps_keep_their_contexts() -> None:
 
 
 @pytest.mark.guarantee(8)
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_progress_is_told_in_the_context_of_its_caller(pool: Pool) -> None:
     """And not in that of the call that a worker was used for first."""
     told: list[str] = []
@@ -250,11 +253,14 @@ async def test_progress_is_told_in_the_context_of_its_caller(pool: Pool) -> None
         )
 
     for name in "ab":
-        await asyncio.create_task(ask(name))
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, name)
     assert set(told[: len(told) // 2]) == {"a"}
     assert set(told[len(told) // 2 :]) == {"b"}
     told.clear()
-    await asyncio.gather(ask("c", coalesce=True), ask("d", coalesce=True))
+    async with anyio.create_task_group() as group:
+        for name in "cd":
+            group.start_soon(partial(ask, name, coalesce=True))
     assert set(told) == {"c", "d"}
 
 
@@ -314,6 +320,21 @@ async def test_map_is_refused_where_others_fill_the_queue(entered: Fifo) -> None
                 lambda: list(pool.executor().map(functions.size, [b"", b""]))
             )
         running.cancel()
+
+
+@pytest.mark.guarantee(6)
+def test_width_of_a_fan_out_comes_back() -> None:
+    """After a short overload all workers are soon busy again."""
+    width = Width(10)
+    for under_way in range(9, 0, -1):
+        width.refused(under_way)
+    assert width.now == 1
+    ended = 0
+    while width.now < 10:
+        width.ended()
+        ended += 1
+    assert ended < 200
+    assert not width.ended()
 
 
 # --- the end of a worker is told, whoever is busy or raises ---

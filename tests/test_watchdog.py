@@ -385,6 +385,11 @@ class Mounted:
         # Starlette before 1.0.
         ({"endpoint": handle, "path_params": {"id": 7}}, "GET /users/{id}"),
         ({"endpoint": Mounted, "path_params": {}}, "GET /users/7"),
+        ({"endpoint": handle, "path_params": {"a": "users", "b": 7}}, "GET /{a}/{b}"),
+        ({"endpoint": handle, "path_params": {"rest": "users/7"}}, "GET /{rest}"),
+        # Written as "07", or a part of a segment.
+        ({"endpoint": handle, "path_params": {"id": 17}}, None),
+        ({"endpoint": handle, "path_params": {"id": "user"}}, None),
         ({"endpoint": Mounted(), "path_params": {}}, None),
     ],
 )

@@ -393,11 +393,15 @@ def _children(pid: int | None = None) -> list[int]:
     found: list[int] = []
     try:
         # The kernel has them by the thread that forked them.
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
-    except (OSError, ValueError):  # it, or a thread of it, has ended
-        pass
+        except (OSError, ValueError):  # it has ended
+            continue
     return found
 
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 import time
+from collections import deque
 
 from offload._child import context, functions
 from offload._child.arrival import when_imported
@@ -66,7 +67,7 @@ class Connection:
         # Those that hold the lock, or wait for it. What such a thread has to tell meanwhile, in a
         # signal handler or a finalizer that logs, is told when it has let go.
         self._senders: set[int] = set()
-        self._later: list[tuple[int, bytes]] = []
+        self._later: deque[tuple[int, bytes]] = deque()
         self._is_ours = True
         self._is_sending = False
         # How many tasks have come; each frame that we send says so.
@@ -169,7 +170,11 @@ class Connection:
         finally:
             self._senders.discard(thread)
         while self._later:
-            self.send(*self._later.pop(0))
+            try:
+                news = self._later.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self.send(*news)
 
     def send_news(self, kind: int, body: bytes) -> None:
         """Send what is no reply; nothing in a process that the function has forked."""

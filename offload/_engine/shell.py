@@ -353,7 +353,8 @@ class Shell:
             call.lane.timed_out += 1
             call.lane.run_time.add_stopped(seconds)
         if self.crew.can_stop:
-            self.dispatcher.abandon(worker, now, reason, is_given_time=call.grace > 0)
+            is_given_time = call.grace > 0 and call.is_sent and self.crew.can_ask
+            self.dispatcher.abandon(worker, now, reason, is_given_time=is_given_time)
         else:
             call.is_counted = True
         return True

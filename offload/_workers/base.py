@@ -120,6 +120,8 @@ class Crew(Protocol):
 
     has_descriptors: bool
     can_stop: bool
+    # Whether a task that is to stop is asked first, and has its `grace`.
+    can_ask: bool
 
     def start(self) -> None:
         """Start one worker; `Owner.worker_ready` or `worker_failed` follows."""

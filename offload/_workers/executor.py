@@ -68,7 +68,7 @@ class ExecutorWorker(Worker):
 class ExecutorCrew:
     """Workers of one pool on executors: an instance that they share, or one made for each."""
 
-    has_descriptors = False
+    has_descriptors = can_ask = False
 
     def __init__(
         self, owner: Owner, settings: Settings, executor: Executor | Callable[[], Executor]

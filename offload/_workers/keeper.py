@@ -124,8 +124,8 @@ def submit_once(
     future: Future[Any] = Future()
     try:
         queued = executor.submit(_run_once, future, function, arguments)
-    except BaseException:
-        if future.cancel():
+    except BaseException as error:
+        if future.cancel() or not isinstance(error, Exception):
             raise
     else:
         # It was dropped by the executor: cancelled when that is shut down, or failed when an
@@ -149,6 +149,8 @@ def _run_once(
 
 
 def _drop_once(future: Future[Any], queued: Future[Any]) -> None:
+    if future.done():
+        return
     if queued.cancelled():
         future.cancel()
     elif (error := queued.exception()) is not None and future.set_running_or_notify_cancel():

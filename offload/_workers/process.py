@@ -65,7 +65,7 @@ class ProcessCrew:
     """The workers of one pool and their supervisor. `start`, `stop` and `close` are thread-safe."""
 
     has_descriptors = True
-    can_stop = True
+    can_stop = can_ask = True
 
     def __init__(self, owner: Owner, settings: Settings) -> None:
         self._owner = owner

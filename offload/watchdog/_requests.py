@@ -114,11 +114,14 @@ def _template_of_endpoint(scope: Mapping[str, Any]) -> str:
     endpoint = scope.get("endpoint")
     if not (inspect.isroutine(endpoint) or inspect.isclass(endpoint)):
         return ""
-    path = _path(scope)
-    for name, value in (scope.get("path_params") or {}).items():
-        before, found, after = path.rpartition(f"/{value}")
-        path = f"{before}/{{{name}}}{after}" if found else path
-    return path
+    left, right = _path(scope), ""
+    for name, value in reversed((scope.get("path_params") or {}).items()):
+        start = left.rfind(f"/{value}")
+        end = start + 1 + len(str(value))
+        if start < 0 or left[end : end + 1] not in ("", "/"):
+            return ""  # it was converted, and how it was written nobody knows
+        left, right = left[:start], f"/{{{name}}}{left[end:]}{right}"
+    return left + right
 
 
 def package_of(scope: Mapping[str, Any] | None) -> str:
