@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from offload import current_task
-from tests.pool_functions import knock
+from tests.pool_functions import knock, pass_gate
 
 logger = logging.getLogger("tests.seams")
 
@@ -81,9 +81,11 @@ def tidy_up(entered: str, path: str, seconds: float) -> None:
     Path(path).write_text("tidy")
 
 
-def tell_progress() -> None:
+def tell_progress(entered: str, gate: str) -> None:
     task = current_task()
     assert task is not None
+    knock(entered)
+    pass_gate(gate)
     task.progress(1.0, 1.0)
 
 

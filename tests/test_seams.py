@@ -239,7 +239,9 @@ def test_items_of_two_maps_keep_their_contexts() -> None:
 
 @pytest.mark.guarantee(8)
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_progress_is_told_in_the_context_of_its_caller(pool: Pool) -> None:
+async def test_progress_is_told_in_the_context_of_its_caller(
+    pool: Pool, entered: Fifo, tmp_path: Path
+) -> None:
     """And not in that of the call that a worker was used for first."""
     told: list[str] = []
 
@@ -248,19 +250,27 @@ async def test_progress_is_told_in_the_context_of_its_caller(pool: Pool) -> None
         await call(
             pool,
             functions.tell_progress,
+            entered.path,
+            gate.path,
             on_progress=lambda *_: told.append(functions.tenant.get()),
             **options,
         )
 
-    for name in "ab":
+    with Fifo(tmp_path / "gate") as gate:
+        for name in "ab":
+            gate.let()
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, name)
+        assert set(told[: len(told) // 2]) == {"a"}
+        assert set(told[len(told) // 2 :]) == {"b"}
+        told.clear()
+        flights = pool._running._flights._flights  # type: ignore[union-attr]
         async with anyio.create_task_group() as group:
-            group.start_soon(ask, name)
-    assert set(told[: len(told) // 2]) == {"a"}
-    assert set(told[len(told) // 2 :]) == {"b"}
-    told.clear()
-    async with anyio.create_task_group() as group:
-        for name in "cd":
-            group.start_soon(partial(ask, name, coalesce=True))
+            for name in "cd":
+                group.start_soon(partial(ask, name, coalesce=True))
+            # Who joins after the report is told nothing of it.
+            await until(lambda: [each.waiting for each in flights.values()] == [2])
+            gate.let()
     assert set(told) == {"c", "d"}
 
 
