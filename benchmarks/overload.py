@@ -182,7 +182,7 @@ scenario = Scenario(
         Metric("fast_ms", "/fast p50, ms", fraction=0.5),
         Metric("fast_ms", "/fast p99, ms", fraction=0.99, is_headline=True),
         Metric("lag_ms", "loop lag p99, ms", fraction=0.99),
-        Metric("recovery_seconds", "recovery, s", is_headline=True),
+        Metric("recovery_seconds", "recovery, s", is_headline=True, given_up_at=_RECOVERY_SECONDS),
         Metric("capacity_per_second", "capacity, heavy/s", better="more"),
     ),
     cells=cells,

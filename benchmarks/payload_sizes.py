@@ -82,6 +82,8 @@ scenario = Scenario(
                 ("64 MiB bytearray", 10),
                 ("64 MiB float64 array", 10),
                 ("1 MiB bytes", 2),
+                ("1 MiB bytearray", 2),
+                ("1 MiB array", 2),
                 ("6 MiB of small dicts", 25),
             )
         ),
@@ -94,7 +96,12 @@ scenario = Scenario(
                 limit=limit,
                 reference="executor-forkserver",
             )
-            for name, limit in (("64 MiB bytes", 0.5), ("6 MiB of small dicts", 1.0))
+            for name, limit in (
+                ("64 MiB bytes", 0.5),
+                ("64 MiB bytearray", 0.5),
+                ("64 MiB float64 array", 0.5),
+                ("6 MiB of small dicts", 1.0),
+            )
         ),
     ),
     plots=(

@@ -277,6 +277,24 @@ class TestVerdict:
 
         assert "there was no load" in reason
 
+    def test_heavy_requests_that_fail_under_load_fail(self):
+        """A pool that is broken answers fast, and is no load."""
+        result = result_of(quiet(), quiet(), heavy=20)
+        for each in result.rounds:
+            each.loaded.load["heavy"]["statuses"]["500"] = 3_000
+
+        [reason] = judge(result).reasons
+
+        assert "6,000 of 6,040 requests of /report failed (500 6,000)" in reason
+
+    def test_heavy_requests_that_are_refused_do_not(self):
+        """To refuse what is too much is what an overloaded server should do."""
+        result = result_of(quiet(), quiet(), heavy=20)
+        for each in result.rounds:
+            each.loaded.load["heavy"]["statuses"] |= {"503": 3_000, "500": 1}
+
+        assert judge(result).is_passed
+
     def test_without_a_limit_nothing_fails(self):
         """What would fail is noted, for the reader to judge."""
         settings = dataclasses.replace(SETTINGS, max_ratio=None)

@@ -18,7 +18,7 @@ from benchmarks.overload import right_share
 from benchmarks.suite import catalogue, machine, results, run
 from benchmarks.suite.compare import compare
 from benchmarks.suite.contenders import CONTENDERS, OURS, Contender
-from benchmarks.suite.report import BEGIN, END, _verdict, insert, losses, report
+from benchmarks.suite.report import BEGIN, END, _verdict, insert, losses, report, told
 from benchmarks.suite.scenario import Claim, Context, Measured, Metric, Scenario, Settings
 from benchmarks.suite.statistics import Estimate, Interval, ratio
 
@@ -248,6 +248,13 @@ class TestStatistics:
         assert ratio(something, nothing) == (0.0, 0.0, 0.0)
         assert ratio(nothing, nothing) == (1.0, 1.0, 1.0)
 
+    def test_few_values_are_drawn_in_several_stretches(self):
+        """One stretch of all of them would be the sample itself, of which all draws are alike."""
+        draw = random.Random(3)
+        found = Estimate([[draw.random() for _ in range(35)]], (0.5,)).interval(0.5)
+
+        assert found.high - found.low > 0.1
+
     def test_one_value_has_no_interval(self):
         """A single number does not tell how much it varies."""
         assert math.isnan(Estimate([[3.0]]).interval().low)
@@ -277,7 +284,6 @@ class TestReport:
             ("at least", 1.0, 1.1, "holds"),
             ("at least", 0.9, 1.1, "undecided"),
             ("at least", 0.8, 0.99, "**REFUTED**"),
-            ("at most", math.nan, math.nan, "holds"),
         ],
     )
     def test_claim_is_decided_by_all_of_its_interval(self, relation, low, high, verdict):
@@ -285,6 +291,29 @@ class TestReport:
         claim = Claim(text="", value="x", relation=relation, limit=1.0)
 
         assert _verdict(claim, Interval(1.0, low, high)) == verdict
+
+    @pytest.mark.parametrize(
+        "relation, value, verdict",
+        [
+            ("at most", 0.9, "held the one time"),
+            ("at most", 1.1, "**MISSED** the one time"),
+            ("at least", 1.1, "held the one time"),
+            ("at least", 0.9, "**MISSED** the one time"),
+        ],
+    )
+    def test_one_measurement_is_told_as_one(self, relation, value, verdict):
+        """How far the next one would be from it nobody knows."""
+        claim = Claim(text="", value="x", relation=relation, limit=1.0)
+
+        assert _verdict(claim, Interval(value, math.nan, math.nan)) == verdict
+
+    def test_what_was_given_up_is_told_as_more(self):
+        """A wait that was cut off at a minute was no minute."""
+        scenario = catalogue.scenario("overload")
+        metric = next(each for each in scenario.metrics if each.key == "recovery_seconds")
+
+        assert told(scenario, metric, Estimate([[0.5]])) == "0.500"
+        assert told(scenario, metric, Estimate([[60.2]])) == "≥ 60.0"
 
     def test_headline_goes_between_the_markers(self, tmp_path):
         """The rest of the file stays as it is, and the next report replaces the last one."""

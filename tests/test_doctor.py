@@ -279,6 +279,9 @@ class TestCpus:
             (8.0, 3, 4, Level.WARN, "max_workers=2 in all"),
             (2.0, 1, 4, Level.WARN, "stops the whole container"),
             (4.5, 1, 4, Level.OK, "leave it a CPU"),
+            # There is nothing to make smaller; or only the number of servers.
+            (0.5, 1, 1, Level.OK, ""),
+            (2.0, 4, 1, Level.WARN, "fewer web server processes"),
         ],
     )
     def test_workers_against_cpus(self, cpus, web, workers, level, advice):
@@ -299,6 +302,16 @@ class TestCpus:
 
 
 class TestMemory:
+    @pytest.mark.parametrize(
+        "executor,needed",
+        [("", 350), ("ProcessPoolExecutor", 350), ("ThreadPoolExecutor", 100), ("Client", 100)],
+    )
+    def test_workers_that_are_no_processes_here_are_not_added(self, executor, needed):
+        """Threads of the server have its memory, and a cluster has its own."""
+        pool = replace(POOL, executor=executor)
+        found = only(check(pool=pool)["memory"])
+        assert found.facts["needed_bytes"] == needed * 2**20
+
     @pytest.mark.parametrize(
         "limit_mib,level", [(4096, Level.OK), (400, Level.WARN), (300, Level.FAIL)]
     )
@@ -453,6 +466,21 @@ offload import mark end
         found = only(check(costs={("images", "work"): cost})["imports"])
         assert found.level is level
         assert said in found.text
+
+    def test_preloaded_resource_is_loaded(self, tmp_path):
+        """`preload=["module:name"]` names a resource, and not a module of that name."""
+        (tmp_path / "tables.py").write_text(
+            "from offload.resources import resource\n"
+            "@resource\n"
+            "def squares():\n"
+            "    import colorsys\n"
+            "    return [n * n for n in range(10)]\n"
+        )
+        path = [str(tmp_path), *sys.path]
+        cost = import_cost("tables", path=path, preload=("json", "tables:squares"))
+        assert cost.problem == ""
+        assert {"json", "tables", "colorsys"} <= cost.preloaded
+        assert "tables" not in cost.imported
 
     def test_threads_of_preloaded_modules(self):
         """A preloaded module that starts a thread is a FAIL: workers are forked from there."""

@@ -380,6 +380,33 @@ class TestDashboard:
             expect(place).to_contain_text("paged_app.py")
             check_looks(page, ("ink", "soft"))
 
+    def test_rows_follow_the_order_of_their_items(self, browser, dashboards):
+        """What overtakes is moved; what keeps its place among the others is not touched."""
+        with opened(browser, f"{dashboards}/dashboard/") as page:
+            found = page.evaluate(
+                """async () => {
+                  const { keyed } = await import("./static/text.js");
+                  const list = document.createElement("ul");
+                  let moved = 0;
+                  const insert = list.insertBefore.bind(list);
+                  list.insertBefore = (element, place) => {
+                    moved += element.parentNode === list;
+                    return insert(element, place);
+                  };
+                  const make = () => document.createElement("li");
+                  const told = [];
+                  for (const names of ["abc", "acb", "cabd", "bd", "bd", ""]) {
+                    moved = 0;
+                    const fill = (element, name) => { element.textContent = name; };
+                    keyed(list, [...names], (name) => name, make, fill);
+                    told.push(`${list.textContent} ${moved}`);
+                  }
+                  return told;
+                }"""
+            )
+
+        assert found == ["abc 0", "acb 1", "cabd 1", "bd 0", "bd 0", " 0"]
+
     def test_a_page_that_may_only_look_has_no_buttons(self, browser, dashboards):
         """Read-only unless actions are enabled: there is nothing to press."""
         with opened(browser, f"{dashboards}/read-only/") as page:

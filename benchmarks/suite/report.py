@@ -36,6 +36,8 @@ _HEADLINE_COLUMNS = (
     "pss_bytes",
 )
 _HOLDS, _REFUTED, _UNDECIDED, _OPEN = "holds", "**REFUTED**", "undecided", "not measured"
+# What was measured once varies by nobody knows how much.
+_HELD_ONCE, _MISSED_ONCE = "held the one time", "**MISSED** the one time"
 # A difference that is smaller is not worth a sentence, however sure it is.
 _WORTH_TELLING = 1.02
 # Without an interval, a difference has to be larger to be told.
@@ -144,10 +146,10 @@ def told(scenario: Scenario, metric: Metric, estimate: Estimate) -> str:
     fraction = 0.5 if metric.fraction is None else metric.fraction
     found = estimate.interval(fraction)
     value, low, high = (each * metric.factor for each in found)
-    limit = scenario.timeout_ms if metric.key.endswith("_ms") else None
+    limit = scenario.timeout_ms if metric.key.endswith("_ms") else metric.given_up_at
     if limit is not None and found.value >= limit:
         # Whoever had waited so long left: the true value is unknown, and above this.
-        return f"≥ {number(limit)}"
+        return f"≥ {number(limit * metric.factor)}"
     if math.isnan(low) or low == high:
         return number(value)
     return f"{number(value)} [{number(low)}, {number(high)}]"
@@ -234,8 +236,9 @@ def head(found: Sequence[Results]) -> str:
 {losses_text(found)}
 
 "offload" alone is the default on Linux: workers from a fork server, at idle priority. Numbers in
-brackets are 95 % intervals, of ratios too. A difference whose interval includes 1 is not listed,
-nor one below {_WORTH_TELLING - 1:.0%}.
+brackets are 95 % intervals, of ratios too, by drawing repetitions anew; of two or three repetitions
+they are not much more than the range of these, and cover less, some 60 to 80 %. A difference whose
+interval includes 1 is not listed, nor one below {_WORTH_TELLING - 1:.0%}.
 
 ## How this was measured
 
@@ -346,11 +349,11 @@ def claims(scenario: Scenario, results: Results) -> str:
 def _verdict(claim: Claim, found: Interval) -> str:
     """Return whether a claim holds; neither way if its interval has values of both kinds."""
     value, low, high = found
-    if math.isnan(low):
-        low = high = value
     if claim.relation == "at least":  # the same, mirrored
-        low, high = -high, -low
+        value, low, high = -value, -high, -low
     limit = claim.limit if claim.relation == "at most" else -claim.limit
+    if math.isnan(low):
+        return _HELD_ONCE if value <= limit else _MISSED_ONCE
     if high <= limit:
         return _HOLDS
     return _REFUTED if low > limit else _UNDECIDED
@@ -486,6 +489,8 @@ def promises(found: Sequence[Results]) -> str:
             (_HOLDS, "hold"),
             (_REFUTED, "are refuted"),
             (_UNDECIDED, "cannot be decided from these results"),
+            (_HELD_ONCE, "held the one time that they were measured"),
+            (_MISSED_ONCE, "did not hold the one time that they were measured"),
             (_OPEN, "were not measured"),
         )
     ]

@@ -38,6 +38,7 @@ class Metric:
         fraction: which quantile of the samples; None: a value for each repetition.
         factor: what raw numbers are multiplied with for readers.
         is_headline: whether who wins is worth a sentence at the top of the report.
+        given_up_at: raw number at which measuring is given up: the true one is above that.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Metric:
     fraction: float | None = None
     factor: float = 1.0
     is_headline: bool = False
+    given_up_at: float | None = None
 
     @property
     def name(self) -> str:

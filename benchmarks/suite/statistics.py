@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # 0.25 s of requests at 200/s; a stall that lasts longer is seen by the draw of repetitions.
 _BLOCK = 50
+# Of few values shorter ones: a single stretch of all of them is no draw.
+_LEAST_STRETCHES = 10
 _DRAWS = 500
 _SEED = 20_260_101
 
@@ -122,7 +124,7 @@ def _stretched(draws: Array, middle: float, factor: float) -> Array:
 
 def _stretches(random: np.random.Generator, shape: tuple[int, int], length: int) -> Positions:
     """Draw positions of values in stretches of neighbours, as many as there are values."""
-    size = min(_BLOCK, length)
+    size = max(1, min(_BLOCK, length // _LEAST_STRETCHES))
     starts = random.integers(length, size=(*shape, math.ceil(length / size), 1))
     positions = (starts + np.arange(size)).reshape(*shape, -1)[..., :length]
     found: Positions = positions % length

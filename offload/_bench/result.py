@@ -238,10 +238,15 @@ class Result:
         return limit is None or self.ratio.high <= limit or self.ratio.low > limit
 
     @property
+    def heavy_completed(self) -> int:
+        """Heavy requests completed."""
+        completed: list[int] = [each.loaded.load["heavy"]["completed"] for each in self.rounds]
+        return sum(completed)
+
+    @property
     def heavy_per_second(self) -> float:
         """Heavy requests completed a second."""
-        completed: list[int] = [each.loaded.load["heavy"]["completed"] for each in self.rounds]
-        return sum(completed) / (self.settings.seconds * len(self.rounds))
+        return self.heavy_completed / (self.settings.seconds * len(self.rounds))
 
     @property
     def heavy_round_trip_ms(self) -> dict[str, float]:

@@ -69,10 +69,14 @@ def details(result: Result) -> list[tuple[str, str]]:
             f"idle {_stalls(result.idle)}; under load {_stalls(result.loaded)}",
         ),
     ]
-    for name, text in (("event-loop lag", _lag), ("memory (PSS)", _memory)):
+    # Memory is looked at when the last answer has come: to read it costs the server time.
+    for name, text, when in (
+        ("event-loop lag", _lag, "under"),
+        ("memory (PSS)", _memory, "after"),
+    ):
         idle, loaded = text(result.idle), text(result.loaded)
         if idle and loaded:
-            found.append((name, f"idle {idle}; under load {loaded}"))
+            found.append((name, f"idle {idle}; {when} load {loaded}"))
     return found
 
 

@@ -15,6 +15,10 @@ __all__ = ["Verdict", "judge"]
 # An idle server that stalls this often, in every round, is no baseline: half as many as a fault
 # that comes once a second, and more than the housekeeping of a healthy one.
 _STALLS_PER_SECOND = 0.5
+# Of all heavy requests. One that fails may cost the server next to nothing, as when a pool is
+# broken: then there is no load. To refuse is no failure, but how a server sheds it.
+_HEAVY_FAILED = 0.05
+_REFUSED = ("429", "503")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,13 @@ def _faults(result: Result) -> list[str]:
     if not result.heavy_per_second:
         failures = counted(result.heavy_failures) or "each takes longer than a round"
         found.append(f"no request of {heavy} was completed, so there was no load: {failures}")
+    failed = {kind: n for kind, n in result.heavy_failures.items() if kind not in _REFUSED}
+    count, total = sum(failed.values()), result.heavy_completed + sum(failed.values())
+    if result.heavy_completed and count > _HEAVY_FAILED * total:
+        found.append(
+            f"{count:,} of {total:,} requests of {heavy} failed ({counted(failed)}), so the load "
+            "was not what it seems"
+        )
     idle = result.idle
     rates = [each.stalls_per_second for each in (idle.each or [idle])]
     if min(rates) >= _STALLS_PER_SECOND:

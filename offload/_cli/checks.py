@@ -26,6 +26,8 @@ _MEMORY_SHARE = 0.8
 # What the scheduler calls it (sched(7)); the constant of `os` is on Linux only.
 _SCHED_IDLE = getattr(os, "SCHED_IDLE", 5)
 _LOWEST_NICE = 19
+# Executors whose workers are processes of this machine; "" is none, the pool's own.
+_PROCESSES = ("", "ProcessPoolExecutor")
 
 
 def check_all(
@@ -98,10 +100,13 @@ def _cpus(machine: Machine, pools: Sequence[PoolReport]) -> Iterator[Finding]:
         "workers": workers,
     }
     level, advice = Level.OK, ""
-    if total > machine.cpus:
+    if total > machine.cpus and total > 1:  # one is the least there can be
         level = Level.WARN
         fitting = max(1, int(machine.cpus / servers))
-        advice = f"more workers than CPUs only wait for each other: max_workers={fitting} in all"
+        advice = "more workers than CPUs only wait for each other: "
+        advice += (
+            f"max_workers={fitting} in all" if workers > fitting else "fewer web server processes"
+        )
         if machine.has_quota:
             advice += (
                 ". Under a quota they are worse: when it is used up, the kernel stops the whole "
@@ -118,7 +123,12 @@ def _cpus(machine: Machine, pools: Sequence[PoolReport]) -> Iterator[Finding]:
 
 
 def _memory(machine: Machine, report: Report) -> Iterator[Finding]:
-    known = [pool for pool in report.pools if pool.loaded.get("resident_bytes")]
+    # Slots of other executors are threads of the server, or on other machines.
+    known = [
+        pool
+        for pool in report.pools
+        if pool.loaded.get("resident_bytes") and pool.executor in _PROCESSES
+    ]
     if machine.memory_bytes is None or report.resident_bytes is None:
         yield found(Level.OK, _MACHINE, "memory", "how much memory there is cannot be told here")
         return

@@ -27,11 +27,14 @@ def mark(text):
     print("offload import mark " + text, file=sys.stderr, flush=True)
 from offload._child import context
 context.process.is_worker = True
-import importlib, os, offload._child.worker, offload.function
+import importlib, os, offload._child.resource, offload._child.worker, offload.function
 # Not importlib.import_module: `-X importtime` does not see what that is asked for.
 mark("preload")
 for each in filter(None, preload.split(",")):
-    __import__(each)
+    name, _, resource = each.partition(":")
+    __import__(name)
+    if resource:
+        offload._child.resource.load(each)
 threading = sys.modules.get("threading")
 mark("threads " + str(len(threading.enumerate()) - 1 if threading else 0))
 mark("module")
@@ -80,7 +83,7 @@ def import_cost(
     Args:
         module: its name.
         path: the `sys.path` of the server.
-        preload: modules that the pool preloads.
+        preload: modules that the pool preloads, and resources (`module:name`).
         environment: variables that the pool sets for its workers; None removes one.
         timeout: seconds until it is given up.
     """

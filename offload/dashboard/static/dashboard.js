@@ -3,8 +3,10 @@
 import { showPools } from "./pools.js";
 import { cells, duration, find, keyed, memory, newRow, part, share, text, whole } from "./text.js";
 
-// Milliseconds without a sample after which what is shown counts as old.
+// Milliseconds without a sample after which what is shown counts as old: at the least, and in
+// intervals between two of them.
 const PATIENCE = 3000;
+const INTERVALS = 2.5;
 const RETRY = 2000;
 const SURE = {
   cancel: ["Cancel the task of worker {pid}? Its caller gets an error; what it has done so far stays done.", "Cancel the task"],
@@ -13,6 +15,7 @@ const SURE = {
 
 let source;
 let heardAt = 0;
+let patience = PATIENCE;
 
 function listen() {
   source?.close();
@@ -20,7 +23,9 @@ function listen() {
   source.addEventListener("message", (event) => {
     heardAt = Date.now();
     connection("live", "Live");
-    show(JSON.parse(event.data));
+    const sample = JSON.parse(event.data);
+    patience = Math.max(PATIENCE, INTERVALS * 1000 * sample.interval);
+    show(sample);
   });
   source.addEventListener("error", () => {
     // By itself it asks again only after a connection that was lost, not after a refusal.
@@ -102,7 +107,7 @@ document.addEventListener("visibilitychange", () => {
   else listen();
 });
 setInterval(() => {
-  if (!document.hidden && heardAt && Date.now() - heardAt > PATIENCE) {
+  if (!document.hidden && heardAt && Date.now() - heardAt > patience) {
     connection("lost", "Not connected; trying again");
   }
 }, 1000);

@@ -51,6 +51,7 @@ export function time(at) {
 // `make` returns a new element, `fill` writes an item into it, `leave` is for those that are gone.
 export function keyed(parent, items, key, make, fill, leave = (element) => element.remove()) {
   const there = new Map([...parent.children].map((element) => [element.dataset.key, element]));
+  const wanted = new Set(items.map((item) => String(key(item))));
   const done = new Set();
   let before = null;
   for (const item of items) {
@@ -61,8 +62,11 @@ export function keyed(parent, items, key, make, fill, leave = (element) => eleme
     if (!element) {
       element = make(item);
       element.dataset.key = name;
-      parent.insertBefore(element, before ? before.nextSibling : parent.firstChild);
     }
+    // Only if others that are still there have changed places: to move an element takes its focus.
+    let place = before ? before.nextElementSibling : parent.firstElementChild;
+    while (place && place !== element && !wanted.has(place.dataset.key)) place = place.nextElementSibling;
+    if (element !== place || !element.parentNode) parent.insertBefore(element, place);
     there.delete(name);
     fill(element, item);
     before = element;
