@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +68,14 @@ def call_on_trio(callback: Callable[[float, float | None], object]) -> Callable[
     """Return a function that, called on the keeper's thread, has `callback` called on trio's."""
     import trio
 
+    from offload._engine.call import in_this_context
+
     token = trio.lowlevel.current_trio_token()
-    context = contextvars.copy_context()
+    tell = in_this_context(callback)
 
     def call(done: float, total: float | None) -> None:
         try:
-            context.run(callback, done, total)
+            tell(done, total)
         except (Exception, asyncio.CancelledError):  # noqa: BLE001 - it is logged
             # What a callback raises in run_sync_soon would end the whole run of trio.
             log_safely(_logger, logging.ERROR, "on_progress failed", exc_info=True)

@@ -60,13 +60,6 @@ async def pool() -> Any:
 
 
 @pytest.fixture
-def entered(tmp_path: Path) -> Iterator[Fifo]:
-    """Where functions tell that they run."""
-    with Fifo(tmp_path / "entered") as fifo:
-        yield fifo
-
-
-@pytest.fixture
 def raising() -> Iterator[list[logging.LogRecord]]:
     """A handler of the library's own records that raises, as one of a user may."""
     records = []
@@ -97,20 +90,22 @@ def handled() -> Iterator[Callable[[Callable[[logging.LogRecord], object]], None
     logger.propagate = True
 
 
+def starting_none(prefix: str) -> Callable[[threading.Thread], None]:
+    """Return a `Thread.start` as where there are no more threads of a name."""
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith(prefix):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    return fail
+
+
 @pytest.fixture
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Have no more threads of a name."""
-    start = threading.Thread.start
-
-    def refuse(prefix: str) -> None:
-        def fail(thread: threading.Thread) -> None:
-            if thread.name.startswith(prefix):
-                raise RuntimeError("can't start new thread")
-            start(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", fail)
-
-    return refuse
+    return lambda prefix: monkeypatch.setattr(threading.Thread, "start", starting_none(prefix))
 
 
 # --- threads that cannot be had ---
@@ -171,25 +166,16 @@ async def test_file_is_closed_once_where_threads_run_out(
 
 @pytest.mark.guarantee(5)
 async def test_large_call_without_a_thread_is_refused_and_leaves_no_file(
-    pool: Pool, no_thread: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its error says what ran out; the next call is as any other."""
     monkeypatch.setattr(threads, "_executor", None)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", _no_payload_thread(threading.Thread.start))
+        patch.setattr(threading.Thread, "start", starting_none("offload-payload"))
         with pytest.raises(ArgumentError, match=r"did not run.*can't start new thread"):
             await pool.run(functions.size, bytes(8 * MIB))
     assert await pool.run(functions.size, bytes(8 * MIB)) == 8 * MIB
     await until(lambda: not open_files())
-
-
-def _no_payload_thread(start: Callable[[threading.Thread], None]) -> Any:
-    def fail(thread: threading.Thread) -> None:
-        if thread.name.startswith("offload-payload"):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    return fail
 
 
 @pytest.mark.guarantee(3)

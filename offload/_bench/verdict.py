@@ -80,7 +80,8 @@ def _faults(result: Result) -> list[str]:
         failures = counted(result.heavy_failures) or "each takes longer than a round"
         found.append(f"no request of {heavy} was completed, so there was no load: {failures}")
     failed = {kind: n for kind, n in result.heavy_failures.items() if kind not in _REFUSED}
-    count, total = sum(failed.values()), result.heavy_completed + sum(failed.values())
+    count = sum(failed.values())
+    total = result.heavy_completed + count
     if result.heavy_completed and count > _HEAVY_FAILED * total:
         found.append(
             f"{count:,} of {total:,} requests of {heavy} failed ({counted(failed)}), so the load "
