@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[int, Callable[[], Awaitable[object]], type[Exception] | N
     "timeout": (4, timed_out, TaskTimeoutError),
     "crash": (2, crash, WorkerCrashedError),
     "cancel": (6, cancelled, TimeoutError),
-    "shared": (8, lambda: wait.options(coalesce=True)(0.005, is_busy=False), None),
+    "shared": (8, lambda: wait.options(single_flight=True)(0.005, is_busy=False), None),
 }
 
 

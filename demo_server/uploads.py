@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message
 
-    from offload.starlette import SpooledFile
+    from offload.starlette import SharedFile
 
 __all__ = ["Upload", "read_upload"]
 
@@ -32,7 +32,7 @@ class Upload:
         charset: the character encoding that the client declared, or None.
     """
 
-    file: SpooledFile
+    file: SharedFile
     charset: str | None
 
 
@@ -127,7 +127,7 @@ def _check(header: str, media_types: Sequence[str]) -> str | None:
     return charset
 
 
-def _filled(file: SpooledFile, charset: str | None) -> Upload:
+def _filled(file: SharedFile, charset: str | None) -> Upload:
     if not file.size:
         file.close()
         raise HTTPException(400, "The file is empty.")

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from offload._child.context import TaskContext, current_task, in_worker
-    from offload._child.spool import SpooledFile
-    from offload._core.events import CallRecord, Observer
-    from offload._core.histogram import HistogramSnapshot
-    from offload._core.statistics import (
+    from offload._child.context import TaskContext, in_worker, task_context
+    from offload._pool.scope import deadline_after
+    from offload._values.call_record import CallRecord, Observer
+    from offload._values.histogram import HistogramSnapshot
+    from offload._values.statistics import (
         FailureRecord,
         FunctionStatistics,
         PoolStatistics,
         WorkerStatistics,
     )
-    from offload._engine.guard import deadline_after
+    from offload._wire.shared_file import SharedFile
     from offload.errors import (
         ArgumentError,
         ClientDisconnectedError,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         RemoteError,
         RemoteTraceback,
         ResultError,
-        TaskCancelledError,
+        TaskKilledError,
         TaskTimeoutError,
         WorkerCrashedError,
         WorkerStartError,
@@ -64,53 +64,53 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "ResultError",
-    "SpooledFile",
+    "SharedFile",
     "Stream",
-    "TaskCancelledError",
     "TaskContext",
+    "TaskKilledError",
     "TaskTimeoutError",
     "WorkerCrashedError",
     "WorkerStartError",
     "WorkerStatistics",
-    "current_task",
     "deadline_after",
     "in_worker",
     "offload",
+    "task_context",
 ]
 
 _HOMES = {
     "ArgumentError": "offload.errors",
-    "CallRecord": "offload._core.events",
+    "CallRecord": "offload._values.call_record",
     "ClientDisconnectedError": "offload.errors",
     "DeadlineError": "offload.errors",
-    "FailureRecord": "offload._core.statistics",
+    "FailureRecord": "offload._values.statistics",
     "FunctionError": "offload.errors",
     "FunctionNotFoundError": "offload.errors",
-    "FunctionStatistics": "offload._core.statistics",
-    "HistogramSnapshot": "offload._core.histogram",
-    "Observer": "offload._core.events",
+    "FunctionStatistics": "offload._values.statistics",
+    "HistogramSnapshot": "offload._values.histogram",
+    "Observer": "offload._values.call_record",
     "OffloadError": "offload.errors",
     "Offloaded": "offload.function",
     "OffloadedGenerator": "offload.function",
     "Pool": "offload.pool",
     "PoolClosedError": "offload.errors",
     "PoolNotFoundError": "offload.errors",
-    "PoolStatistics": "offload._core.statistics",
+    "PoolStatistics": "offload._values.statistics",
     "QueueFullError": "offload.errors",
     "QueueTimeoutError": "offload.errors",
     "RemoteError": "offload.errors",
     "RemoteTraceback": "offload.errors",
     "ResultError": "offload.errors",
-    "SpooledFile": "offload._child.spool",
+    "SharedFile": "offload._wire.shared_file",
     "Stream": "offload.function",
-    "TaskCancelledError": "offload.errors",
+    "TaskKilledError": "offload.errors",
     "TaskContext": "offload._child.context",
     "TaskTimeoutError": "offload.errors",
     "WorkerCrashedError": "offload.errors",
     "WorkerStartError": "offload.errors",
-    "WorkerStatistics": "offload._core.statistics",
-    "current_task": "offload._child.context",
-    "deadline_after": "offload._engine.guard",
+    "WorkerStatistics": "offload._values.statistics",
+    "task_context": "offload._child.context",
+    "deadline_after": "offload._pool.scope",
     "in_worker": "offload._child.context",
     "offload": "offload.function",
 }

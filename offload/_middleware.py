@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 
 from offload._child.context import asyncio_loop
-from offload._core.options import check_number
-from offload._engine.guard import Guard, current_guard
-from offload._engine.outcome import outcome_of
+from offload._pool.outcome import outcome_of
+from offload._pool.scope import Guard, current_guard
+from offload._values.options import check_number
 from offload.errors import ClientDisconnectedError, OffloadError
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class _Client:
     # --- for calls ---
 
     def awaiting(self, function: str, *, tells_start: bool = True) -> _Wait:
-        """Watch while a call is awaited inside; see `offload._engine.guard.Client`."""
+        """Watch while a call is awaited inside; see `offload._pool.scope.Client`."""
         return _Wait(self, function, tells_start=tells_start)
 
     def add(self, wait: _Wait) -> bool:
@@ -401,7 +401,7 @@ class _Wait:
 
     def _error(self, what: str, *, started: bool) -> ClientDisconnectedError:
         message = f"{self._function} {what}"
-        return ClientDisconnectedError(message, function=self._function, started=started)
+        return ClientDisconnectedError(message, function=self._function, may_have_run=started)
 
 
 class DeadlineFromHeader:

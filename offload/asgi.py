@@ -32,7 +32,7 @@ from offload.errors import (
     PoolNotFoundError,
     QueueFullError,
     QueueTimeoutError,
-    TaskCancelledError,
+    TaskKilledError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
@@ -117,7 +117,7 @@ _RULES: dict[type, _Rule] = {
     DeadlineError: _Rule(_LATE, _INFO, "The work could not be done by its deadline."),
     ClientDisconnectedError: _Rule(CLIENT_CLOSED_REQUEST, _INFO, "The client has left."),
     # Not 503: what somebody stops by hand should not come back by itself.
-    TaskCancelledError: _Rule(_BROKEN, _WARNING, "The work was stopped."),
+    TaskKilledError: _Rule(_BROKEN, _WARNING, "The work was stopped."),
     WorkerCrashedError: _Rule(_BROKEN, _ERROR, "The work ended unexpectedly."),
     FunctionError: _NO_CALL,
     FunctionNotFoundError: _NO_CALL,
@@ -125,17 +125,6 @@ _RULES: dict[type, _Rule] = {
     ArgumentError: _NO_CALL,
     OffloadError: _Rule(_BROKEN, _ERROR, "The work failed."),
 }
-# Of all others the careful answer is given: it may have run, unless the error itself knows better.
-_DID_NOT_RUN = (
-    ArgumentError,
-    FunctionError,
-    FunctionNotFoundError,
-    PoolNotFoundError,
-    QueueFullError,
-    QueueTimeoutError,
-    WorkerStartError,
-)
-
 
 # Which of several errors decides what the client is told. One that has left reads no answer.
 # Otherwise it is the worst: to come back later mends a refusal, and neither of the others.
@@ -179,7 +168,7 @@ def answer_to(error: Exception) -> Answer | None:
         headers=headers,
         detail=rule.detail,
         error=kind.__name__,
-        may_have_run=any(map(_may_have_run, errors)),
+        may_have_run=any(each.may_have_run for each in errors),
         level=max(_rule_of(each).level for each in errors),
     )
 
@@ -214,7 +203,3 @@ def _rule_of(error: OffloadError) -> _Rule:
 
 def _retry_after(error: OffloadError) -> float:
     return float(getattr(error, "retry_after", _DEFAULT_RETRY_AFTER))
-
-
-def _may_have_run(error: OffloadError) -> bool:
-    return bool(getattr(error, "started", not isinstance(error, _DID_NOT_RUN)))

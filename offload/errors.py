@@ -1,14 +1,18 @@
-"""Every error that `offload` raises, and what each says about whether the function ran.
+"""All errors of the library, each of which says whether the function may have run.
 
-An error crosses process borders, ends up in logs and is turned into HTTP responses, so each one
-pickles, carries its facts as typed attributes, and says in its text what happened, to what, and
-what to do about it. A class that has a fitting builtin also inherits it, so that code that only
-knows `TimeoutError` or `LookupError` keeps working.
+Every error pickles, and every error has the attributes `function`, `pool` and `may_have_run`. A
+class that has a fitting builtin also inherits it, so that code that only knows `TimeoutError` or
+`LookupError` keeps working.
+
+An error is declared here, and nowhere else: `outcome` is how statistics, metrics and traces count a
+call that ends with it, `may_have_run` what holds where an instance does not know better.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+
+from offload._values.outcome import Outcome
 
 __all__ = [
     "ArgumentError",
@@ -24,7 +28,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "ResultError",
-    "TaskCancelledError",
+    "TaskKilledError",
     "TaskTimeoutError",
     "WorkerCrashedError",
     "WorkerStartError",
@@ -41,7 +45,31 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
 
 
 class OffloadError(Exception):
-    """Base of all errors of this library."""
+    """Base of all errors of this library.
+
+    Attributes:
+        function: the function as `module:qualname`; None where the error is of no function.
+        pool: name of the pool; None where the error is of no pool.
+        may_have_run: False if the function did not run; True if it ran, in part or whole, and
+            where that is unknown.
+    """
+
+    outcome: ClassVar[Outcome] = Outcome.FAILED
+    may_have_run: bool = True
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        function: str | None = None,
+        pool: str | None = None,
+        may_have_run: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.function = function
+        self.pool = pool
+        if may_have_run is not None:
+            self.may_have_run = may_have_run
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by class, args and attributes, whatever the signature of `__init__`."""
@@ -55,29 +83,20 @@ class FunctionError(OffloadError, TypeError):
     that a worker process could not find by module and name.
     """
 
+    may_have_run = False
+
 
 class FunctionNotFoundError(OffloadError, LookupError):
-    """A worker could not import the function by module and name. It did not run.
+    """A worker could not import the function by module and name. It did not run."""
 
-    Attributes:
-        function: the function as `module:qualname`.
-    """
-
-    def __init__(self, message: str, *, function: str) -> None:
-        super().__init__(message)
-        self.function = function
+    may_have_run = False
 
 
 class PoolNotFoundError(OffloadError, LookupError):
-    """A function names a pool that does not exist. It did not run.
+    """A function names a pool that does not exist. It did not run."""
 
-    Attributes:
-        pool: the name that was looked up.
-    """
-
-    def __init__(self, message: str, *, pool: str) -> None:
-        super().__init__(message)
-        self.pool = pool
+    outcome = Outcome.NOT_STARTED
+    may_have_run = False
 
 
 class ArgumentError(OffloadError, TypeError):
@@ -86,13 +105,13 @@ class ArgumentError(OffloadError, TypeError):
     Also raised where memory or descriptors ran out for a large one; its cause is the `OSError`.
 
     Attributes:
-        function: the function as `module:qualname`.
         parameter: name of the parameter that holds the culprit, None where unknown.
     """
 
-    def __init__(self, message: str, *, function: str, parameter: str | None = None) -> None:
-        super().__init__(message)
-        self.function = function
+    may_have_run = False
+
+    def __init__(self, message: str, *, parameter: str | None = None, **common: Any) -> None:
+        super().__init__(message, **common)
         self.parameter = parameter
 
 
@@ -100,14 +119,7 @@ class ResultError(OffloadError, TypeError):
     """The result cannot cross back: it does not pickle or unpickle. The function ran.
 
     Also raised where memory or descriptors ran out for a large one.
-
-    Attributes:
-        function: the function as `module:qualname`.
     """
-
-    def __init__(self, message: str, *, function: str) -> None:
-        super().__init__(message)
-        self.function = function
 
 
 class QueueFullError(OffloadError):
@@ -118,8 +130,13 @@ class QueueFullError(OffloadError):
         limit: the option that was hit, `max_queued` or `max_queued_bytes`.
     """
 
-    def __init__(self, message: str, *, retry_after: float, limit: str = "max_queued") -> None:
-        super().__init__(message)
+    outcome = Outcome.REFUSED
+    may_have_run = False
+
+    def __init__(
+        self, message: str, *, retry_after: float, limit: str = "max_queued", **common: Any
+    ) -> None:
+        super().__init__(message, **common)
         self.retry_after = retry_after
         self.limit = limit
 
@@ -132,70 +149,68 @@ class QueueTimeoutError(OffloadError, TimeoutError):
         retry_after: seconds until the queue is likely to be short enough.
     """
 
-    def __init__(self, message: str, *, timeout: float, retry_after: float) -> None:
-        super().__init__(message)
+    outcome = Outcome.NOT_STARTED
+    may_have_run = False
+
+    def __init__(self, message: str, *, timeout: float, retry_after: float, **common: Any) -> None:
+        super().__init__(message, **common)
         self.timeout = timeout
         self.retry_after = retry_after
 
 
 class ClientDisconnectedError(OffloadError):
-    """The client of the HTTP request left, and the call was stopped. It may have run if `started`.
+    """The client of the HTTP request left, and the call was stopped. It may have run in part.
 
     Raised where `offload.starlette.CancelOnDisconnect` is in force: in calls that wait or run when
-    the client leaves, and in calls that are made after that.
-
-    Attributes:
-        function: the function as `module:qualname`.
-        started: False if no worker had been given the call; True if one had, and where unknown.
+    the client leaves, and in calls that are made after that, which do not run.
     """
 
-    def __init__(self, message: str, *, function: str, started: bool) -> None:
-        super().__init__(message)
-        self.function = function
-        self.started = started
+    outcome = Outcome.CANCELLED
 
 
 class DeadlineError(OffloadError, TimeoutError):
-    """The call could not end by its `deadline`. It ran in part if, and only if, `started`.
+    """The call could not end by its `deadline`. It may have run if it was running by then.
 
     A call whose deadline has passed, or would pass while it waits and runs for as long as its
     function usually does, is not started.
 
     Attributes:
         deadline: the `time.monotonic()` instant in seconds.
-        started: True if it was running when the deadline came, and was stopped; and where unknown.
     """
 
-    def __init__(self, message: str, *, deadline: float, started: bool) -> None:
-        super().__init__(message)
+    outcome = Outcome.TIMED_OUT
+
+    def __init__(self, message: str, *, deadline: float, **common: Any) -> None:
+        super().__init__(message, **common)
         self.deadline = deadline
-        self.started = started
 
 
 class TaskTimeoutError(OffloadError, TimeoutError):
-    """A worker had the call for longer than its `timeout`, and was stopped. It ran if `started`.
+    """A worker had the call for longer than its `timeout`, and was stopped. It may have run.
+
+    It did not run if the worker was still busy with its arguments or its module.
 
     Attributes:
         timeout: the run `timeout` in seconds.
-        started: True if the function had been entered, and where unknown; False if the worker was
-            still busy with its arguments or its module, and it did not run.
     """
 
-    def __init__(self, message: str, *, timeout: float, started: bool = True) -> None:
-        super().__init__(message)
+    outcome = Outcome.TIMED_OUT
+
+    def __init__(self, message: str, *, timeout: float, **common: Any) -> None:
+        super().__init__(message, **common)
         self.timeout = timeout
-        self.started = started
 
 
 class WorkerCrashedError(OffloadError):
-    """The worker died while it had the call. It may have run if, and only if, `started`.
+    """The worker died while it had the call. It may have run if the function had been entered.
 
     Attributes:
         pid: process id of the dead worker, None where unknown.
         exit_code: its exit code, None if a signal ended it or where unknown.
         signal: number of the signal that ended it, None if it exited or where unknown.
-        started: True if the function had been entered.
     """
+
+    outcome = Outcome.CRASHED
 
     def __init__(
         self,
@@ -204,51 +219,48 @@ class WorkerCrashedError(OffloadError):
         pid: int | None = None,
         exit_code: int | None = None,
         signal: int | None = None,
-        started: bool = True,
+        **common: Any,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, **common)
         self.pid = pid
         self.exit_code = exit_code
         self.signal = signal
-        self.started = started
 
 
 class WorkerStartError(OffloadError):
-    """No worker could be started, several times in a row. It did not run.
+    """No worker could be started, several times in a row. The function did not run.
 
     Attributes:
         detail: what the last attempt said, such as the traceback of the initializer.
     """
 
-    def __init__(self, message: str, *, detail: str = "") -> None:
-        super().__init__(message)
+    outcome = Outcome.NOT_STARTED
+    may_have_run = False
+
+    def __init__(self, message: str, *, detail: str = "", **common: Any) -> None:
+        super().__init__(message, **common)
         self.detail = detail
 
 
 class PoolClosedError(OffloadError, RuntimeError):
-    """The pool was closed, before the call or under it. It may have run if `started`.
+    """The pool was closed. The call may have run if a worker had it when the pool was closed."""
 
-    Attributes:
-        started: True if a worker had been given the call when the pool was closed.
-    """
-
-    def __init__(self, message: str, *, started: bool = False) -> None:
-        super().__init__(message)
-        self.started = started
+    outcome = Outcome.CANCELLED
+    may_have_run = False
 
 
-class TaskCancelledError(OffloadError):
-    """Somebody stopped the task by hand, with `Pool.cancel_task`. It ran in part if `started`.
+class TaskKilledError(OffloadError):
+    """Somebody stopped the task by hand, with `Pool.kill_task`. It may have run in part.
 
     Attributes:
         pid: process id of its worker.
-        started: True if the function had been entered, and where unknown.
     """
 
-    def __init__(self, message: str, *, pid: int, started: bool = True) -> None:
-        super().__init__(message)
+    outcome = Outcome.CANCELLED
+
+    def __init__(self, message: str, *, pid: int, **common: Any) -> None:
+        super().__init__(message, **common)
         self.pid = pid
-        self.started = started
 
 
 class RemoteError(OffloadError):
@@ -264,9 +276,15 @@ class RemoteError(OffloadError):
     """
 
     def __init__(
-        self, message: str, *, type_name: str, remote_message: str, remote_traceback: str
+        self,
+        message: str,
+        *,
+        type_name: str,
+        remote_message: str,
+        remote_traceback: str,
+        **common: Any,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, **common)
         self.type_name = type_name
         self.remote_message = remote_message
         self.remote_traceback = remote_traceback

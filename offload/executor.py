@@ -15,18 +15,18 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from offload._child.functions import apply
-from offload._core.options import CallOptions
-from offload._engine.guard import current_guard
-from offload._engine.target import is_offloaded, target_of
-from offload._fanout import Width, is_refusal
+from offload._pool.fanout import Width, is_refusal
+from offload._pool.scope import current_guard
+from offload._pool.target import is_offloaded, target_of
+from offload._values.options import CallOptions
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from offload._core.options import ResolvedOptions
-    from offload._engine.target import Target
+    from offload._pool.target import Target
+    from offload._values.options import ResolvedOptions
 
 __all__ = ["PoolExecutor"]
 

@@ -7,8 +7,11 @@ import sys
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from offload._child.context import in_worker
-from offload._child.functions import import_engine, inline
-from offload._core.options import (
+from offload._child.functions import inline
+from offload._pool.scope import current_guard
+from offload._pool.short_cut import Prepared, call
+from offload._pool.target import check, is_generator_function, target_of
+from offload._values.options import (
     CallOptions,
     CallOptionsDict,
     check_integer,
@@ -16,9 +19,6 @@ from offload._core.options import (
     check_type,
     merge,
 )
-from offload._engine.direct import Prepared, call
-from offload._engine.guard import current_guard
-from offload._engine.target import check, is_generator_function, target_of
 from offload.errors import ClientDisconnectedError, FunctionError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Concatenate, Self
 
-    from offload._core.options import ResolvedOptions
-    from offload._engine.target import Target
+    from offload._pool.target import Target
+    from offload._values.options import ResolvedOptions
     from offload.pool import Pool
 
 __all__ = ["Offloaded", "OffloadedGenerator", "Stream", "offload"]
@@ -261,7 +261,7 @@ class Offloaded(_Common[P, R]):
         if in_worker():
             function = inline(definition.function)
             return [function(*this.bound, item) for item in items]
-        from offload._fanout import ordered
+        from offload._pool.fanout import ordered
 
         pool, _ = definition.resolve()
         # Two more than workers, so that none of them waits for the loop to hand it the next item.
@@ -453,13 +453,13 @@ def offload(
             that a call may wait for a worker. Both: None is no limit, not given is the pool's.
             `deadline`: `time.monotonic()` instant by which a call must have ended; one that cannot
             is not started.
-            `priority`: larger runs first, default 0. `retry_on_crash`: how many times a call is
+            `priority`: larger runs first, default 0. `max_crash_retries`: how many times a call is
             run again whose worker died under it, default 0; for functions that may run twice.
-            `grace`: seconds between asking an unwanted task to stop (`current_task().cancelled()`)
-            and ending its process, default 0; so long it counts as running. `coalesce`: identical
-            calls (same pickled arguments; those of more than 64 KiB may be left out) that are
+            `grace`: seconds between asking an unwanted task to stop (`task_context().cancelled()`)
+            and ending its process, default 0; so long it counts as running. `single_flight`:
+            identical calls (same pickled arguments; those of more than 64 KiB may be left out) that are
             under way at once share one run, default False. `on_progress`: called on the event
-            loop, in the caller's context, with (done, total) of `current_task().progress(…)`.
+            loop, in the caller's context, with (done, total) of `task_context().progress(…)`.
             `max_payload_bytes`: size that the pickled arguments, and the result, may have.
             `cancel_on_disconnect`: whether a call is stopped when the client of its HTTP request
             leaves, default True; only where `offload.starlette.CancelOnDisconnect` watches.
@@ -480,7 +480,10 @@ def offload(
 
     def decorate(function: Any) -> Any:
         definition = _Definition(function, pool, defaults, max_concurrency)
-        import_engine()
+        if not in_worker():
+            from offload.pool import import_what_calls_need
+
+            import_what_calls_need()
         kind = OffloadedGenerator if is_generator_function(definition.function) else Offloaded
         if not isinstance(pool, str):
             pool.register(definition.function.__module__)

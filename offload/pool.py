@@ -31,8 +31,8 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 from offload._child.context import asyncio_loop, in_worker
-from offload._child.functions import import_engine
-from offload._core.options import (
+from offload._pool.short_cut import Prepared, call
+from offload._values.options import (
     CallOptions,
     Inherit,
     ResolvedOptions,
@@ -40,7 +40,6 @@ from offload._core.options import (
     check_name,
     check_number,
 )
-from offload._engine.direct import Prepared, call
 from offload.errors import PoolNotFoundError
 
 if TYPE_CHECKING:
@@ -49,14 +48,14 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from types import TracebackType
 
-    from offload._core.events import Observer
-    from offload._core.statistics import PoolStatistics
-    from offload._engine.engine import Engine
-    from offload._engine.target import Target
-    from offload._workers.base import Crew
+    from offload._pool.engine import Engine
+    from offload._pool.target import Target
+    from offload._values.call_record import Observer
+    from offload._values.statistics import PoolStatistics
+    from offload._workers.backend import Crew
     from offload.executor import PoolExecutor
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "import_what_calls_need"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -216,7 +215,7 @@ class Pool:
                         f"give it to the {_name_of(executor)} yourself"
                     )
                     raise ValueError(message)
-        import_engine(with_executors=executor is not None)
+        import_what_calls_need(with_executors=executor is not None)
         with Pool._registry_lock:
             other = Pool._registry.get(name)
             if other is not None and not other._is_closed:  # noqa: SLF001 - of this very class
@@ -325,7 +324,7 @@ class Pool:
         closed.add_done_callback(lambda _: self._drop(engine))
         return closed
 
-    def drain(self) -> None:
+    def stop_accepting(self) -> None:
         """Refuse new calls from now on, and let those that are there end; from any thread.
 
         The workers stay. `open` takes it back, `aclose` ends what is left. A pool that is not open
@@ -337,8 +336,8 @@ class Pool:
 
     # --- by hand; from any thread ---
 
-    def cancel_task(self, pid: int) -> bool:
-        """Stop the task that a worker runs; its caller gets `TaskCancelledError`.
+    def kill_task(self, pid: int) -> bool:
+        """Stop the task that a worker runs; its caller gets `TaskKilledError`.
 
         Args:
             pid: process id of the worker.
@@ -347,7 +346,7 @@ class Pool:
             False if no worker of this pool with this process id runs a task.
         """
         engine = self._running
-        return engine is not None and engine.cancel_task(pid)
+        return engine is not None and engine.kill_task(pid)
 
     def recycle(self, pid: int) -> bool:
         """Replace a worker: at once if it is idle, after its task if it is busy.
@@ -454,7 +453,7 @@ class Pool:
             OffloadError: see `offload.errors`; each says whether the function may have run.
             Exception: what the function raised, its `__cause__` the worker's traceback.
         """
-        from offload._engine.target import bound_arguments, plain_function
+        from offload._pool.target import bound_arguments, plain_function
 
         plain = plain_function(function)
         # What else can be called may compare equal to another.
@@ -489,7 +488,7 @@ class Pool:
         engine = self._opened()
         if asyncio_loop() is not None:
             return await engine.run(target, arguments, keywords, options, started)
-        from offload._bridge import call_on_trio, run_on_keeper
+        from offload._pool.trio import call_on_trio, run_on_keeper
 
         if options.on_progress is not None:
             options = options._replace(on_progress=call_on_trio(options.on_progress))
@@ -512,7 +511,7 @@ class Pool:
             raise NotImplementedError(message)
         if asyncio_loop() is not None:
             return engine.stream(target, arguments, keywords, options, _STREAM_WINDOW)
-        from offload._bridge import call_on_trio, iterate_on_keeper
+        from offload._pool.trio import call_on_trio, iterate_on_keeper
 
         if options.on_progress is not None:
             options = options._replace(on_progress=call_on_trio(options.on_progress))
@@ -535,8 +534,8 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """Return the state, the counters and the histograms of this instant."""
-        from offload._core.histogram import Histogram
-        from offload._core.statistics import PoolStatistics
+        from offload._values.histogram import Histogram
+        from offload._values.statistics import PoolStatistics
 
         engine = self._running
         if engine is not None:
@@ -636,8 +635,8 @@ class Pool:
         return self._is_closed
 
     def _new_engine(self, variables: dict[str, ContextVar[Any]]) -> Engine:
-        from offload._core.dispatch import Limits
-        from offload._engine.engine import Engine
+        from offload._decisions.dispatch import Limits
+        from offload._pool.engine import Engine
 
         self._watch_process()
         return Engine(
@@ -658,7 +657,7 @@ class Pool:
         )
 
     def _new_crew(self, engine: Engine) -> Crew:
-        from offload._workers.base import Settings
+        from offload._workers.backend import Settings
 
         executor = self._executor_or_default()
         settings = Settings(
@@ -710,9 +709,26 @@ class Pool:
         """Await a coroutine of asyncio from any async framework."""
         if asyncio_loop() is not None:
             return await coroutine
-        from offload._bridge import run_on_keeper
+        from offload._pool.trio import run_on_keeper
 
         return await run_on_keeper(coroutine)
+
+
+def import_what_calls_need(*, with_executors: bool = False) -> None:
+    """Import what calls need while modules are being imported: the first call is on a loop.
+
+    Does nothing in a worker, where nothing is called.
+
+    Args:
+        with_executors: also import what workers on executors need, which is `multiprocessing`.
+    """
+    if in_worker():
+        return
+    import offload._pool.engine
+    import offload._workers.process
+
+    if with_executors:
+        import offload._workers.executor  # noqa: F401 - for its import time
 
 
 class _Bare:
@@ -727,7 +743,7 @@ class _Bare:
 
     def resolve(self) -> tuple[Pool, Target]:
         """Return where to run what."""
-        from offload._engine.target import target_of
+        from offload._pool.target import target_of
 
         if self.target is None:
             self.target = target_of(self.function)

@@ -2,7 +2,7 @@
 
     from offload import tracing
 
-    tracing.install()                     # once, when the server starts
+    tracing.instrument()                     # once, when the server starts
 
 Needs `pip install 'offload[tracing]'` (the API alone; the SDK and its exporters are yours). Each
 call becomes a span, a child of whatever span its caller is in:
@@ -52,16 +52,16 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, TracerProvider
 
-    from offload._core.events import CallRecord
+    from offload._values.call_record import CallRecord
 
-__all__ = ["install"]
+__all__ = ["instrument"]
 
 _SPAN = "offload.tracing"
 _HOOK = "offload._child.tracing"
 _NANOSECONDS = 1e9
 
 
-def install(*pools: Pool, tracer_provider: TracerProvider | None = None) -> Callable[[], None]:
+def instrument(*pools: Pool, tracer_provider: TracerProvider | None = None) -> Callable[[], None]:
     """Make spans of all calls from now on.
 
     Args:

@@ -7,9 +7,9 @@ from typing import Any
 import anyio
 
 from offload import Pool
-from offload._child.context import PAGE_BYTES
-from offload._core.options import CallOptions, merge
-from offload._engine.target import target_of
+from offload._pool.target import target_of
+from offload._values.options import CallOptions, merge
+from offload._wire.page import PAGE_BYTES
 from tests import crossing_functions
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from offload import current_task
+from offload import task_context
 from tests.pool_functions import knock, note, pass_gate
 
 # Declared by name, on both sides: that is what a home is.
@@ -136,7 +136,7 @@ def log_many(count: int) -> int:
 
 
 def report(steps: int, pause: float = 0.0) -> int:
-    task = current_task()
+    task = task_context()
     assert task is not None
     for step in range(1, steps + 1):
         task.progress(step, steps)
@@ -146,7 +146,7 @@ def report(steps: int, pause: float = 0.0) -> int:
 
 
 def report_without_total(steps: int) -> int:
-    task = current_task()
+    task = task_context()
     assert task is not None
     for step in range(steps):
         task.progress(step)
@@ -154,7 +154,7 @@ def report_without_total(steps: int) -> int:
 
 
 def report_odd(value: Any) -> Any:
-    task = current_task()
+    task = task_context()
     assert task is not None
     task.progress(value, value)
     return value
@@ -162,14 +162,14 @@ def report_odd(value: Any) -> Any:
 
 def task_in_thread() -> Any:
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(current_task()))
+    thread = threading.Thread(target=lambda: found.append(task_context()))
     thread.start()
     thread.join()
     return None if found[0] is None else found[0].function
 
 
 def facts(_: Any = None) -> tuple[str, float | None, bool]:
-    task = current_task()
+    task = task_context()
     assert task is not None
     left = None if task.deadline is None else task.deadline - time.monotonic()
     return task.function, left, task.cancelled()
@@ -263,7 +263,7 @@ def crash_times_with(value: bytes, path: str, times: int) -> int:
 def report_and_hold(entered: str, gate: str) -> str:
     knock(entered)
     pass_gate(gate)
-    task = current_task()
+    task = task_context()
     assert task is not None
     task.progress(1, 1)
     return "done"

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
-from offload.starlette import CancelOnDisconnect, StreamResponse, exception_handlers, lifespan
+from offload.starlette import CancelOnDisconnect, WorkerStreamResponse, exception_handlers, lifespan
 from tests import request_functions as functions
 
 DIRECTORY = Path(os.environ.get("DISCONNECT_DIRECTORY", ""))
@@ -47,7 +47,7 @@ async def whole(request):
             yield f"{await functions.echo(number)} "
 
     held = str(DIRECTORY / "entered"), str(DIRECTORY / "gate")
-    return StreamResponse(parts(), background=BackgroundTask(functions.hold, *held))
+    return WorkerStreamResponse(parts(), background=BackgroundTask(functions.hold, *held))
 
 
 async def burn(request):

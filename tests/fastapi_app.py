@@ -9,12 +9,12 @@ from fastapi import Depends, FastAPI, Header, Request
 from pydantic import BaseModel
 
 from offload import Pool, offload
-from offload.starlette import install, lifespan
+from offload.starlette import add_exception_handlers, lifespan
 
 # Preloaded: importing FastAPI anew, in the worker that follows a crash, takes a second.
 pool = Pool("fastapi-tests", max_workers=1, preload=["tests.fastapi_app"])
 app = FastAPI(lifespan=lifespan(pool, drain=0))
-install(app)
+add_exception_handlers(app)
 
 
 class Order(BaseModel):

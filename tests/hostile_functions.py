@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from offload import current_task
+from offload import task_context
 from tests.pool_functions import knock
 
 logger = logging.getLogger("tests.hostile")
@@ -40,7 +40,7 @@ def return_exit() -> Exits:
 
 
 def report_exit() -> str:
-    task = current_task()
+    task = task_context()
     assert task is not None
     task.progress(Exits(), 2.0)  # type: ignore[arg-type]
     return "went on"
@@ -55,14 +55,14 @@ def raise_large(count: int) -> NoReturn:
 
 
 def report_then_return() -> str:
-    task = current_task()
+    task = task_context()
     assert task is not None
     task.progress(1.0, 2.0)
     return "result"
 
 
 def report_the_end(count: int) -> None:
-    task = current_task()
+    task = task_context()
     assert task is not None
     for _ in range(count):
         task.progress(5.0, 5.0)

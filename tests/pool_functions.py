@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from offload import current_task, in_worker, offload
+from offload import in_worker, offload, task_context
 
 _WORD = 8
 
@@ -105,7 +105,7 @@ def note(path: str, value: str) -> str:
 def hold_until_cancelled(entered: str) -> str:
     """Stop when nobody waits any more; the test proves that by using this worker again."""
     knock(entered)
-    task = current_task()
+    task = task_context()
     assert task is not None
     while not task.cancelled():
         time.sleep(0.001)
@@ -126,7 +126,7 @@ def stream_slowly(seconds: float) -> Iterator[float]:
 
 
 def task_facts() -> tuple[str, float | None, bool]:
-    task = current_task()
+    task = task_context()
     assert task is not None
     left = None if task.deadline is None else task.deadline - time.monotonic()
     return task.function, left, task.cancelled()

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from offload import current_task, offload
+from offload import offload, task_context
 from offload._child import context
-from offload._child.wire import Kind
 from offload._child.worker import Connection
+from offload._wire.frames import Kind
+from offload._wire.page import OUT_FULL
 from tests.pool_functions import knock, pass_gate
 
 
@@ -38,7 +39,7 @@ def tray_after_child_returned(size: int) -> Any:
         return bytes(size)
     os.waitpid(child, 0)
     assert context.process.page is not None
-    return context.process.page[context.OUT_FULL]
+    return context.process.page[OUT_FULL]
 
 
 def log_later(entered: str, gate: str, size: int) -> None:
@@ -54,7 +55,7 @@ def log_later(entered: str, gate: str, size: int) -> None:
 
 def report_later(entered: str, gate: str) -> None:
     """Leave a thread that goes on reporting when it may, and tells when it has."""
-    task = current_task()
+    task = task_context()
     assert task is not None
 
     def report() -> None:
@@ -66,7 +67,7 @@ def report_later(entered: str, gate: str) -> None:
 
 
 def report_after_a_neighbour(entered: str, gate: str) -> None:
-    task = current_task()
+    task = task_context()
     assert task is not None
     task.progress(2.0, 2.0)
     knock(entered)
@@ -81,7 +82,7 @@ def echo_again(value: int) -> int:
 def wait_and_tell_whether_wanted(entered: str, gate: str) -> bool:
     knock(entered)
     pass_gate(gate)
-    task = current_task()
+    task = task_context()
     assert task is not None
     return not task.cancelled()
 

@@ -46,7 +46,7 @@ def hold_small(entered: str, gate: str, value: Any = None) -> Any:
     return value
 
 
-@offload(pool=pool, coalesce=True)
+@offload(pool=pool, single_flight=True)
 def hold_together(entered: str, gate: str, value: Any = None) -> Any:
     """Do as `hold`, once for all who ask at the same time."""
     knock(entered)

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
-from offload import current_task
+from offload import task_context
 from tests.pool_functions import knock, pass_gate
 
 logger = logging.getLogger("tests.seams")
@@ -72,7 +72,7 @@ def log_while_logging(entered: str, count: int) -> int:
 
 def tidy_up(entered: str, path: str, seconds: float) -> None:
     """Take its time to end when it is asked to."""
-    task = current_task()
+    task = task_context()
     assert task is not None
     knock(entered)
     while not task.cancelled():
@@ -82,7 +82,7 @@ def tidy_up(entered: str, path: str, seconds: float) -> None:
 
 
 def tell_progress(entered: str, gate: str) -> None:
-    task = current_task()
+    task = task_context()
     assert task is not None
     knock(entered)
     pass_gate(gate)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offload import current_task, in_worker, offload
+from offload import in_worker, offload, task_context
 
 # --- functions ---
 
@@ -67,7 +67,7 @@ def process_id():
 
 @offload
 def task_name():
-    task = current_task()
+    task = task_context()
     return None if task is None else task.function
 
 
@@ -206,7 +206,7 @@ def yields_lock():
 @offload
 def task_names():
     for _ in range(3):
-        task = current_task()
+        task = task_context()
         yield None if task is None else task.function
 
 

@@ -16,7 +16,7 @@ from offload.errors import (
     OffloadError,
     PoolClosedError,
     QueueFullError,
-    TaskCancelledError,
+    TaskKilledError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
@@ -25,11 +25,17 @@ from offload.errors import (
 CASES = [
     (QueueFullError("secret", retry_after=2.2), 503, {"Retry-After": "3"}, False, logging.INFO),
     (QueueFullError("secret", retry_after=1e9), 503, {"Retry-After": "3600"}, False, logging.INFO),
-    (PoolClosedError("secret", started=True), 503, {"Retry-After": "1"}, True, logging.INFO),
+    (PoolClosedError("secret", may_have_run=True), 503, {"Retry-After": "1"}, True, logging.INFO),
     (TaskTimeoutError("secret", timeout=1.0), 504, {}, True, logging.WARNING),
-    (DeadlineError("secret", deadline=1.0, started=False), 504, {}, False, logging.INFO),
-    (ClientDisconnectedError("secret", function="f", started=True), 499, {}, True, logging.INFO),
-    (WorkerCrashedError("secret", pid=1, started=True), 500, {}, True, logging.ERROR),
+    (DeadlineError("secret", deadline=1.0, may_have_run=False), 504, {}, False, logging.INFO),
+    (
+        ClientDisconnectedError("secret", function="f", may_have_run=True),
+        499,
+        {},
+        True,
+        logging.INFO,
+    ),
+    (WorkerCrashedError("secret", pid=1, may_have_run=True), 500, {}, True, logging.ERROR),
     (ArgumentError("secret", function="f"), 500, {}, False, logging.ERROR),
     (OffloadError("secret"), 500, {}, True, logging.ERROR),
 ]
@@ -62,11 +68,11 @@ FULL = QueueFullError("secret", retry_after=2.0)
 FULLER = QueueFullError("secret", retry_after=7.5)
 BROKEN_START = WorkerStartError("secret")
 LATE = TaskTimeoutError("secret", timeout=1.0)
-NOT_BEGUN = DeadlineError("secret", deadline=1.0, started=False)
-CANCELLED = TaskCancelledError("secret", pid=1)
-CRASHED = WorkerCrashedError("secret", pid=1, started=True)
+NOT_BEGUN = DeadlineError("secret", deadline=1.0, may_have_run=False)
+CANCELLED = TaskKilledError("secret", pid=1)
+CRASHED = WorkerCrashedError("secret", pid=1, may_have_run=True)
 REFUSED = ArgumentError("secret", function="f")
-LEFT = ClientDisconnectedError("secret", function="f", started=False)
+LEFT = ClientDisconnectedError("secret", function="f", may_have_run=False)
 GROUPS = [
     ([FULL], "QueueFullError", 503, "2", False, logging.INFO),
     ([FULL, FULLER, FULL], "QueueFullError", 503, "8", False, logging.INFO),

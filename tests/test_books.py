@@ -14,7 +14,7 @@ from offload import (
     Pool,
     PoolClosedError,
     QueueFullError,
-    TaskCancelledError,
+    TaskKilledError,
     TaskTimeoutError,
     WorkerCrashedError,
     offload,
@@ -164,25 +164,25 @@ async def test_failures_do_not_grow_without_end(pool: Pool) -> None:
 async def test_task_stopped_by_hand_tells_its_caller(
     pool: Pool, fifo: Callable[[str], Fifo]
 ) -> None:
-    """`cancel_task` ends one task; its caller hears who did it, and the pool goes on."""
+    """`kill_task` ends one task; its caller hears who did it, and the pool goes on."""
     entered, gate = fifo("entered"), fifo("gate")
-    errors: list[TaskCancelledError] = []
+    errors: list[TaskKilledError] = []
 
     async def call() -> None:
-        with pytest.raises(TaskCancelledError) as caught:
+        with pytest.raises(TaskKilledError) as caught:
             await pool.run(functions.hold, entered.path, gate.path)
         errors.append(caught.value)
 
     async with anyio.create_task_group() as group:
         group.start_soon(call)
         pid = await entered.heard()
-        assert pool.cancel_task(pid)
+        assert pool.kill_task(pid)
     assert errors[0].pid == pid
     assert "ran in part" in str(errors[0])
     await gone(pid)
     assert await pool.run(functions.echo, 1) == 1
     assert account(pool, functions.hold).cancelled == 1
-    assert not pool.cancel_task(pid)
+    assert not pool.kill_task(pid)
 
 
 async def test_idle_worker_is_recycled_at_once(pool: Pool) -> None:
@@ -226,7 +226,7 @@ async def test_drain_by_hand_refuses_new_calls_until_opened(
     async with anyio.create_task_group() as group:
         group.start_soon(pool.run, functions.hold, entered.path, gate.path)
         await entered.heard()
-        pool.drain()
+        pool.stop_accepting()
         assert pool.statistics().state == "draining"
         with pytest.raises(PoolClosedError):
             await pool.run(functions.echo, 1)
@@ -240,8 +240,8 @@ async def test_by_hand_nothing_happens_to_a_pool_that_is_not_open() -> None:
     """A pool without workers has nothing to stop, and says so."""
     pool = Pool("not open")
     try:
-        pool.drain()
-        assert not pool.cancel_task(1)
+        pool.stop_accepting()
+        assert not pool.kill_task(1)
         assert not pool.recycle(1)
         assert pool.statistics().state == "new"
         assert pool in Pool.all()
@@ -284,7 +284,7 @@ async def test_observer_hears_of_each_call_once(pool: Pool, fifo: Callable[[str]
     with pytest.raises(ZeroDivisionError):
         await pool.run(functions.run_fault, "raise", report.path)
     with pytest.raises(WorkerCrashedError):
-        await offload(pool=pool, retry_on_crash=1)(functions.run_fault)("SIGKILL", report.path)
+        await offload(pool=pool, max_crash_retries=1)(functions.run_fault)("SIGKILL", report.path)
     with anyio.move_on_after(0):
         await pool.run(functions.hold, entered.path, gate.path)
     with pytest.raises(DeadlineError):

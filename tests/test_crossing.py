@@ -22,8 +22,8 @@ from offload import (
     RemoteError,
     TaskTimeoutError,
     WorkerCrashedError,
-    current_task,
     offload,
+    task_context,
 )
 from offload.errors import RemoteTraceback
 from tests import bare_functions, pool_functions
@@ -448,7 +448,7 @@ class TestProgress:
 class TestCurrentTask:
     async def test_outside_of_workers_there_is_none(self) -> None:
         """In the server no code runs in a task."""
-        assert current_task() is None
+        assert task_context() is None
 
     async def test_function_and_no_deadline(self, pool: Pool) -> None:
         """Without a timeout there is no deadline."""
@@ -579,7 +579,7 @@ class TestDeadlines:
             await call(
                 pool, pool_functions.note, str(trace), "ran", deadline=time.monotonic() - 1.0
             )
-        assert caught.value.started is False
+        assert caught.value.may_have_run is False
         await pool.run(pool_functions.pid)
         assert not trace.exists()
 
@@ -603,7 +603,7 @@ class TestDeadlines:
             assert caught.value.deadline == deadline
             if entered.rest():
                 break
-        assert caught.value.started is True
+        assert caught.value.may_have_run is True
         assert "ran in part" in str(caught.value)
 
     async def test_deadline_is_told_from_timeout(
@@ -642,7 +642,7 @@ class TestDeadlines:
                 with pytest.raises(DeadlineError, match="did not run") as caught:
                     await call(pool, pool_functions.note, str(trace), "ran", deadline=deadline)
                 gate.let()
-        assert caught.value.started is False
+        assert caught.value.may_have_run is False
         await pool.run(pool_functions.pid)
         assert not trace.exists()
         assert pool.statistics().queued == 0
@@ -698,7 +698,7 @@ class TestDeadlines:
         # A worker is free: whoever tried would have begun.
         with pytest.raises(DeadlineError, match="did not run") as caught:
             await call(pool, functions.spin, 0.3, deadline=time.monotonic() + 0.1)
-        assert caught.value.started is False
+        assert caught.value.may_have_run is False
         assert await call(pool, functions.spin, 0.3, deadline=time.monotonic() + 60.0) == 0.3
 
     async def test_one_slow_run_does_not_refuse_for_ever(self, pool: Pool, tmp_path: Path) -> None:
@@ -716,7 +716,7 @@ class TestDeadlines:
                 break
 
 
-# --- retry_on_crash ---
+# --- max_crash_retries ---
 
 
 @pytest.mark.anyio
@@ -726,15 +726,17 @@ class TestRetryOnCrash:
         """An input that kills every worker is tried once and as often again as allowed."""
         trace = tmp_path / "runs"
         with pytest.raises(WorkerCrashedError) as caught:
-            await call(wide, functions.poison, str(trace), retry_on_crash=2)
-        assert caught.value.started
+            await call(wide, functions.poison, str(trace), max_crash_retries=2)
+        assert caught.value.may_have_run
         pids = trace.read_text().split()
         assert len(pids) == len(set(pids)) == 3
         assert caught.value.pid == int(pids[-1])
 
     async def test_crash_is_retried(self, wide: Pool, tmp_path: Path) -> None:
         """A call whose worker dies twice ends with its result, if it may run three times."""
-        assert await call(wide, functions.crash_times, str(tmp_path / "runs"), 2, retry_on_crash=2)
+        assert await call(
+            wide, functions.crash_times, str(tmp_path / "runs"), 2, max_crash_retries=2
+        )
 
     async def test_large_arguments_are_sent_again(self, wide: Pool, tmp_path: Path) -> None:
         """The arguments of a large call are kept for its next run, and then freed."""
@@ -745,7 +747,7 @@ class TestRetryOnCrash:
             b"x" * size,
             str(tmp_path / "runs"),
             1,
-            retry_on_crash=1,
+            max_crash_retries=1,
         )
         assert runs == 2 * size
 
@@ -770,7 +772,7 @@ class TestRetryOnCrash:
                     functions.hold_and_crash,
                     entered.path,
                     crash,
-                    retry_on_crash=1,
+                    max_crash_retries=1,
                     queue_timeout=0.2,
                 )
             caught.append(error.value)
@@ -792,7 +794,7 @@ class TestRetryOnCrash:
                 await entered.heard()
                 await until(lambda: caught)
                 gate.let()
-        assert caught[0].started  # type: ignore[attr-defined]
+        assert caught[0].may_have_run  # type: ignore[attr-defined]
         assert isinstance(caught[0].__cause__, QueueTimeoutError)
 
 
@@ -837,7 +839,7 @@ class Caller:
 @pytest.mark.anyio
 class TestCoalesce:
     def shared(self, pool: Pool, function: Any, *args: Any, **options: Any) -> Any:
-        return call(pool, function, *args, coalesce=True, **options)
+        return call(pool, function, *args, single_flight=True, **options)
 
     async def joined(self, pool: Pool, count: int, entered: Fifo) -> None:
         """Wait for the run that so many callers wait for; under trio each comes by itself."""
@@ -1103,7 +1105,10 @@ def test_two_event_loops_share_nothing_and_lose_nothing() -> None:
         async def main() -> None:
             for _ in range(20):
                 found = await asyncio.gather(
-                    *(call(pool, functions.make_bytes, 100_000, coalesce=True) for _ in range(10))
+                    *(
+                        call(pool, functions.make_bytes, 100_000, single_flight=True)
+                        for _ in range(10)
+                    )
                 )
                 results.update(len(each) for each in found)
 
@@ -1118,14 +1123,14 @@ def test_two_event_loops_share_nothing_and_lose_nothing() -> None:
         asyncio.run(pool.aclose())
 
 
-@offload(coalesce=True)
+@offload(single_flight=True)
 def decorated() -> int:
     """Tell where it ran."""
     return os.getpid()
 
 
 def test_decorated_function_coalesces() -> None:
-    """`coalesce=True` of the decorator holds for each call."""
+    """`single_flight=True` of the decorator holds for each call."""
 
     async def main() -> set[int]:
         pool = Pool.named()

@@ -17,9 +17,9 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 
-from offload import Pool, TaskCancelledError
-from offload._core.histogram import Histogram
-from offload._core.statistics import FunctionStatistics, PoolStatistics
+from offload import Pool, TaskKilledError
+from offload._values.histogram import Histogram
+from offload._values.statistics import FunctionStatistics, PoolStatistics
 from offload.dashboard import Dashboard
 from offload.dashboard._access import forgery, stranger
 from offload.dashboard._feed import Feed
@@ -308,7 +308,7 @@ class TestActions:
         async with visited(Dashboard(actions=True)) as http, anyio.create_task_group() as group:
 
             async def call() -> None:
-                with pytest.raises(TaskCancelledError):
+                with pytest.raises(TaskKilledError):
                     await spin()
 
             group.start_soon(call)

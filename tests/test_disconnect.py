@@ -15,9 +15,9 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 from offload import ClientDisconnectedError
-from offload._core.options import ResolvedOptions
-from offload._engine.guard import current_guard
-from offload._engine.target import target_of
+from offload._pool.scope import current_guard
+from offload._pool.target import target_of
+from offload._values.options import ResolvedOptions
 from offload.starlette import CancelOnDisconnect, exception_handlers
 from tests import request_functions as functions
 from tests.connection import DISCONNECT, Connection, answer, part
@@ -55,7 +55,7 @@ class TestCalls:
             await gone(pid)
 
         [error] = errors
-        assert error.started
+        assert error.may_have_run
         assert error.function == "tests.request_functions:hold"
         assert "may have run" in str(error)
         assert functions.pool.statistics().cancelled == before + 1
@@ -79,7 +79,7 @@ class TestCalls:
                 connection.say(DISCONNECT)
             gate.let()
 
-        assert not errors[0].started
+        assert not errors[0].may_have_run
         assert "did not run" in str(errors[0])
         assert entered.rest() == []
 
@@ -114,7 +114,7 @@ class TestCalls:
                 await functions.hold(*held)
             with pytest.raises(ClientDisconnectedError, match="did not run") as caught:
                 await functions.trace(str(trace))
-            assert not caught.value.started
+            assert not caught.value.may_have_run
 
         connection = Connection(part())
         async with serving(connection, app):

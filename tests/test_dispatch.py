@@ -1,8 +1,8 @@
-"""`offload._core.dispatch` by example: one decision each. Any history: test_dispatch_machine.py."""
+"""The dispatcher by example: one decision each. For any history: test_dispatch_machine.py."""
 
 import pytest
 
-from offload._core.dispatch import (
+from offload._decisions.dispatch import (
     Assign,
     Closed,
     Dispatcher,

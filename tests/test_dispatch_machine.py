@@ -1,4 +1,4 @@
-"""`offload._core.dispatch` beside a model: its guarantees hold through any history of events.
+"""`offload._decisions.dispatch` beside a model: its guarantees hold through any history of events.
 
 The model keeps plain lists and counts them anew after each event. It has no heap, no claims and no
 fast path, so that it cannot share a mistake with what it judges.
@@ -20,8 +20,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from offload._core import dispatch
-from offload._core.dispatch import (
+from offload._decisions import dispatch
+from offload._decisions.dispatch import (
     Assign,
     Closed,
     Dispatcher,

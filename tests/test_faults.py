@@ -132,12 +132,12 @@ def check_error(error: Exception, phase: str, fault: str, pid: int) -> None:
         assert isinstance(error, WorkerCrashedError)
         assert (error.exit_code, error.signal) == ENDS[fault]
         assert error.pid == pid
-        assert error.started == (phase != "unpickling")
+        assert error.may_have_run == (phase != "unpickling")
         assert ("did not run" in str(error)) == (phase == "unpickling")
         assert ("when memory runs out" in str(error)) == (error.signal == signal.SIGKILL)
     elif fault in HANGS:
         assert isinstance(error, TaskTimeoutError)
-        assert error.started == (phase != "unpickling")
+        assert error.may_have_run == (phase != "unpickling")
         assert ("did not run" in str(error)) == (phase == "unpickling")
     elif phase == "running" and fault in RAISED:
         assert type(error) is RAISED[fault]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from offload import Pool
-from offload._child.files import decode_large, encode_large
+from offload._wire.large import decode_large, encode_large
 from tests import crossing_functions as functions
 
 ROWS = 200_000

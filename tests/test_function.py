@@ -256,7 +256,7 @@ class TestWrongOptions:
             ({"queue_timeout": -1}, ValueError, "queue_timeout must be at least 0"),
             ({"grace": None}, TypeError, "grace must be a number"),
             ({"priority": 1.5}, TypeError, "priority must be an int"),
-            ({"retry_on_crash": -1}, ValueError, "retry_on_crash must be at least 0"),
+            ({"max_crash_retries": -1}, ValueError, "max_crash_retries must be at least 0"),
         ],
     )
     def test_wrong_option_is_refused_by_name(self, options, kind, text):
@@ -799,7 +799,7 @@ class TestStream:
         assert sizes == [(1_000_000, bytes([number])) for number in range(12)]
 
     async def test_generator_has_its_task_at_every_item(self):
-        """`current_task()` is there from the first item to the last."""
+        """`task_context()` is there from the first item to the last."""
         names = [name async for name in functions.task_names.stream()]
         assert names == ["tests.some_functions:task_names"] * 3
 

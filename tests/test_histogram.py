@@ -1,4 +1,4 @@
-"""`offload._core.histogram`: constant memory, exact counts, quantiles within nine percent."""
+"""`offload._values.histogram`: constant memory, exact counts, quantiles within nine percent."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload._core.histogram import Histogram, HistogramSnapshot
+from offload._values.histogram import Histogram, HistogramSnapshot
 
 RESOLUTION = 2 ** (1 / 8)
 # One microsecond to one day.

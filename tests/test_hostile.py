@@ -32,10 +32,10 @@ from offload import (
     deadline_after,
     offload,
 )
-from offload._child.wire import Flag, Kind, anonymous_file
-from offload._core.options import CallOptions
-from offload._engine.flights import Flights
-from offload._engine.target import target_of
+from offload._pool.single_flight import Flights
+from offload._pool.target import target_of
+from offload._values.options import CallOptions
+from offload._wire.frames import Flag, Kind, anonymous_file
 from offload._workers import logs
 from tests import hostile_functions as functions
 from tests import hostile_module, pool_functions
@@ -412,7 +412,7 @@ async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int
         await gate
         return Kind.RESULT, Flag.LARGE, b"", descriptor
 
-    options: Any = Pool.named().resolve(CallOptions(coalesce=True))
+    options: Any = Pool.named().resolve(CallOptions(single_flight=True))
     first = asyncio.ensure_future(flights.join(b"same", options, begin))
     await asyncio.sleep(0.001)
     gates[0].set_result(None)
@@ -618,7 +618,7 @@ async def test_close_says_of_a_call_on_its_way_that_it_did_not_run(
     thread.join()  # the loop is held meanwhile
     with pytest.raises(PoolClosedError, match="did not run") as caught:
         await second
-    assert not caught.value.started
+    assert not caught.value.may_have_run
     first.cancel()
     del Pool._registry[pool.name]
 
@@ -788,7 +788,7 @@ async def test_identical_call_takes_no_place_in_a_full_queue(entered: Fifo, gate
     async with Pool("hostile storm", max_workers=1, max_queued=0) as pool:
         calls = [
             asyncio.ensure_future(
-                call(pool, pool_functions.hold, entered.path, gate.path, coalesce=True)
+                call(pool, pool_functions.hold, entered.path, gate.path, single_flight=True)
             )
             for _ in range(5)
         ]
@@ -850,7 +850,7 @@ async def test_reply_that_came_in_time_is_no_timeout(pool: Pool) -> None:
 @pytest.mark.guarantee(3)
 async def test_caller_of_a_shared_run_that_is_dropped_cancels_no_newcomer(pool: Pool) -> None:
     """Who joins before the dropped one has left keeps the run."""
-    options: Any = pool.resolve(CallOptions(coalesce=True))
+    options: Any = pool.resolve(CallOptions(single_flight=True))
 
     def shared() -> Any:
         return pool.run_target(target_of(pool_functions.echo), (1,), {}, options)

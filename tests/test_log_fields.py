@@ -11,8 +11,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from offload import ArgumentError, Pool, QueueFullError, WorkerCrashedError
-from offload._core.events import CallRecord
 from offload._middleware import log_fields
+from offload._values.call_record import CallRecord
 from offload.errors import ClientDisconnectedError
 from offload.starlette import exception_handlers
 from tests import pool_functions as functions
@@ -37,7 +37,7 @@ def fields(record: logging.LogRecord) -> dict[str, object]:
 CRASH = WorkerCrashedError("it died", pid=7, signal=9)
 ARGUMENT = ArgumentError("cannot", function="work:f", parameter="x")
 FULL = QueueFullError("full", retry_after=1.0)
-LEFT = ClientDisconnectedError("left", function="work:f", started=True)
+LEFT = ClientDisconnectedError("left", function="work:f", may_have_run=True)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 
 import offload.metrics
 from offload import Pool, QueueFullError
-from offload._core.histogram import Histogram
+from offload._values.histogram import Histogram
 from offload.metrics import PoolCollector, grafana_dashboard, metrics_app, register
 from offload.metrics._collector import BOUNDS
 from tests import pool_functions as functions

@@ -1,4 +1,4 @@
-"""`offload._core.options`: checked where they enter, call before decorator and pool."""
+"""`offload._values.options`: checked where they enter, call before decorator and pool."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload._core.options import (
+from offload._values.options import (
     INHERIT,
     CallOptions,
     CallOptionsDict,
@@ -31,9 +31,9 @@ valid = st.fixed_dictionaries(
         "queue_timeout": st.none() | seconds | st.just(0),
         "deadline": st.none() | seconds,
         "priority": st.integers(),
-        "retry_on_crash": st.integers(0),
+        "max_crash_retries": st.integers(0),
         "grace": seconds | st.just(0.0),
-        "coalesce": st.booleans(),
+        "single_flight": st.booleans(),
         "on_progress": st.sampled_from((None, print)),
     },
 )
@@ -57,9 +57,9 @@ INVALID = [
     ("priority", 1.0, TypeError),
     ("priority", True, TypeError),
     ("priority", None, TypeError),
-    ("retry_on_crash", -1, ValueError),
-    ("retry_on_crash", 1.5, TypeError),
-    ("coalesce", 1, TypeError),
+    ("max_crash_retries", -1, ValueError),
+    ("max_crash_retries", 1.5, TypeError),
+    ("single_flight", 1, TypeError),
     ("on_progress", 1, TypeError),
 ]
 
@@ -70,8 +70,8 @@ class TestCallOptions:
         options = CallOptions()
         assert options.timeout is options.queue_timeout is INHERIT
         assert options.deadline is options.on_progress is None
-        assert (options.priority, options.retry_on_crash, options.grace) == (0, 0, 0.0)
-        assert options.coalesce is False
+        assert (options.priority, options.max_crash_retries, options.grace) == (0, 0, 0.0)
+        assert options.single_flight is False
 
     @given(valid)
     def test_valid_values_are_kept(self, values):

@@ -357,7 +357,7 @@ class TestDashboard:
             expect(busy).to_have_count(0)
         caller.join(PATIENCE)
 
-        assert (still, answers) == (1, ["TaskCancelledError"])
+        assert (still, answers) == (1, ["TaskKilledError"])
 
     def test_a_pool_is_drained_and_opened_again(self, browser, dashboards):
         """What an operator closes, he can open."""

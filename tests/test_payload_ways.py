@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
-from offload._child import payload
-from offload._child.files import decode_large, encode_large
-from offload._child.payload import TRAY_BYTES, Parcel, pack
-from offload._child.pickling import TooLarge, dumps, in_pieces, pickled_size
-from offload._core.options import CallOptions
-from offload._engine.target import target_of
+from offload._pool.target import target_of
+from offload._values.options import CallOptions
+from offload._wire import payload
+from offload._wire.large import decode_large, encode_large
+from offload._wire.payload import TRAY_BYTES, Parcel, pack
+from offload._wire.pickling import TooLarge, dumps, in_pieces, pickled_size
 from offload._workers.keeper import threads
 from tests import crossing_functions as functions
 from tests import pool_functions
@@ -174,9 +174,9 @@ class TestTrays:
         assert sum("offload-worker" in path for path in mapped) <= len(workers_of_all_pools()) + 2
 
     async def test_identical_medium_calls_share_a_run(self, pool: Pool, tmp_path: Path) -> None:
-        """`coalesce` knows a call by its bytes, in a tray as in a frame."""
+        """`single_flight` knows a call by its bytes, in a tray as in a frame."""
         path = str(tmp_path / "runs")
-        options = pool.resolve(CallOptions(coalesce=True))
+        options = pool.resolve(CallOptions(single_flight=True))
         target = target_of(functions.noted_length)
         sizes = (MIB, MIB, MIB + 1, MIB)
         calls = [pool.run_target(target, (bytearray(size), path), {}, options) for size in sizes]

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
-from offload._child import payload, wire
-from offload._engine.codec import encode_request
-from offload._engine.target import target_of
+from offload._pool.codec import encode_request
+from offload._pool.target import target_of
+from offload._wire import frames, payload
 from offload._workers.keeper import threads
 from tests import crossing_functions as functions
 from tests import pool_functions
@@ -118,7 +118,7 @@ READONLY.setflags(write=False)
 VALUES = {
     "bytes": b"\x00\xff" * 100_000,
     "bytes, empty": b"",
-    "bytes, at the limit of a frame": bytes(wire.INLINE_BYTES),
+    "bytes, at the limit of a frame": bytes(frames.INLINE_BYTES),
     "bytearray": bytearray(b"\x00\xff" * 100_000),
     "bytearray, empty": bytearray(),
     "str": "grüße " * 50_000,
@@ -254,7 +254,7 @@ async def test_megabytes_of_objects_do_not_hold_the_loop(pool: Pool, value: Any)
 @pytest.mark.anyio
 async def test_sizes_around_every_limit(pool: Pool) -> None:
     """A payload is whole whatever its size is relative to frames, buffers and pages."""
-    frame = wire.INLINE_BYTES
+    frame = frames.INLINE_BYTES
     sizes = {0, 1, 4095, 4096, 4097, 60 * 1024, 4 * frame, 4 * frame + 1}
     sizes |= {frame + delta for delta in (*range(-150, -50, 7), -2, -1, 0, 1, 2, 100)}
     for size in sorted(sizes):
@@ -403,7 +403,7 @@ class TestNoRoom:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            patch.setattr(wire.os, where, _in_payload_threads(refuse, getattr(os, where)))
+            patch.setattr(frames.os, where, _in_payload_threads(refuse, getattr(os, where)))
             with pytest.raises(ArgumentError, match="no room") as caught:
                 await pool.run(functions.echo, bytes(4 * MIB))
             # Small calls need no file.
@@ -427,7 +427,7 @@ class TestNoRoom:
 
         write = os.write
         with monkeypatch.context() as patch:
-            patch.setattr(wire.os, "write", _in_payload_threads(fill, os.write))
+            patch.setattr(frames.os, "write", _in_payload_threads(fill, os.write))
             with pytest.raises(ArgumentError, match="no room"):
                 await pool.run(functions.echo, bytes(8 * MIB))
         assert written > 3
@@ -499,7 +499,7 @@ async def test_small_calls_make_no_file_and_use_no_thread(
     def never(*_: Any) -> Any:
         raise AssertionError("a small call went the way of large ones")
 
-    monkeypatch.setattr(wire.os, "memfd_create", never)
+    monkeypatch.setattr(frames.os, "memfd_create", never)
     monkeypatch.setattr(threads, "submit", never)
     for value in (1, "x" * 100, b"y" * 100, [1, {"a": (2.0, None)}], np.zeros(10)):
         assert same(await pool.run(functions.echo, value), value)

@@ -26,13 +26,13 @@ from offload import (
     PoolClosedError,
     QueueFullError,
     QueueTimeoutError,
-    TaskCancelledError,
+    TaskKilledError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
-    current_task,
     in_worker,
     offload,
+    task_context,
 )
 from offload._system import BLAS_VARIABLES
 from offload._workers.keeper import threads
@@ -192,7 +192,7 @@ async def test_closed_pool_refuses_and_can_be_opened_again(new_pool: Callable[..
     assert pool.statistics().state == "closed"
     with pytest.raises(PoolClosedError, match="did not run") as caught:
         await pool.run(functions.pid)
-    assert not caught.value.started
+    assert not caught.value.may_have_run
     assert not is_alive(first)
     async with pool:
         assert pool.statistics().state == "open"
@@ -240,7 +240,7 @@ async def test_close_kills_what_outlives_the_drain(
             await until(lambda: len(held.results) == 2)
             group.cancel_scope.cancel()
     assert {type(error) for error in held.results} == {PoolClosedError}
-    assert {error.started for error in held.results} == {True, False}
+    assert {error.may_have_run for error in held.results} == {True, False}
 
 
 @pytest.mark.guarantee(7)
@@ -759,7 +759,7 @@ async def test_timeout_stops_the_function(new_pool: Callable[..., Pool], entered
             # Of the call, before that of the pool.
             assert await offload(pool=pool, timeout=None)(functions.echo)(1) == 1
             if pids := entered.rest():
-                assert caught.value.started
+                assert caught.value.may_have_run
                 assert "ran in part" in str(caught.value)
                 await gone(*pids)
                 break
@@ -824,7 +824,7 @@ async def test_request_to_stop_is_not_lost_on_the_way(
 NOT_BEGUN: dict[str, tuple[type[OffloadError], str]] = {
     "timeout": (TaskTimeoutError, "had not begun when its timeout of 0.1 s was over"),
     "deadline": (DeadlineError, "cannot end before its deadline"),
-    "cancel_task": (TaskCancelledError, "was stopped by hand"),
+    "kill_task": (TaskKilledError, "was stopped by hand"),
 }
 
 
@@ -841,7 +841,7 @@ async def test_function_that_was_not_entered_did_not_run(
         options: Any = {
             "timeout": {"timeout": 0.1},
             "deadline": {"deadline": time.monotonic() + 0.1},
-            "cancel_task": {},
+            "kill_task": {},
         }[option]
         patient = offload(pool=pool, grace=PATIENCE, **options)(functions.hold)
         kind, text = NOT_BEGUN[option]
@@ -857,11 +857,11 @@ async def test_function_that_was_not_entered_did_not_run(
             async with anyio.create_task_group() as group:
                 group.start_soon(one)
                 await until(lambda: pool.statistics().busy)
-                if option == "cancel_task":
-                    pool.cancel_task(pid)
+                if option == "kill_task":
+                    pool.kill_task(pid)
         finally:
             os.kill(pid, signal.SIGCONT)
-        assert errors[0].started is False
+        assert errors[0].may_have_run is False
         assert "did not run" in str(errors[0])
         await until(lambda: not pool.statistics().leaving)
         assert is_alive(pid)
@@ -1131,4 +1131,4 @@ async def test_cancelled_before_its_result_is_read_leaves_no_descriptor(
 def test_this_process_is_no_worker() -> None:
     """Outside a worker there is no task."""
     assert not in_worker()
-    assert current_task() is None
+    assert task_context() is None

@@ -40,7 +40,7 @@ class Kind:
     can_stop: bool = True  # a running function: by ending its process
     has_own_process: bool = True  # so that a crash costs one task
     can_stream: bool = True
-    can_be_asked_to_stop: bool = True  # by `current_task().cancelled()`
+    can_be_asked_to_stop: bool = True  # by `task_context().cancelled()`
     knows_whether_started: bool = True  # when it crashes
 
 
@@ -319,7 +319,7 @@ async def test_crash_costs_one_task(  # noqa: PLR0917 - fixtures
             assert caught.value.pid == await report.heard()
             gate.let()
     assert results == [("well", neighbour_pid)]
-    assert caught.value.started
+    assert caught.value.may_have_run
     how = (caught.value.exit_code, caught.value.signal)
     assert how == {"os._exit": (3, None), "segfault": (None, 11), "SIGKILL": (None, 9)}[fault]
 
@@ -335,15 +335,15 @@ async def test_crash_while_unpickling_tells_what_is_known(
     argument = functions.FaultWhenUnpickled("SIGKILL", entered.path)
     with pytest.raises(WorkerCrashedError) as caught:
         await pool.run(functions.echo, argument)
-    assert caught.value.started == (not kind.knows_whether_started)
+    assert caught.value.may_have_run == (not kind.knows_whether_started)
 
 
 async def test_crash_is_retried_where_asked(pool: Pool, kind: Kind, entered: Fifo) -> None:
-    """`retry_on_crash` runs an idempotent function again, that many times."""
+    """`max_crash_retries` runs an idempotent function again, that many times."""
     if not kind.has_own_process:
         assert (await pool.run(functions.ident))[0] == os.getpid()
         return
-    stubborn = offload(pool=pool, retry_on_crash=2)(functions.run_fault)
+    stubborn = offload(pool=pool, max_crash_retries=2)(functions.run_fault)
     with pytest.raises(WorkerCrashedError):
         await stubborn("SIGKILL", entered.path)
     assert len(set(entered.rest())) == 3
@@ -374,7 +374,7 @@ async def test_nested_call_runs_inline(pool: Pool) -> None:
 
 
 async def test_task_knows_its_deadline(pool: Pool) -> None:
-    """`current_task()` names the function and tells when it will be stopped."""
+    """`task_context()` names the function and tells when it will be stopped."""
     name = "tests.pool_functions:task_facts"
     assert await pool.run(functions.task_facts) == (name, None, False)
     function, left, is_cancelled = await offload(pool=pool, timeout=3600)(functions.task_facts)()
@@ -456,7 +456,7 @@ async def test_executor_view_runs_on_the_pool(pool: Pool, kind: Kind) -> None:
 
 @pytest.mark.guarantee(7)
 async def test_close_fails_what_still_runs(kind: Kind, entered: Fifo, gate: Fifo) -> None:
-    """Closing ends running calls with `PoolClosedError(started=True)`, queued ones with False."""
+    """Closing fails running calls, which may have run, and queued ones, which did not."""
     options = kind.options()
     pool = Pool("closing", max_workers=1, **options)
     errors: dict[str, PoolClosedError] = {}
@@ -484,9 +484,9 @@ async def test_close_fails_what_still_runs(kind: Kind, entered: Fifo, gate: Fifo
         if isinstance(executor, ThreadPoolExecutor):
             executor.shutdown()
         del Pool._registry["closing"]
-    assert errors["running"].started
-    assert not errors["queued"].started
-    assert not caught.value.started
+    assert errors["running"].may_have_run
+    assert not errors["queued"].may_have_run
+    assert not caught.value.may_have_run
     assert pool.statistics().state == "closed"
 
 

@@ -16,10 +16,10 @@ import anyio
 import psutil
 import pytest
 
-from offload import Pool, QueueTimeoutError, ResultError, TaskCancelledError, TaskTimeoutError
-from offload._core.events import CallRecord
-from offload._core.options import CallOptions
-from offload._engine.target import target_of
+from offload import Pool, QueueTimeoutError, ResultError, TaskKilledError, TaskTimeoutError
+from offload._pool.target import target_of
+from offload._values.call_record import CallRecord
+from offload._values.options import CallOptions
 from offload._workers import process
 from tests import pool_functions, race_functions
 from tests.calls import call
@@ -83,7 +83,7 @@ class TestWorkers:
 
             async def echo(number: int) -> None:
                 target = target_of(pool_functions.echo)
-                options = pool.resolve(CallOptions(retry_on_crash=1))
+                options = pool.resolve(CallOptions(max_crash_retries=1))
                 results[number] = await pool.run_target(target, (number,), {}, options)
 
             async with anyio.create_task_group() as group:
@@ -158,7 +158,7 @@ class TestWorkers:
             pid = only_pid(pool)
             first = asyncio.ensure_future(call(pool, pool_functions.hold, *held, grace=PATIENCE))
             await entered.heard()
-            stopping = asyncio.ensure_future(asyncio.to_thread(pool.cancel_task, pid))
+            stopping = asyncio.ensure_future(asyncio.to_thread(pool.kill_task, pid))
             await asyncio.to_thread(decided.wait, PATIENCE)
             gate.let()
             await asyncio.to_thread(ended.wait, PATIENCE)
@@ -167,7 +167,7 @@ class TestWorkers:
             await asyncio.sleep(0)  # to let it be sent, if there is a worker
             proceed.set()
             assert await stopping
-            with pytest.raises(TaskCancelledError):
+            with pytest.raises(TaskKilledError):
                 await first
             await entered.heard()
             gate.let()
@@ -283,7 +283,7 @@ class TestBooks:
                     TaskTimeoutError, match="waited in the queue of its executor"
                 ) as caught:
                     await call(pool, pool_functions.hold, *held, timeout=0.05)
-                assert not caught.value.started
+                assert not caught.value.may_have_run
                 assert pool.statistics().busy == 0
                 gate.let(2)
                 assert await pool.run(pool_functions.echo, 1) == 1
@@ -295,14 +295,14 @@ class TestBooks:
     async def test_carriers_do_not_tell_identical_calls_apart(
         self, pool: Pool, entered: Fifo, gate: Fifo, held: tuple[str, str]
     ) -> None:
-        """Calls that coalesce do so within traces of their own, too."""
+        """Calls that single_flight do so within traces of their own, too."""
         hook = {"hook": "tests.race_functions"}
         watcher = Watcher(hook | {"number": str(number)} for number in range(3))
         end = pool.observe(watcher)
         results: list[Any] = []
 
         async def one() -> None:
-            results.append(await call(pool, pool_functions.hold, *held, coalesce=True))
+            results.append(await call(pool, pool_functions.hold, *held, single_flight=True))
 
         try:
             async with anyio.create_task_group() as group:

@@ -29,12 +29,12 @@ from offload import (
     WorkerStartError,
     offload,
 )
-from offload._child.spool import SpooledFile
-from offload._child.wire import anonymous_file
-from offload._core.dispatch import TaskState
-from offload._engine import codec
-from offload._engine.target import target_of
-from offload._fanout import Width
+from offload._decisions.dispatch import TaskState
+from offload._pool import codec
+from offload._pool.fanout import Width
+from offload._pool.target import target_of
+from offload._wire.frames import anonymous_file
+from offload._wire.shared_file import SharedFile
 from offload._workers.keeper import submit_once, threads
 from tests import pool_functions
 from tests import seam_functions as functions
@@ -253,7 +253,7 @@ async def test_progress_is_told_in_the_context_of_its_caller(
         flights = pool._running._flights._flights  # type: ignore[union-attr]
         async with anyio.create_task_group() as group:
             for name in "cd":
-                group.start_soon(partial(ask, name, coalesce=True))
+                group.start_soon(partial(ask, name, single_flight=True))
             # Who joins after the report is told nothing of it.
             await until(lambda: [each.waiting for each in flights.values()] == [2])
             gate.let()
@@ -526,7 +526,7 @@ async def test_timeout_does_not_say_that_nothing_ran_where_nobody_knows() -> Non
     async with Pool("seam silent", max_workers=1, spare_workers=0, executor=executor) as pool:
         with pytest.raises(TaskTimeoutError) as caught:
             await call(pool, functions.size, b"", 0.5, timeout=0.1)
-        assert caught.value.started
+        assert caught.value.may_have_run
         assert await anyio.to_thread.run_sync(executor.ran.wait, PATIENCE)
         assert await call(pool, functions.size, b"abc", 0.0) == 3
 
@@ -623,7 +623,7 @@ async def test_record_of_a_signal_handler_does_not_wait_for_its_own_thread(
 @pytest.mark.guarantee(5)
 async def test_argument_that_is_too_large_is_named_beside_a_file(pool: Pool) -> None:
     """A file crosses as a descriptor: it does not count, and is not to blame."""
-    with SpooledFile(anonymous_file(), 0) as file, pytest.raises(ArgumentError) as caught:
+    with SharedFile(anonymous_file(), 0) as file, pytest.raises(ArgumentError) as caught:
         await call(pool, functions.take_all, file, bytes(3 * MIB), max_payload_bytes=MIB)
     assert "argument '*1' takes" in str(caught.value)
     assert "more than max_payload_bytes" in str(caught.value)

@@ -39,13 +39,13 @@ from offload import (
     QueueTimeoutError,
     RemoteError,
     ResultError,
-    TaskCancelledError,
+    TaskKilledError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
 )
-from offload._child.pickling import dumps
-from offload.starlette import ProblemResponse, exception_handlers, install, lifespan
+from offload._wire.pickling import dumps
+from offload.starlette import ProblemResponse, add_exception_handlers, exception_handlers, lifespan
 from tests import request_functions, starlette_app
 from tests.processes import PATIENCE
 
@@ -56,15 +56,15 @@ SECRET = "secret-argument"  # noqa: S105 - no password, but as private as one
 ANSWERS = [
     (QueueFullError(SECRET, retry_after=2.1), 503, False, "INFO"),
     (QueueTimeoutError(SECRET, timeout=1.0, retry_after=2.1), 503, False, "INFO"),
-    (PoolClosedError(SECRET, started=False), 503, False, "INFO"),
-    (PoolClosedError(SECRET, started=True), 503, True, "INFO"),
+    (PoolClosedError(SECRET, may_have_run=False), 503, False, "INFO"),
+    (PoolClosedError(SECRET, may_have_run=True), 503, True, "INFO"),
     (WorkerStartError(SECRET, detail=SECRET), 503, False, "ERROR"),
     (TaskTimeoutError(SECRET, timeout=1.0), 504, True, "WARNING"),
-    (DeadlineError(SECRET, deadline=1.0, started=True), 504, True, "INFO"),
-    (DeadlineError(SECRET, deadline=1.0, started=False), 504, False, "INFO"),
-    (TaskCancelledError(SECRET, pid=1), 500, True, "WARNING"),
-    (WorkerCrashedError(SECRET, pid=1, signal=9, started=True), 500, True, "ERROR"),
-    (WorkerCrashedError(SECRET, pid=1, signal=9, started=False), 500, False, "ERROR"),
+    (DeadlineError(SECRET, deadline=1.0, may_have_run=True), 504, True, "INFO"),
+    (DeadlineError(SECRET, deadline=1.0, may_have_run=False), 504, False, "INFO"),
+    (TaskKilledError(SECRET, pid=1), 500, True, "WARNING"),
+    (WorkerCrashedError(SECRET, pid=1, signal=9, may_have_run=True), 500, True, "ERROR"),
+    (WorkerCrashedError(SECRET, pid=1, signal=9, may_have_run=False), 500, False, "ERROR"),
     (
         RemoteError(SECRET, type_name=SECRET, remote_message=SECRET, remote_traceback=SECRET),
         500,
@@ -498,7 +498,7 @@ class TestErrors:
     async def test_client_that_has_left_is_no_error(self, caplog):
         """One line at INFO, and for the access log the number that nginx gives it."""
         caplog.set_level(logging.DEBUG)
-        error = ClientDisconnectedError(SECRET, function=SECRET, started=True)
+        error = ClientDisconnectedError(SECRET, function=SECRET, may_have_run=True)
         async with client(raising(error)) as http:
             response = await http.get("/work")
 
@@ -637,7 +637,7 @@ class TestInstall:
         """An application that exists already gets the same answers."""
         app = raising(QueueFullError("", retry_after=1))
         app.exception_handlers.clear()
-        install(app)
+        add_exception_handlers(app)
 
         async with client(app) as http:
             response = await http.get("/work")
@@ -660,7 +660,7 @@ class TestInstall:
         app = raising(error)
         app.exception_handlers.clear()
         app.add_exception_handler(kind, own)
-        install(app)
+        add_exception_handlers(app)
 
         async with client(app) as http:
             response = await http.get("/work")
@@ -674,7 +674,7 @@ class TestInstall:
             await http.get("/")
 
         with pytest.raises(RuntimeError, match="before the application starts"):
-            install(app)
+            add_exception_handlers(app)
 
 
 def http_scope(**changes):

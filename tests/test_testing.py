@@ -380,7 +380,7 @@ async def test_own_block():
 
 @pytest.mark.anyio
 async def test_block_of_ours(monkeypatch):
-    import offload._engine.engine as engine
+    import offload._pool.engine as engine
 
     def slow(*_):
         exec(compile("import time; time.sleep(1)", engine.__file__, "exec"))

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from offload import Pool, QueueFullError, offload, tracing
-from offload._core.events import CallRecord
+from offload._values.call_record import CallRecord
 from offload.tracing import _instant
 from tests import pool_functions as functions
 from tests import traced_functions, untraced_functions
@@ -87,7 +87,7 @@ async def test_one_trace_from_request_to_worker(pool, spans):
         with tracer.start_as_current_span("GET /heavy", propagate.extract(request.headers)):
             return PlainTextResponse(str(await traced_functions.report(1000)))
 
-    undo = tracing.install(pool, tracer_provider=spans.provider)
+    undo = tracing.instrument(pool, tracer_provider=spans.provider)
     app = Starlette(routes=[Route("/heavy", heavy)])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
@@ -116,7 +116,7 @@ async def test_one_trace_from_request_to_worker(pool, spans):
 
 async def test_spans_tell_what_became_of_a_call(pool, spans):
     """Outcome, attempts, worker and error are on the span of the call; its parts fill its time."""
-    tracing.install(pool, tracer_provider=spans.provider)
+    tracing.instrument(pool, tracer_provider=spans.provider)
     pid = await pool.run(functions.pid)
     call = spans.named("offload tests.pool_functions:pid")
     queue, run = spans.named("offload queue"), spans.named("offload run")
@@ -136,7 +136,7 @@ async def test_spans_tell_what_became_of_a_call(pool, spans):
 
 async def test_call_that_fails(pool, spans):
     """An error makes the call's span an error, with its type and text."""
-    tracing.install(pool, tracer_provider=spans.provider)
+    tracing.instrument(pool, tracer_provider=spans.provider)
     with pytest.raises(LookupError):
         await pool.run(traced_functions.fail)
     call = spans.named("offload tests.traced_functions:fail")
@@ -150,7 +150,7 @@ async def test_call_that_fails(pool, spans):
 
 async def test_call_that_never_starts(pool, spans, tmp_path):
     """A call that is refused has no part in a worker, and says that it was refused."""
-    tracing.install(pool, tracer_provider=spans.provider)
+    tracing.instrument(pool, tracer_provider=spans.provider)
     with Fifo(tmp_path / "entered") as entered, Fifo(tmp_path / "gate") as gate:
         async with anyio.create_task_group() as group:
             group.start_soon(pool.run, functions.hold, entered.path, gate.path)
@@ -171,8 +171,8 @@ async def test_call_that_never_starts(pool, spans, tmp_path):
 
 async def test_each_attempt_is_in_the_trace(pool, spans, tmp_path):
     """A call that is run again is one span, with the attempt that succeeded inside."""
-    tracing.install(pool, tracer_provider=spans.provider)
-    again = offload(pool=pool, retry_on_crash=1)(traced_functions.die_once)
+    tracing.instrument(pool, tracer_provider=spans.provider)
+    again = offload(pool=pool, max_crash_retries=1)(traced_functions.die_once)
     await again(str(tmp_path / "flag"))
     call = spans.named("offload tests.traced_functions:die_once")
     assert call.attributes["offload.attempts"] == 2
@@ -185,7 +185,7 @@ async def test_each_attempt_is_in_the_trace(pool, spans, tmp_path):
 
 async def test_baggage_and_streams(pool, spans):
     """Baggage crosses as well; all items of a stream are made inside of its span."""
-    tracing.install(pool, tracer_provider=spans.provider)
+    tracing.instrument(pool, tracer_provider=spans.provider)
     token = context.attach(baggage.set_baggage("tenant", "7"))
     try:
         stream = offload(pool=pool)(traced_functions.contexts).stream(3)
@@ -200,7 +200,7 @@ async def test_baggage_and_streams(pool, spans):
 
 async def test_without_an_sdk_the_trace_is_passed_on(pool):
     """A server that records nothing itself still hands the trace of its caller to the worker."""
-    tracing.install(pool, tracer_provider=trace.NoOpTracerProvider())
+    tracing.instrument(pool, tracer_provider=trace.NoOpTracerProvider())
     token = context.attach(propagate.extract({"traceparent": TRACEPARENT}))
     try:
         trace_id, _, _ = await pool.run(traced_functions.context_here)
@@ -214,14 +214,14 @@ async def test_worker_imports_nothing_for_calls_without_a_trace():
     async with Pool("untraced", max_workers=1, os_priority="normal") as pool:
         names = ("offload._child.tracing", "opentelemetry")
         assert await pool.run(untraced_functions.imported, *names) == []
-        tracing.install(pool, tracer_provider=trace.NoOpTracerProvider())
+        tracing.instrument(pool, tracer_provider=trace.NoOpTracerProvider())
         assert await pool.run(untraced_functions.imported, *names) == []
     del Pool._registry["untraced"]
 
 
 async def test_undone(pool, spans):
     """After the undoing there are no more spans, and calls take the short way again."""
-    undo = tracing.install(tracer_provider=spans.provider)
+    undo = tracing.instrument(tracer_provider=spans.provider)
     await pool.run(functions.echo, 1)
     undo()
     recorded = len(spans.finished)

@@ -28,13 +28,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from offload import ArgumentError, Pool, ResultError, offload
-from offload._core.options import CallOptions
-from offload._engine.target import target_of
+from offload._pool.target import target_of
+from offload._values.options import CallOptions
 from offload.starlette import (
     BytesResponse,
     CancelOnDisconnect,
-    SpooledFile,
-    StreamResponse,
+    SharedFile,
+    WorkerStreamResponse,
     exception_handlers,
     receive_file,
     spool_upload,
@@ -61,12 +61,12 @@ def entered(tmp_path: Path) -> Iterator[Fifo]:
         yield fifo
 
 
-def spooled(data: bytes) -> SpooledFile:
+def spooled(data: bytes) -> SharedFile:
     """Return a spooled file of these bytes."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
-        return SpooledFile(os.dup(file.fileno()), len(data))
+        return SharedFile(os.dup(file.fileno()), len(data))
 
 
 def unnamed() -> list[str]:
@@ -156,7 +156,7 @@ class TestFiles:
         self, pool: Pool, tmp_path: Path
     ) -> None:
         """What a worker read before it died is read again by the next one."""
-        options = pool.resolve(CallOptions(retry_on_crash=1))
+        options = pool.resolve(CallOptions(max_crash_retries=1))
         with spooled(b"abc") as file:
             call = pool.run_target(
                 target_of(functions.read_and_crash_once),
@@ -232,8 +232,8 @@ class TestSpooledFile:
             assert not file.writable()
             with pytest.raises(ValueError, match="position"):
                 file.raw.seek(-1)
-            assert repr(file) == "<SpooledFile 13 bytes>"
-        assert repr(file) == "<SpooledFile closed>"
+            assert repr(file) == "<SharedFile 13 bytes>"
+        assert repr(file) == "<SharedFile closed>"
         with pytest.raises(ValueError, match="closed"):
             file.read()
 
@@ -475,7 +475,7 @@ class TestBytesResponse:
         assert server.body == bytes(5 * MIB)
 
     @pytest.mark.guarantee(1)
-    @pytest.mark.parametrize("kind", [BytesResponse, StreamResponse])
+    @pytest.mark.parametrize("kind", [BytesResponse, WorkerStreamResponse])
     async def test_loop_goes_round_however_fast_the_client_reads(self, kind: type) -> None:
         """A server that takes all that it is given is given one piece a turn."""
         server = Recorder()
@@ -496,7 +496,7 @@ class TestBytesResponse:
             yield bytes(5 * MIB)
 
         turning = asyncio.create_task(turn())
-        response = kind(items() if kind is StreamResponse else bytes(5 * MIB))
+        response = kind(items() if kind is WorkerStreamResponse else bytes(5 * MIB))
         await response(dict(SCOPE), server.receive, send)
         turning.cancel()
         assert server.body == bytes(5 * MIB)
@@ -523,7 +523,7 @@ class TestStreamResponse:
         items = [b"ab", "ß", memoryview(b"cd"), bytearray(b"e" * MIB), b"", "f"]
 
         async def endpoint(_: Request) -> Response:
-            return StreamResponse(
+            return WorkerStreamResponse(
                 self.stream(pool, functions.yield_all, items), media_type="text/plain"
             )
 
@@ -540,7 +540,7 @@ class TestStreamResponse:
         made = tmp_path / "made"
         server = Recorder(is_slow=True)
         assert server.read is not None
-        response = StreamResponse(self.stream(pool, functions.make_and_note, 60, str(made)))
+        response = WorkerStreamResponse(self.stream(pool, functions.make_and_note, 60, str(made)))
         sending = asyncio.ensure_future(response(dict(SCOPE), server.receive, server.send))
         for read in range(0, 40, 4):
             await until(lambda read=read: len(server.sent) >= 2 + read)
@@ -557,7 +557,7 @@ class TestStreamResponse:
         closed = tmp_path / "closed"
         server = Recorder(is_slow=True)
         ran: list[int] = []
-        response = StreamResponse(
+        response = WorkerStreamResponse(
             self.stream(pool, functions.endless, str(closed)),
             background=BackgroundTask(lambda: ran.append(1)),
         )
@@ -577,7 +577,7 @@ class TestStreamResponse:
             answers: list[int] = []
 
             async def endpoint(_: Request) -> Response:
-                return StreamResponse(
+                return WorkerStreamResponse(
                     self.stream(pool, functions.wait_and_yield, entered.path, gate.path)
                 )
 
@@ -603,7 +603,7 @@ class TestStreamResponse:
         """The disconnect that servers tell after the last message is no leaving of the client."""
         server = Recorder()
         ran: list[int] = []
-        response = StreamResponse(
+        response = WorkerStreamResponse(
             self.stream(pool, functions.yield_all, [b"a", b"b"]),
             background=BackgroundTask(lambda: ran.append(1)),
         )
@@ -631,7 +631,9 @@ class TestStreamResponse:
                 raise OSError(errno.EPIPE, "nobody takes it")
 
         async with aclosing(items()) as iterator:
-            response = StreamResponse(iterator, background=BackgroundTask(lambda: ran.append(1)))
+            response = WorkerStreamResponse(
+                iterator, background=BackgroundTask(lambda: ran.append(1))
+            )
             await response(dict(SCOPE), server.receive, send)
         assert ran == []
 
@@ -639,7 +641,7 @@ class TestStreamResponse:
         """So it is when the server cancels the request."""
         closed = tmp_path / "closed"
         server = Recorder(is_slow=True)
-        response = StreamResponse(self.stream(pool, functions.endless, str(closed)))
+        response = WorkerStreamResponse(self.stream(pool, functions.endless, str(closed)))
         sending = asyncio.ensure_future(response(dict(SCOPE), server.receive, server.send))
         await until(lambda: len(server.sent) > 1)
         sending.cancel()
@@ -651,14 +653,14 @@ class TestStreamResponse:
         """A generator that fails at once is an error of the endpoint, not of the connection."""
 
         async def fails(_: Request) -> Response:
-            return StreamResponse(self.stream(pool, functions.fail_after, 0))
+            return WorkerStreamResponse(self.stream(pool, functions.fail_after, 0))
 
         async def closed(_: Request) -> Response:
             other = Pool("uploads closed")
             await other.open()
             stream = self.stream(other, functions.fail_after, 0)
             await other.aclose()
-            return StreamResponse(stream)
+            return WorkerStreamResponse(stream)
 
         async with client(app(fails=fails, closed=closed)) as http:
             with pytest.raises(ZeroDivisionError):
@@ -668,7 +670,7 @@ class TestStreamResponse:
     async def test_error_after_the_first_item_breaks_the_response(self, pool: Pool) -> None:
         """No client can take a part for the whole: the last message is never sent."""
         server = Recorder()
-        response = StreamResponse(self.stream(pool, functions.fail_after, 3))
+        response = WorkerStreamResponse(self.stream(pool, functions.fail_after, 3))
         with pytest.raises(ZeroDivisionError):
             await response(dict(SCOPE), server.receive, server.send)
         assert server.body == b"xxx"
@@ -683,7 +685,7 @@ class TestStreamResponse:
         endless = offload(pool=pool)(functions.endless)
 
         async def inner(scope: Any, receive: Any, send: Any) -> None:
-            await StreamResponse(endless.stream(str(closed)))(scope, receive, send)
+            await WorkerStreamResponse(endless.stream(str(closed)))(scope, receive, send)
 
         application = CancelOnDisconnect(inner)
         sending = asyncio.ensure_future(application(dict(SCOPE), server.receive, server.send))
@@ -702,5 +704,5 @@ class TestStreamResponse:
 
         server = Recorder()
         async with aclosing(items()) as iterator:
-            await StreamResponse(iterator)(dict(SCOPE), server.receive, server.send)
+            await WorkerStreamResponse(iterator)(dict(SCOPE), server.receive, server.send)
         assert server.body == b"ab"

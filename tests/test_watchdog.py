@@ -30,7 +30,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-import offload._engine.engine  # what calls need is imported by now
+import offload._pool.engine  # what calls need is imported by now
 import offload.pool
 from demo_server.settings import Settings
 from offload import Pool, watchdog
@@ -658,7 +658,7 @@ def test_life_of_the_application_is_watched(ledger):
 def test_without_lifespan_the_first_request_begins(ledger):
     """And the end of the loop ends the watch."""
     app = Starlette(routes=[Route("/", PlainTextResponse("hello"))])
-    watchdog.install(app)
+    watchdog.watch(app)
     with anyio.from_thread.start_blocking_portal() as portal:
 
         async def ask_app():
@@ -704,7 +704,7 @@ def test_install_tells_what_to_do_with_a_plain_application():
         pass
 
     with pytest.raises(TypeError, match=r"Watchdog\(app\)"):
-        watchdog.install(app)
+        watchdog.watch(app)
 
 
 def test_watching_outside_of_a_loop_is_refused():

@@ -1,4 +1,4 @@
-"""`offload._child.wire`: frames and payloads come out as they went in, and nothing leaks."""
+"""`offload._wire.frames`: frames and payloads come out as they went in, and nothing leaks."""
 
 import collections
 import dataclasses
@@ -22,10 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from offload._child import files
-from offload._child.files import decode_large, encode_large
-from offload._child.pickling import TooLarge, encode
-from offload._child.wire import (
+from offload._wire import large
+from offload._wire.frames import (
     INLINE_BYTES,
     Assembler,
     Flag,
@@ -33,6 +31,8 @@ from offload._child.wire import (
     frame,
     pack_descriptors,
 )
+from offload._wire.large import decode_large, encode_large
+from offload._wire.pickling import TooLarge, encode
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="workers with a socket of their own are for POSIX"
@@ -172,7 +172,7 @@ class TestLarge:
 
     def test_calls_are_split(self, monkeypatch):
         """What is more than the kernel moves in one call is moved in several."""
-        monkeypatch.setattr(files, "_CALL_BYTES", 1000)
+        monkeypatch.setattr(large, "_CALL_BYTES", 1000)
         value = [b"b" * 99_999, "s" * 99_999, bytearray(99_999), np.arange(99_999)]
         *again, array = crossed(value)
         assert again == value[:-1]
@@ -195,7 +195,7 @@ class TestLarge:
 
     def test_newlines_in_the_stream_are_found(self):
         """A reducer's text opcodes, which end in a newline, are read to it and no further."""
-        source = files.FileSource(anonymous_file(), 0)
+        source = large.FileSource(anonymous_file(), 0)
         try:
             source.end = os.write(source.fd, b"one\ntwo")
             assert [source.readline() for _ in range(3)] == [b"one\n", b"two", b""]
@@ -357,7 +357,7 @@ class TestDescriptors:
         """A server that keeps a thousand arrays can still open sockets."""
         before = descriptors()
         kept = [crossed(np.full(1_000, number)) for number in range(300)]
-        limit = 0 if sys.version_info >= (3, 13) else files._MAX_MAPPINGS
+        limit = 0 if sys.version_info >= (3, 13) else large._MAX_MAPPINGS
         assert len(descriptors() - before) <= limit
         assert all((array == number).all() for number, array in enumerate(kept))
         kept[0][:] = kept[-1][:] = 7  # mapped or copied, it is the receiver's own
@@ -366,11 +366,11 @@ class TestDescriptors:
 
     def test_mapping_is_used_again_after_many_were_kept(self):
         """What was kept and given up again no longer counts."""
-        kept = [crossed(np.zeros(1_000)) for _ in range(files._MAX_MAPPINGS + 5)]
+        kept = [crossed(np.zeros(1_000)) for _ in range(large._MAX_MAPPINGS + 5)]
         del kept
         gc.collect()
         array = crossed(np.zeros(1_000))
-        used = sum(known() is not None for known in files._mappings)
+        used = sum(known() is not None for known in large._mappings)
         assert used == (0 if sys.version_info >= (3, 13) else 1)
         assert not array.any()
 

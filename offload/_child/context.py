@@ -5,23 +5,14 @@ from __future__ import annotations
 import sys
 import time
 
-from offload._child.lean import contextvars
+from offload._wire.lean import contextvars
+from offload._wire.page import CANCEL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TaskContext", "asyncio_loop", "current_task", "in_worker"]
-
-# Layout of the page of memory that a worker shares with its parent: written by one side, read by
-# the other, without a system call. Words of eight bytes, as a memoryview cast to "Q" has them.
-PAGE_BYTES = 4096
-CANCEL = 0  # written by the parent: not 0 when nobody waits for the task any more
-RECEIVED = 1  # written by the worker: number of the last task that it took
-STARTED = 2  # written by the worker: number of the last task that it entered
-REPLIED = 4  # written by the worker: number of the last task that it is sending a reply to
-OUT_FULL = 3  # written by both: not 0 while the parent has yet to empty the worker's out-tray
-
+__all__ = ["TaskContext", "asyncio_loop", "in_worker", "task_context"]
 
 _REPORT_SECONDS = 0.05
 
@@ -104,7 +95,7 @@ _current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar(
 )
 
 
-def current_task() -> TaskContext | None:
+def task_context() -> TaskContext | None:
     """Return the task that this code runs in, None outside a worker."""
     return _current.get()
 

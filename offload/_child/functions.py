@@ -6,8 +6,7 @@ import importlib
 import os
 import sys
 
-from offload._child import context
-from offload._child.lean import pickle
+from offload._wire.lean import pickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,24 +220,6 @@ def _code_of_file(path: str, module: types.ModuleType) -> types.CodeType:
 
         return marshal.loads(data[16:])  # type: ignore[no-any-return]
     return compile(data, path, "exec", dont_inherit=True)
-
-
-def import_engine(*, with_executors: bool = False) -> None:
-    """Import what calls need, while modules are imported anyway: the first call is on a loop.
-
-    Not in a worker, where nothing is called.
-
-    Args:
-        with_executors: also what workers of executors need, which is `multiprocessing`.
-    """
-    if context.process.is_worker:
-        return
-    wanted = ["offload._engine.engine", "offload._workers.process", "offload.pool"]
-    if with_executors:
-        wanted.append("offload._workers.executor")
-    for module in wanted:
-        if module not in sys.modules:
-            importlib.import_module(module)
 
 
 def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

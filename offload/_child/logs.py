@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from offload._child import context
-from offload._child.lean import pickle
+from offload._wire.lean import pickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class RelayHandler(logging.Handler):
             fields["exc_info"] = None
             fields["stack_info"] = _cut(record.stack_info) if record.stack_info else None
             fields["offload_pid"] = record.process
-            task = context.current_task()
+            task = context.task_context()
             if task is not None:
                 fields["offload_function"] = task.function
             self._send(_pickled(fields))

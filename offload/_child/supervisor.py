@@ -27,8 +27,8 @@ import sys
 import time
 
 from offload._child import context
-from offload._child.lean import signal, socket, struct
-from offload._child.wire import unpack_descriptors
+from offload._wire.frames import unpack_descriptors
+from offload._wire.lean import signal, socket, struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Supervisor:
         import importlib
 
         self._is_cold = False
-        for module in ("offload._child.worker", "offload.function"):
+        for module in self._settings["warm"]:
             importlib.import_module(module)
 
     def _end(self) -> NoReturn:
@@ -496,7 +496,7 @@ def command_line(code: str, flags: list[str], *arguments: str) -> list[str]:
 
 def _execute(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> NoReturn:
     # The settings travel in an anonymous file: an environment or a command line has limits.
-    from offload._child.wire import anonymous_file
+    from offload._wire.frames import anonymous_file
 
     settings_fd = anonymous_file()
     os.write(settings_fd, struct.pack("<i", socket_fd) + marshal.dumps(settings))

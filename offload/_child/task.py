@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
-import time
 
 from offload._child import context
 from offload._child.functions import NotFoundError, find, resolve
-from offload._child.lean import contextvars, pickle
-from offload._child.wire import Kind
+from offload._wire.exceptions import may_be_raised, message_of, summary, trace, type_name
+from offload._wire.frames import Kind
+from offload._wire.lean import contextvars, pickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeGuard
-
-# How much of a repr goes into an error's text; enough to recognise a value, not to leak a table.
-_REPR_CHARACTERS = 200
+    from typing import Any
 
 
 class Failure(Exception):  # noqa: N818 - carries a finished reply to the place that sends it
@@ -148,21 +145,6 @@ def raised(error: BaseException, *, skip: int = 1) -> Failure:
     return Failure(Kind.RAISED, (data, type_name(error), message_of(error), text))
 
 
-def may_be_raised(error: object) -> TypeGuard[Exception]:
-    """Return whether an exception may be raised in the server as it is.
-
-    SystemExit and its like would end it, asyncio's CancelledError would cancel what it meets, and
-    the end of an iteration would become a RuntimeError of the coroutine that passes it on (PEP
-    479). A class may be such a thing beside being an Exception.
-    """
-    if not isinstance(error, Exception) or isinstance(
-        error, (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration)
-    ):
-        return False
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is None or not isinstance(error, asyncio.CancelledError)
-
-
 def _dump(error: Exception) -> bytes:
     try:
         return pickle.dumps(error, 5)
@@ -172,48 +154,3 @@ def _dump(error: Exception) -> bytes:
         if cloudpickle is None:
             raise
         return cloudpickle.dumps(error, 5)  # type: ignore[no-any-return]
-
-
-def trace(error: BaseException) -> str:
-    """Return the formatted traceback, whatever the exception's own methods do."""
-    import traceback
-
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException as failure:
-        return f"{type_name(error)}: its traceback cannot be formatted ({failure!r})\n"
-
-
-def type_name(error: BaseException) -> str:
-    """Return `module.qualname` of the class, without the module for builtins."""
-    kind = type(error)
-    module = kind.__module__
-    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
-
-
-def message_of(error: BaseException) -> str:
-    """Return `str(error)`, cut, whatever `__str__` does."""
-    try:
-        return str(error)[:_REPR_CHARACTERS]
-    except BaseException:
-        return ""
-
-
-def summary(error: BaseException) -> str:
-    """Return type and text in one line."""
-    message = message_of(error)
-    return f"{type_name(error)}: {message}" if message else type_name(error)
-
-
-class Stopwatch:
-    """Measures how long pickling a result took, which tells how long unpickling will take."""
-
-    __slots__ = ("_started",)
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-
-    def is_slow(self) -> bool:
-        """Whether the other side should not do this on its event loop."""
-        # Unpickling takes two to three times as long as pickling, and the loop's budget is 1 ms.
-        return time.perf_counter() - self._started > 0.0003  # noqa: PLR2004

@@ -11,14 +11,11 @@ import time
 from collections import deque
 
 from offload._child import context, functions
-from offload._child.arrival import when_imported
-from offload._child.files import decode_with_files, encode_large
 from offload._child.functions import install_main
-from offload._child.lean import contextvars, pickle, signal, socket
-from offload._child.payload import Trays
-from offload._child.pickling import TooManyBytes
-from offload._child.task import Failure, leave, prepare, raised, summary, trace
-from offload._child.wire import (
+from offload._child.import_hook import when_imported
+from offload._child.task import Failure, leave, prepare, raised
+from offload._wire.exceptions import summary, trace
+from offload._wire.frames import (
     DONT_WAIT,
     SOCKET_BUFFER_BYTES,
     Assembler,
@@ -27,6 +24,11 @@ from offload._child.wire import (
     frame,
     pack_descriptors,
 )
+from offload._wire.large import decode_with_files, encode_large
+from offload._wire.lean import contextvars, pickle, signal, socket
+from offload._wire.page import CANCEL, PAGE_BYTES, RECEIVED, REPLIED, STARTED
+from offload._wire.payload import Trays
+from offload._wire.pickling import TooManyBytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -246,7 +248,7 @@ class Serving:
     def _serve(self, kind: int, body: bytes, flags: int, fd: int | None) -> None:
         page = self._page
         number = self._connection.task = self._connection.task + 1
-        page[context.RECEIVED] = number
+        page[RECEIVED] = number
         load: Callable[[bytes], Any] = pickle.loads
         if flags:
             load = self._trays.load if fd is None else self._opener(fd)
@@ -257,10 +259,10 @@ class Serving:
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
-            page[context.STARTED] = number
+            page[STARTED] = number
             # In this order: see `revoke` of the parent, which has told the caller that it did not
             # run if it has set the one and not found the other.
-            if page[context.CANCEL]:
+            if page[CANCEL]:
                 leave(scope, meta, None)
                 self._send(Kind.RESULT, _NONE)
                 return
@@ -404,7 +406,7 @@ class Serving:
         if limit is not None and kind != Kind.ITEM and resident_bytes() > limit:
             flags |= Flag.RECYCLE
         if kind != Kind.ITEM:
-            self._page[context.REPLIED] = self._connection.task
+            self._page[REPLIED] = self._connection.task
         self._connection.send(kind, body, flags, fd)
 
 
@@ -443,7 +445,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
     reset_signals()
     connection = Connection(socket.socket(fileno=socket_fd))
     shared = mmap.mmap(page_fd, 0)
-    page = memoryview(shared)[: context.PAGE_BYTES].cast("Q")
+    page = memoryview(shared)[:PAGE_BYTES].cast("Q")
     os.close(page_fd)
     context.process.is_worker = True
     context.process.page = page

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from offload._engine.target import is_offloaded
+from offload._pool.target import is_offloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

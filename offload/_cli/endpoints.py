@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offload._cli.blocking import is_async, unwrapped
-from offload._engine.target import is_offloaded
+from offload._pool.target import is_offloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from offload._cli.findings import paint, wants_colors
 from offload._cli.inspection import ApplicationError, load
 from offload._cli.measure import measure
 from offload._cli.verdict import Measurement, Verdict, judge, milliseconds
-from offload._engine.target import check, is_offloaded
+from offload._pool.target import check, is_offloaded
 from offload.errors import FunctionError
 
 if TYPE_CHECKING:

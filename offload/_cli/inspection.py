@@ -24,7 +24,7 @@ from offload._cli import probe
 from offload._cli.blocking import blocking_calls, plain_name
 from offload._cli.endpoints import endpoints
 from offload._cli.report import EndpointReport, FunctionReport, PoolReport, Report
-from offload._engine.target import is_offloaded
+from offload._pool.target import is_offloaded
 from offload.errors import OffloadError
 from offload.pool import Pool
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import FrameType
 
-    from offload._engine.target import Target
+    from offload._pool.target import Target
 
 __all__ = ["ApplicationError", "decorated", "inspect_application", "load", "main"]
 

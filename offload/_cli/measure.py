@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from offload._cli import probe
 from offload._cli.verdict import Measurement, Way
-from offload._core.options import CallOptions
-from offload._engine.target import is_generator_function, is_offloaded, target_of
+from offload._pool.target import is_generator_function, is_offloaded, target_of
+from offload._values.options import CallOptions
 from offload.errors import PoolNotFoundError
 from offload.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from offload._core.options import ResolvedOptions
-    from offload._engine.target import Target
+    from offload._pool.target import Target
+    from offload._values.options import ResolvedOptions
 
 __all__ = ["measure"]
 

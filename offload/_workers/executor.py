@@ -22,11 +22,11 @@ from dataclasses import replace
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
-from offload._child import remote
+from offload._child import executor_task
 from offload._child.supervisor import hasten
-from offload._child.task import message_of, summary, trace, type_name
-from offload._core.dispatch import Worker
-from offload._workers.base import Exit, Revoked
+from offload._decisions.dispatch import Worker
+from offload._wire.exceptions import message_of, summary, trace, type_name
+from offload._workers.backend import Exit, Revoked
 from offload._workers.keeper import keeper, submit_once
 from offload._workers.logs import log_safely
 from offload.errors import RemoteError
@@ -34,7 +34,7 @@ from offload.errors import RemoteError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from offload._workers.base import Owner, Settings
+    from offload._workers.backend import Owner, Settings
 
 _logger = logging.getLogger("offload.workers")
 
@@ -136,8 +136,8 @@ class ExecutorCrew:
 
     def _submit(self, executor: Executor, request: bytes) -> Future[Any]:
         if isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, _INTERPRETERS):
-            return submit_once(executor, remote.run, request)
-        return executor.submit(remote.run, request)
+            return submit_once(executor, executor_task.run, request)
+        return executor.submit(executor_task.run, request)
 
     def revoke(self, worker: ExecutorWorker, call: Any) -> Revoked:
         """Take back a call that waits in the queue of an executor that others use as well."""
@@ -230,7 +230,7 @@ class ExecutorCrew:
     def _wait_ready(self, worker: ExecutorWorker) -> str:
         """Wait until a worker is ready; return why it is not, if so."""
         # An executor that others use as well may be busy: that it accepts a task is enough.
-        future = worker.executor.submit(remote.ready)
+        future = worker.executor.submit(executor_task.ready)
         if not self._is_process:
             return ""
         worker.process = next(iter(getattr(worker.executor, "_processes", {}).values()), None)
@@ -393,4 +393,4 @@ def _begin(env: dict[str, str | None], *arguments: Any) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    remote.begin(*arguments)
+    executor_task.begin(*arguments)

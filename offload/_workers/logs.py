@@ -11,7 +11,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from offload._child.pickling import tamed
+from offload._wire.pickling import tamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,22 +25,23 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from offload._child import context, supervisor
-from offload._child.payload import keep_freed_memory, shared_bytes
-from offload._child.wire import (
+from offload._child import supervisor
+from offload._decisions.dispatch import Worker, WorkerState
+from offload._wire.frames import (
     SOCKET_BUFFER_BYTES,
     Kind,
     anonymous_file,
     frame,
 )
-from offload._core.dispatch import Worker, WorkerState
-from offload._workers.base import Exit, Revoked
-from offload._workers.binding import Binding, ProcessWorker
+from offload._wire.page import CANCEL, RECEIVED, REPLIED, STARTED
+from offload._wire.payload import keep_freed_memory, shared_bytes
+from offload._workers.backend import Exit, Revoked
+from offload._workers.connection import Binding, ProcessWorker
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_levels, log_safely, relay
 
 if TYPE_CHECKING:
-    from offload._workers.base import Call, Owner, Settings
+    from offload._workers.backend import Call, Owner, Settings
 
 _logger = logging.getLogger("offload.workers")
 
@@ -54,6 +55,10 @@ _TERMINATE_SECONDS = 0.5
 _LOGS_SECONDS = 3.0
 # Between the end of a worker's socket and the supervisor's word about its exit.
 _REPORT_SECONDS = 1.0
+
+# What every worker imports sooner or later. The supervisor does it once the first worker is on its
+# way, so that the forks after it need not.
+_WARM = ("offload._child.worker", "offload.function")
 
 _SUPERVISE = (
     "import sys; sys.path[:] = sys.argv[2:];"
@@ -90,7 +95,7 @@ class ProcessCrew:
         """Stop a worker: politely if it is idle, else by flag, SIGTERM and SIGKILL."""
         if reason in ("cancel", "timeout", "close under load"):
             # At once, and not by way of another thread: the function may be looking.
-            worker.set_word(context.CANCEL, 1)
+            worker.set_word(CANCEL, 1)
             keeper.post(self._stop_running, worker, grace)
         else:
             keeper.post(self._stop_idle, worker)
@@ -165,7 +170,7 @@ class ProcessCrew:
         It looks at the flag that `stop` has set after it has said that it enters the function, and
         then does not.
         """
-        entered = worker.word(context.STARTED)
+        entered = worker.word(STARTED)
         # If it has ended meanwhile, who knows how far it came. Its number is that of another call
         # if it has ended this one and been given the next.
         if entered is not None and worker.last is call and entered < worker.sent:
@@ -174,7 +179,7 @@ class ProcessCrew:
 
     def has_replied(self, worker: ProcessWorker, call: Call) -> bool:
         """Return whether the reply to a call is in the socket, or about to be."""
-        replied = worker.word(context.REPLIED)
+        replied = worker.word(REPLIED)
         return replied is not None and worker.last is call and replied >= worker.sent
 
     def more(self, worker: ProcessWorker, kind: int, body: bytes) -> None:
@@ -246,6 +251,7 @@ class ProcessCrew:
                 "os_priority": settings.os_priority,
                 "preload": list(settings.preload),
                 "start_method": settings.start_method,
+                "warm": list(_WARM),
             }
         )
         environment = os.environ.copy()
@@ -391,8 +397,8 @@ class ProcessCrew:
             binding.drain()
             binding.close()
         # Only now: what was drained may have been the result of its last task but one.
-        received = worker.has_reached(context.RECEIVED)
-        started = received and worker.has_reached(context.STARTED)
+        received = worker.has_reached(RECEIVED)
+        started = received and worker.has_reached(STARTED)
         try:
             self._owner.worker_gone(worker, replace(how, received=received, started=started))
         finally:
@@ -463,7 +469,7 @@ class ProcessCrew:
             return
         worker.is_told = worker.has_ended_task = False
         self._stop_timer(worker)
-        worker.set_word(context.CANCEL, 0)
+        worker.set_word(CANCEL, 0)
         self._owner.worker_recovered(worker)
 
     def _stop_idle(self, worker: ProcessWorker) -> None:

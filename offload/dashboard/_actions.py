@@ -34,7 +34,7 @@ class Action:
 
 
 async def _cancel(pool: Pool, pid: int) -> tuple[bool, str]:
-    if await anyio.to_thread.run_sync(pool.cancel_task, pid, limiter=_limiter()):
+    if await anyio.to_thread.run_sync(pool.kill_task, pid, limiter=_limiter()):
         return True, f"The task of worker {pid} is being stopped."
     return False, f"Worker {pid} runs nothing."
 
@@ -46,7 +46,7 @@ async def _recycle(pool: Pool, pid: int) -> tuple[bool, str]:
 
 
 async def _drain(pool: Pool, _: int) -> tuple[bool, str]:
-    await anyio.to_thread.run_sync(pool.drain, limiter=_limiter())
+    await anyio.to_thread.run_sync(pool.stop_accepting, limiter=_limiter())
     return True, f"Pool {pool.name} takes no more calls; those that it has go on."
 
 

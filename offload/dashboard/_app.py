@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from offload._core.options import check_number
+from offload._values.options import check_number
 from offload.dashboard._access import forgery, stranger
 from offload.dashboard._actions import ACTIONS
 from offload.dashboard._feed import Feed, Feeds

@@ -15,8 +15,8 @@ from offload.dashboard._usage import Meter, Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from offload._core.histogram import HistogramSnapshot
-    from offload._core.statistics import FailureRecord, FunctionStatistics, PoolStatistics
+    from offload._values.histogram import HistogramSnapshot
+    from offload._values.statistics import FailureRecord, FunctionStatistics, PoolStatistics
     from offload.pool import Pool
 
 __all__ = ["Sampler"]

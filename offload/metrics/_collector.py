@@ -23,8 +23,8 @@ from offload.pool import Pool
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from offload._core.histogram import HistogramSnapshot
-    from offload._core.statistics import PoolStatistics
+    from offload._values.histogram import HistogramSnapshot
+    from offload._values.statistics import PoolStatistics
     from offload.metrics._client import CollectorRegistry, Metric
     from offload.watchdog import WatchdogStatistics
 

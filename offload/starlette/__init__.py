@@ -25,7 +25,7 @@ A function's own exceptions are the application's business and keep their meanin
 handler that the application has for their type, as if the function had run inline.
 
 `receive_file` takes an upload into a file that crosses to the worker as a descriptor;
-`BytesResponse` and `StreamResponse` send what workers return, with back-pressure.
+`BytesResponse` and `WorkerStreamResponse` send what workers return, with back-pressure.
 
 A decorated function can be an endpoint itself: importing this module lets a `Request` cross to
 the worker, as a copy that knows the question but not the server.
@@ -33,22 +33,22 @@ the worker, as a copy that knows the question but not the server.
 
 from __future__ import annotations
 
-from offload._child.spool import SpooledFile
 from offload._middleware import CancelOnDisconnect, DeadlineFromHeader
-from offload.starlette._errors import ProblemResponse, exception_handlers, install
+from offload._wire.shared_file import SharedFile
+from offload.starlette._errors import ProblemResponse, add_exception_handlers, exception_handlers
 from offload.starlette._life import lifespan
 from offload.starlette._requests import receive_file, spool_upload
-from offload.starlette._responses import BytesResponse, StreamResponse
+from offload.starlette._responses import BytesResponse, WorkerStreamResponse
 
 __all__ = [
     "BytesResponse",
     "CancelOnDisconnect",
     "DeadlineFromHeader",
     "ProblemResponse",
-    "SpooledFile",
-    "StreamResponse",
+    "SharedFile",
+    "WorkerStreamResponse",
+    "add_exception_handlers",
     "exception_handlers",
-    "install",
     "lifespan",
     "receive_file",
     "spool_upload",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     _Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
-__all__ = ["ProblemResponse", "exception_handlers", "install"]
+__all__ = ["ProblemResponse", "add_exception_handlers", "exception_handlers"]
 
 _logger = logging.getLogger("offload.starlette")
 
@@ -142,7 +142,7 @@ the connection, so that no client takes a part for the whole, and logs the error
 """
 
 
-def install(app: Starlette) -> None:
+def add_exception_handlers(app: Starlette) -> None:
     """Add the handlers to an application that exists already.
 
     A handler that the application has of its own for `OffloadError` or for `ExceptionGroup` is
@@ -155,6 +155,8 @@ def install(app: Starlette) -> None:
         RuntimeError: the application has started and would ignore the handlers.
     """
     if app.middleware_stack is not None:
-        raise RuntimeError("install(app) comes before the application starts: it has started")
+        raise RuntimeError(
+            "add_exception_handlers(app) comes before the application starts: it has started"
+        )
     for kind, handler in exception_handlers.items():
         app.exception_handlers.setdefault(kind, handler)

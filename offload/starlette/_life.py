@@ -171,7 +171,7 @@ async def _until_done(future: Future[None]) -> None:
     if asyncio_loop() is not None:
         await wait()
     else:
-        from offload._bridge import run_on_keeper
+        from offload._pool.trio import run_on_keeper
 
         await run_on_keeper(wait())
 

@@ -13,8 +13,8 @@ import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from offload._child.pickling import register_reducer
-from offload._child.spool import SpooledFile
+from offload._wire.pickling import register_reducer
+from offload._wire.shared_file import SharedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.datastructures import UploadFile
 
-__all__ = ["SpooledFile", "receive_file", "spool_upload"]
+__all__ = ["SharedFile", "receive_file", "spool_upload"]
 
 # So much of a body is taken together before a thread writes it: a hop costs a tenth of that write.
 _WRITE_BYTES = 1 << 20
@@ -35,7 +35,7 @@ _LENGTH = re.compile("[0-9]{1,18}")
 
 async def receive_file(
     request: Request, *, max_bytes: int, directory: str | os.PathLike[str] | None = None
-) -> SpooledFile:
+) -> SharedFile:
     """Receive the body of a request into a file without a name, for a function to read.
 
     No more than a megabyte of it is in the memory of the server at once, and nothing of it is
@@ -92,12 +92,12 @@ async def receive_file(
                     parts, waiting = [], 0
         if waiting:
             await in_thread(_write, file.fileno(), parts)
-        return SpooledFile(os.dup(file.fileno()), size)
+        return SharedFile(os.dup(file.fileno()), size)
     finally:
         file.close()
 
 
-async def spool_upload(upload: UploadFile) -> SpooledFile:
+async def spool_upload(upload: UploadFile) -> SharedFile:
     """Return a file of a form, as `request.form()` gives it, in a form that crosses to a worker.
 
     What is still in memory is written to disk by a thread; what is there already is not copied.
@@ -106,12 +106,12 @@ async def spool_upload(upload: UploadFile) -> SpooledFile:
         HTTPException: 507 where there is no room for it.
     """
 
-    def spool() -> SpooledFile:
+    def spool() -> SharedFile:
         # fileno() moves a `SpooledTemporaryFile` to disk.
         file = upload.file
         descriptor = file.fileno()
         file.flush()
-        return SpooledFile(os.dup(descriptor), os.fstat(descriptor).st_size)
+        return SharedFile(os.dup(descriptor), os.fstat(descriptor).st_size)
 
     try:
         return await anyio.to_thread.run_sync(spool, limiter=anyio.CapacityLimiter(1))

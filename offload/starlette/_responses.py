@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.background import BackgroundTask
     from starlette.types import Receive, Scope, Send
 
-__all__ = ["BytesResponse", "StreamResponse"]
+__all__ = ["BytesResponse", "WorkerStreamResponse"]
 
 # A server's transport copies what the socket does not take at once: at most so much of it.
 _PIECE_BYTES = 256 * 1024
@@ -83,7 +83,7 @@ class BytesResponse(Response):
             await self.background()
 
 
-class StreamResponse(Response):
+class WorkerStreamResponse(Response):
     """The items of a stream as the body, from the worker straight to the client.
 
     An item is taken when the one before has been accepted for sending, and the worker runs a few

@@ -7,7 +7,7 @@ from offload.watchdog import Watchdog, statistics
 app = Starlette(routes=..., lifespan=lifespan(), middleware=[Middleware(Watchdog)])
 ```
 
-For FastAPI, `watchdog.install(app)`; for any ASGI application, `app = Watchdog(app)`; for other
+For FastAPI, `watchdog.watch(app)`; for any ASGI application, `app = Watchdog(app)`; for other
 async code, `with watching(): ...`. What it finds is logged, once per place, under
 `offload.watchdog`:
 
@@ -33,7 +33,7 @@ are then told apart by whether any thread computed, and a busy machine can be ta
 """
 
 from offload.watchdog._ledger import statistics
-from offload.watchdog._middleware import Watchdog, install, watching
+from offload.watchdog._middleware import Watchdog, watch, watching
 from offload.watchdog._records import (
     Block,
     Cause,
@@ -51,7 +51,7 @@ __all__ = [
     "RouteStatistics",
     "Watchdog",
     "WatchdogStatistics",
-    "install",
     "statistics",
+    "watch",
     "watching",
 ]

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from offload._core.histogram import Histogram
+from offload._values.histogram import Histogram
 from offload.watchdog._records import (
     CAUSES,
     CauseStatistics,

@@ -6,8 +6,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from offload._core.options import check_number
 from offload._heartbeat import running_loop
+from offload._values.options import check_number
 from offload.watchdog._ledger import ledger
 from offload.watchdog._requests import current_scope
 from offload.watchdog._watcher import Watcher
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-__all__ = ["Watchdog", "install", "watching"]
+__all__ = ["Watchdog", "watch", "watching"]
 
 # What a human notices, and ten times what a healthy loop shows.
 _THRESHOLD = 0.1
@@ -31,7 +31,7 @@ _THRESHOLD = 0.1
 class Watchdog:
     """ASGI middleware: names what holds the event loop while the application runs.
 
-    For the whole application: `Starlette(middleware=[Middleware(Watchdog)])`, `install(app)`, or
+    For the whole application: `Starlette(middleware=[Middleware(Watchdog)])`, `watch(app)`, or
     around any ASGI application: `app = Watchdog(app)`. The loop is watched from the startup of the
     application to its shutdown; under a server without the lifespan protocol, from the first
     request until the loop ends. Each request is noted in a context variable, so that child tasks
@@ -68,7 +68,7 @@ class Watchdog:
             current_scope.reset(token)
 
 
-def install(app: Any, *, threshold: float = _THRESHOLD) -> None:
+def watch(app: Any, *, threshold: float = _THRESHOLD) -> None:
     """Watch the loop of a Starlette or FastAPI application that exists already.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from offload._core.histogram import HistogramSnapshot
+    from offload._values.histogram import HistogramSnapshot
 
 __all__ = [
     "CAUSES",

@@ -19,7 +19,7 @@ def bare(left: int, right: str = "", *, flag: bool = False) -> bytes:
     return f"{left}{right}{flag}".encode()
 
 
-@offload(pool="images", timeout=10, queue_timeout=None, priority=1, retry_on_crash=2, grace=0.5)
+@offload(pool="images", timeout=10, queue_timeout=None, priority=1, max_crash_retries=2, grace=0.5)
 def with_options(value: int) -> list[int]:
     """Take every option."""
     return [value]

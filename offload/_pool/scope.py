@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offload._child.lean import contextvars
-from offload._core.options import check_number
+from offload._values.options import check_number
+from offload._wire.lean import contextvars
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from contextvars import ContextVar, Token
     from typing import Self
 
-    from offload._core.options import ResolvedOptions
-    from offload._engine.target import Target
+    from offload._pool.target import Target
+    from offload._values.options import ResolvedOptions
 
     class Run(Protocol):
         """Has a call run: `Pool.call`."""
@@ -127,14 +127,14 @@ class Guard:
         """
         client = self.watched(options)
         bound = self.earliest(options)
-        if options.coalesce and bound is not options:
+        if options.single_flight and bound is not options:
             # The run is shared with callers that have more time: only our wait for it ends.
             run = _Waiting(run, bound.deadline)
         else:
             options = bound
         if client is None:
             return await run(target, arguments, keywords, options)
-        with client.awaiting(target.name, tells_start=not options.coalesce) as wait:
+        with client.awaiting(target.name, tells_start=not options.single_flight) as wait:
             return await run(target, arguments, keywords, options, wait.begin)
 
     async def following(
@@ -169,7 +169,7 @@ class _Waiting:
     ) -> Any:
         import anyio
 
-        from offload._engine.outcome import deadline_error, shared_deadline_error
+        from offload._pool.outcome import deadline_error, shared_deadline_error
 
         assert self._deadline is not None
         seconds = self._deadline - time.monotonic()

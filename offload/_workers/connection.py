@@ -10,9 +10,9 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offload._child.payload import take_tray
-from offload._child.wire import Assembler, Flag, Kind, pack_descriptors
-from offload._core.dispatch import Worker
+from offload._decisions.dispatch import Worker
+from offload._wire.frames import Assembler, Flag, Kind, pack_descriptors
+from offload._wire.payload import take_tray
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely, relay
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from offload._workers.base import Reply
+    from offload._workers.backend import Reply
 
     class Crew(Protocol):
         """Whose worker it is; called on the keeper's thread."""

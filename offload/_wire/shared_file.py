@@ -15,8 +15,8 @@ from __future__ import annotations
 import io
 import os
 
-from offload._child.files import FileSink, FileSource, attach, attached, is_copying
-from offload._child.wire import anonymous_file
+from offload._wire.frames import anonymous_file
+from offload._wire.large import FileSink, FileSource, attach, attached, is_copying
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class _Reader(io.RawIOBase):
             raise ValueError("the file is closed")
 
 
-class SpooledFile(io.BufferedReader):
+class SharedFile(io.BufferedReader):
     """A file without a name, open for reading in binary; it crosses to a worker as a descriptor.
 
     As an argument of a call it costs no copy, whatever its size, and does not count against
@@ -121,18 +121,18 @@ class SpooledFile(io.BufferedReader):
     def __repr__(self) -> str:
         """Tell the size."""
         state = "closed" if self.closed else f"{self.size} bytes"
-        return f"<SpooledFile {state}>"
+        return f"<SharedFile {state}>"
 
 
-def _copied(data: bytes) -> SpooledFile:
+def _copied(data: bytes) -> SharedFile:
     fd = anonymous_file()
     try:
         FileSink(fd).write(data)
     except BaseException:
         os.close(fd)
         raise
-    return SpooledFile(fd, len(data))
+    return SharedFile(fd, len(data))
 
 
-def _opened(number: int, size: int) -> SpooledFile:
-    return SpooledFile(attached(number), size)
+def _opened(number: int, size: int) -> SharedFile:
+    return SharedFile(attached(number), size)

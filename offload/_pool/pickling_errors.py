@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._child.files import NeedsDescriptors
-from offload._child.pickling import dumps, pickled_size
-from offload._child.task import summary
+from offload._wire.exceptions import summary
+from offload._wire.large import NeedsDescriptors
+from offload._wire.pickling import dumps, pickled_size
 from offload.errors import ArgumentError, FunctionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from offload._engine.target import Target
+    from offload._pool.target import Target
 
 # How deep and wide an error message looks for the culprit.
 _SEARCH_DEPTH = 4

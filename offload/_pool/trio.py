@@ -68,7 +68,7 @@ def call_on_trio(callback: Callable[[float, float | None], object]) -> Callable[
     """Return a function that, called on the keeper's thread, has `callback` called on trio's."""
     import trio
 
-    from offload._engine.call import in_this_context
+    from offload._pool.call import in_this_context
 
     token = trio.lowlevel.current_trio_token()
     tell = in_this_context(callback)

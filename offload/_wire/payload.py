@@ -13,7 +13,7 @@ ten times that in page faults, and a thread's two hops as much again; so it is d
 loop, and holds that for less time than giving it to a thread would.
 
 Large: pickled into an anonymous file that travels beside the frame as a descriptor, on a thread;
-the body then holds only its layout. See `offload._child.files`.
+the body then holds only its layout. See `offload._wire.large`.
 
 Pickles are read only from our own parent or child process, over a socketpair that no one else has.
 """
@@ -21,11 +21,13 @@ Pickles are read only from our own parent or child process, over a socketpair th
 from __future__ import annotations
 
 import os
+import time
 
-from offload._child import context
-from offload._child.files import FileSink, encode_large
-from offload._child.lean import pickle
-from offload._child.pickling import (
+from offload._wire.frames import INLINE_BYTES, Flag, anonymous_file, frame
+from offload._wire.large import FileSink, encode_large
+from offload._wire.lean import pickle
+from offload._wire.page import OUT_FULL, PAGE_BYTES
+from offload._wire.pickling import (
     Sink,
     TooLarge,
     TooManyBytes,
@@ -34,8 +36,6 @@ from offload._child.pickling import (
     pickled_size,
     pickler,
 )
-from offload._child.task import Stopwatch
-from offload._child.wire import INLINE_BYTES, Flag, anonymous_file, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from offload._child.files import Descriptor
+    from offload._wire.large import Descriptor
 
 # What the event loop may copy at once: within its millisecond on slow memory too. Both trays of a
 # worker take that much memory from when they are used first.
@@ -52,7 +52,7 @@ TRAY_BYTES = 2 << 20
 _LOOSE_BYTES = 4096
 # What leaves room in a frame for its header.
 _BODY_BYTES = 60 * 1024
-_IN_TRAY = context.PAGE_BYTES
+_IN_TRAY = PAGE_BYTES
 _OUT_TRAY = _IN_TRAY + TRAY_BYTES
 
 
@@ -146,13 +146,13 @@ def has_trays() -> bool:
 
 def shared_bytes() -> int:
     """Return the size of the file that a worker shares with its parent."""
-    return _OUT_TRAY + TRAY_BYTES if has_trays() else context.PAGE_BYTES
+    return _OUT_TRAY + TRAY_BYTES if has_trays() else PAGE_BYTES
 
 
 def take_tray(shared: mmap.mmap, body: bytes) -> bytes:
     """Return what a worker put into its out-tray; from then on it is the worker's again."""
     data = shared[_OUT_TRAY : _OUT_TRAY + int.from_bytes(body, "little")]
-    start = context.OUT_FULL * 8
+    start = OUT_FULL * 8
     shared[start : start + 8] = bytes(8)
     return data
 
@@ -177,7 +177,7 @@ class Trays:
         self._shared = shared
         self._page = page
         self._whole = memoryview(shared)
-        self._has_trays = len(shared) > context.PAGE_BYTES
+        self._has_trays = len(shared) > PAGE_BYTES
         os.register_at_fork(after_in_child=self.leave_to_parent)
 
     def leave_to_parent(self) -> None:
@@ -239,9 +239,9 @@ class Trays:
 
     def _put(self, parcel: Parcel, flags: int) -> tuple[bytes, int, int | None]:
         # Items of a stream may come faster than the parent empties the tray.
-        if self._has_trays and not self._page[context.OUT_FULL]:
+        if self._has_trays and not self._page[OUT_FULL]:
             body = parcel.lay(self._shared, _OUT_TRAY)
-            self._page[context.OUT_FULL] = 1
+            self._page[OUT_FULL] = 1
             return body, flags | Flag.TRAY, None
         if flags & Flag.RAW:
             body, fd, _ = encode_large(parcel.joined())
@@ -271,3 +271,17 @@ def pack(value: object) -> bytes | Parcel:
     if sink.size > INLINE_BYTES:
         return Parcel(parts, sink.size, INLINE_BYTES - sink.loose)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class Stopwatch:
+    """Measures how long pickling a result took, which tells how long unpickling will take."""
+
+    __slots__ = ("_started",)
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def is_slow(self) -> bool:
+        """Whether the other side should not do this on its event loop."""
+        # Unpickling takes two to three times as long as pickling, and the loop's budget is 1 ms.
+        return time.perf_counter() - self._started > 0.0003  # noqa: PLR2004

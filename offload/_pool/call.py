@@ -11,10 +11,10 @@ from asyncio import CancelledError, events
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Protocol
 
-from offload._child.pickling import tamed
-from offload._child.wire import Flag, Kind
-from offload._core.dispatch import WAITING, Task, TaskState
-from offload._engine.outcome import deadline_error, task_timeout_error
+from offload._decisions.dispatch import WAITING, Task, TaskState
+from offload._pool.outcome import deadline_error, task_timeout_error
+from offload._wire.frames import Flag, Kind
+from offload._wire.pickling import tamed
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from offload._core.dispatch import Worker
-    from offload._core.options import Progress, ResolvedOptions
-    from offload._engine.codec import Request
-    from offload._engine.ledger import Account
-    from offload._engine.target import Target
-    from offload._workers.base import Crew, Reply
+    from offload._decisions.dispatch import Worker
+    from offload._pool.accounts import Account
+    from offload._pool.codec import Request
+    from offload._pool.target import Target
+    from offload._values.options import Progress, ResolvedOptions
+    from offload._workers.backend import Crew, Reply
 
 __all__ = ["Call", "Calls", "in_this_context"]
 

@@ -18,9 +18,9 @@ import mmap
 import os
 import sys
 
-from offload._child.lean import pickle
-from offload._child.pickling import TooLarge, TooManyBytes, dumps, learns, pickler
-from offload._child.wire import MAX_DESCRIPTORS, anonymous_file
+from offload._wire.frames import MAX_DESCRIPTORS, anonymous_file
+from offload._wire.lean import pickle
+from offload._wire.pickling import TooLarge, TooManyBytes, dumps, learns, pickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future
 
-    from offload._child.payload import Parcel
-    from offload._core.dispatch import Worker
+    from offload._decisions.dispatch import Worker
+    from offload._wire.payload import Parcel
 
 __all__ = ["Call", "Crew", "Exit", "Owner", "Reply", "Revoked", "Settings"]
 
-# kind, flags, body, descriptor: a frame as `offload._child.wire` takes it apart.
+# kind, flags, body, descriptor: a frame as `offload._wire.frames` takes it apart.
 Reply = tuple[int, int, bytes, "int | None"]
 
 

@@ -5,7 +5,7 @@
     └────────────┴──────┴───────┴───────┴──────┘
 
 A small payload is the body of its frame: one send, one receive. A larger one is elsewhere, in a
-tray or in a file that travels beside the frame as a descriptor; see `offload._child.payload`.
+tray or in a file that travels beside the frame as a descriptor; see `offload._wire.payload`.
 `files` is the number of descriptors beside that one: files that are arguments.
 
 `task` is the worker's: how many tasks it had been given when it sent this. The parent, which has
@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 
-from offload._child.lean import socket, struct
+from offload._wire.lean import socket, struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

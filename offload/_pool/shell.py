@@ -22,8 +22,7 @@ from asyncio import events
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from offload._child.wire import Kind
-from offload._core.dispatch import (
+from offload._decisions.dispatch import (
     WAITING,
     Assign,
     Closed,
@@ -37,13 +36,14 @@ from offload._core.dispatch import (
     TaskState,
     WorkerState,
 )
-from offload._core.histogram import merge
-from offload._core.statistics import PoolStatistics, WorkerStatistics
-from offload._engine.call import Call
-from offload._engine.codec import close_file
-from offload._engine.ledger import FOLD_AT, Account, Failures, totals
-from offload._engine.outcome import crash_error, deadline_error, task_cancelled_error
-from offload._workers.base import Revoked
+from offload._pool.accounts import FOLD_AT, Account, Failures, totals
+from offload._pool.call import Call
+from offload._pool.codec import close_file
+from offload._pool.outcome import crash_error, deadline_error, task_killed_error
+from offload._values.histogram import merge
+from offload._values.statistics import PoolStatistics, WorkerStatistics
+from offload._wire.frames import Kind
+from offload._workers.backend import Revoked
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely
 from offload.errors import PoolClosedError, QueueFullError, QueueTimeoutError, WorkerStartError
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from offload._core.dispatch import Limits, Worker
-    from offload._core.options import ResolvedOptions
-    from offload._engine.codec import Request
-    from offload._engine.target import Target
-    from offload._workers.base import Crew, Exit, Reply
+    from offload._decisions.dispatch import Limits, Worker
+    from offload._pool.codec import Request
+    from offload._pool.target import Target
+    from offload._values.options import ResolvedOptions
+    from offload._workers.backend import Crew, Exit, Reply
     from offload.errors import DeadlineError
 
 __all__ = ["Shell"]
@@ -569,13 +569,13 @@ class Shell:
         self._closed = Future()
         return running, self._closed, True
 
-    def cancel_task(self, pid: int) -> bool:
+    def kill_task(self, pid: int) -> bool:
         """Stop the task of a worker; its caller is told. False if there is none."""
         call = next((call for call in self._running() if call.pid == pid), None)
         if call is None or not self.abandon(call, "cancel"):
             return False
         call.lane.cancelled += 1
-        error = task_cancelled_error(call.function, pid, started=not call.is_revoked)
+        error = task_killed_error(call.function, pid, started=not call.is_revoked)
         self._on_loop(call, call.fail, error)
         return True
 
@@ -768,7 +768,7 @@ class Shell:
         return PoolClosedError(
             f"{function} {what}: pool {self.name!r} is closed. A pool that was closed can be "
             "opened again with `await pool.open()`",
-            started=started,
+            may_have_run=started,
         )
 
     def too_late_error(self, call: Call) -> QueueTimeoutError | DeadlineError:

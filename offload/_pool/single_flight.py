@@ -8,15 +8,15 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from offload._engine.call import in_this_context
+from offload._pool.call import in_this_context
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from offload._child.payload import Parcel
-    from offload._core.options import Progress, ResolvedOptions
-    from offload._workers.base import Reply
+    from offload._values.options import Progress, ResolvedOptions
+    from offload._wire.payload import Parcel
+    from offload._workers.backend import Reply
 
 __all__ = ["Flights"]
 

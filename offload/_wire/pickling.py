@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from offload._child.lean import pickle, signal
-from offload._child.wire import INLINE_BYTES
+from offload._wire.frames import INLINE_BYTES
+from offload._wire.lean import pickle, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,51 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._child.task import summary
-from offload._child.wire import Kind
+from offload._values.outcome import Outcome
+from offload._wire.exceptions import summary
+from offload._wire.frames import Kind
 from offload.errors import (
     ArgumentError,
     DeadlineError,
     FunctionNotFoundError,
-    PoolClosedError,
-    QueueFullError,
-    QueueTimeoutError,
+    OffloadError,
     RemoteError,
     RemoteTraceback,
     ResultError,
-    TaskCancelledError,
+    TaskKilledError,
     TaskTimeoutError,
     WorkerCrashedError,
-    WorkerStartError,
 )
 
 if TYPE_CHECKING:
-    from offload._engine.target import Target
-    from offload._workers.base import Exit
+    from offload._pool.target import Target
+    from offload._workers.backend import Exit
 
 __all__ = [
     "bad_result",
     "crash_error",
     "deadline_error",
-    "has_started",
     "outcome_of",
     "raise_reply",
     "shared_deadline_error",
-    "task_cancelled_error",
+    "task_killed_error",
     "task_timeout_error",
 ]
-
-
-_OUTCOMES: dict[type[Exception], str] = {
-    DeadlineError: "timed_out",
-    PoolClosedError: "cancelled",
-    QueueFullError: "refused",
-    QueueTimeoutError: "not_started",
-    TaskCancelledError: "cancelled",
-    TaskTimeoutError: "timed_out",
-    WorkerCrashedError: "crashed",
-    WorkerStartError: "not_started",
-}
 
 
 def task_timeout_error(
@@ -80,7 +65,7 @@ def task_timeout_error(
             f"ran longer than its timeout of {timeout:g} s; it goes on, for nobody, since tasks of "
             "this executor cannot be stopped. Give it a longer timeout, or less to do"
         )
-    return TaskTimeoutError(f"{function} {what}", timeout=timeout, started=started)
+    return TaskTimeoutError(f"{function} {what}", timeout=timeout, may_have_run=started)
 
 
 def deadline_error(
@@ -96,7 +81,7 @@ def deadline_error(
             "was still running when its deadline came; it goes on, for nobody, since tasks of this "
             "executor cannot be stopped"
         )
-    return DeadlineError(f"{function} {what}", deadline=deadline, started=started)
+    return DeadlineError(f"{function} {what}", deadline=deadline, may_have_run=started)
 
 
 def shared_deadline_error(function: str, deadline: float) -> DeadlineError:
@@ -105,17 +90,17 @@ def shared_deadline_error(function: str, deadline: float) -> DeadlineError:
         f"{function} had not ended when the deadline of this call came. Its run, which identical "
         "calls share, goes on if any of them still waits; it may have run",
         deadline=deadline,
-        started=True,
+        may_have_run=True,
     )
 
 
-def task_cancelled_error(function: str, pid: int, *, started: bool) -> TaskCancelledError:
+def task_killed_error(function: str, pid: int, *, started: bool) -> TaskKilledError:
     """Return the error of a call whose task somebody stopped by hand."""
     what = "it ran in part" if started else "it did not run"
-    return TaskCancelledError(
-        f"{function} was stopped by hand (Pool.cancel_task, process {pid}); {what}",
+    return TaskKilledError(
+        f"{function} was stopped by hand (Pool.kill_task, process {pid}); {what}",
         pid=pid,
-        started=started,
+        may_have_run=started,
     )
 
 
@@ -130,25 +115,20 @@ def crash_error(function: str, how: Exit) -> WorkerCrashedError:
         pid=how.pid,
         exit_code=how.exit_code,
         signal=how.signal,
-        started=how.started,
+        may_have_run=how.started,
     )
 
 
-def has_started(error: BaseException) -> bool:
-    """Return whether the function may have run in the attempt that ended with `error`."""
-    return bool(getattr(error, "started", False))
-
-
-def outcome_of(error: BaseException) -> str:
-    """Return what became of a call that ended with `error`, in one of the words of `CallRecord`."""
+def outcome_of(error: BaseException) -> Outcome:
+    """Return what became of a call that ended with `error`."""
     if not isinstance(error, Exception):
-        return "cancelled"
-    # By its own class first: a storm of refusals comes here for each of them.
-    outcome = _OUTCOMES.get(type(error)) or next(
-        (word for kind, word in _OUTCOMES.items() if isinstance(error, kind)), "failed"
-    )
-    if outcome in ("timed_out", "cancelled") and not getattr(error, "started", True):
-        return "not_started"
+        return Outcome.CANCELLED
+    # What the function raised is the function's, also where it is an error of ours.
+    if not isinstance(error, OffloadError) or isinstance(error.__cause__, RemoteTraceback):
+        return Outcome.FAILED
+    outcome = error.outcome
+    if outcome in (Outcome.TIMED_OUT, Outcome.CANCELLED) and not error.may_have_run:
+        return Outcome.NOT_STARTED
     return outcome
 
 

@@ -50,9 +50,9 @@ class CallOptionsDict(TypedDict, total=False):
     queue_timeout: float | None
     deadline: float | None
     priority: int
-    retry_on_crash: int
+    max_crash_retries: int
     grace: float
-    coalesce: bool
+    single_flight: bool
     on_progress: Progress | None
     cancel_on_disconnect: bool
     max_payload_bytes: int | None
@@ -63,9 +63,9 @@ class _CallOptions(NamedTuple):
     queue_timeout: float | Inherit | None
     deadline: float | None
     priority: int
-    retry_on_crash: int
+    max_crash_retries: int
     grace: float
-    coalesce: bool
+    single_flight: bool
     on_progress: Progress | None
     cancel_on_disconnect: bool
     max_payload_bytes: int | Inherit | None
@@ -79,9 +79,9 @@ class CallOptions(_CallOptions):
         queue_timeout: seconds that the call may wait for a worker; None: no limit.
         deadline: `time.monotonic()` instant by which the call must have ended; None: none.
         priority: larger runs first; equal ones in order of arrival.
-        retry_on_crash: how many times a call is run again whose worker died under it.
+        max_crash_retries: how many times a call is run again whose worker died under it.
         grace: seconds between asking an unwanted task to stop and ending its process.
-        coalesce: whether identical calls that are under way at once share one run.
+        single_flight: whether identical calls that are under way at once share one run.
         on_progress: called on the event loop with what the function reports.
         cancel_on_disconnect: whether the call is stopped when the client of its HTTP request
             leaves, where the application watches for that.
@@ -101,9 +101,9 @@ class CallOptions(_CallOptions):
         queue_timeout: float | Inherit | None = INHERIT,
         deadline: float | None = None,
         priority: int = 0,
-        retry_on_crash: int = 0,
+        max_crash_retries: int = 0,
         grace: float = 0.0,
-        coalesce: bool = False,
+        single_flight: bool = False,
         on_progress: Progress | None = None,
         cancel_on_disconnect: bool = True,
         max_payload_bytes: int | Inherit | None = INHERIT,
@@ -113,11 +113,11 @@ class CallOptions(_CallOptions):
         check_number("queue_timeout", queue_timeout, minimum=0.0)
         check_number("deadline", deadline)
         check_number("grace", grace, minimum=0.0, optional=False)
-        check_type("coalesce", coalesce, bool, "True or False")
+        check_type("single_flight", single_flight, bool, "True or False")
         check_callable("on_progress", on_progress)
         check_type("cancel_on_disconnect", cancel_on_disconnect, bool, "True or False")
         check_integer("priority", priority)
-        check_integer("retry_on_crash", retry_on_crash, minimum=0)
+        check_integer("max_crash_retries", max_crash_retries, minimum=0)
         if max_payload_bytes is not INHERIT:
             check_integer("max_payload_bytes", max_payload_bytes, minimum=1, optional=True)
         return super().__new__(
@@ -126,9 +126,9 @@ class CallOptions(_CallOptions):
             queue_timeout,
             deadline,
             priority,
-            retry_on_crash,
+            max_crash_retries,
             grace,
-            coalesce,
+            single_flight,
             on_progress,
             cancel_on_disconnect,
             max_payload_bytes,
@@ -147,9 +147,9 @@ class ResolvedOptions(NamedTuple):
     queue_timeout: float | None = None
     deadline: float | None = None
     priority: int = 0
-    retry_on_crash: int = 0
+    max_crash_retries: int = 0
     grace: float = 0.0
-    coalesce: bool = False
+    single_flight: bool = False
     on_progress: Progress | None = None
     cancel_on_disconnect: bool = True
     max_payload_bytes: int | None = None

@@ -23,11 +23,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._child.pickling import is_of_signal
-from offload._child.wire import Flag, Kind, pack_header
-from offload._core.dispatch import TaskState
-from offload._core.events import CallRecord
-from offload._engine.codec import (
+from offload._decisions.dispatch import TaskState
+from offload._pool.codec import (
     Request,
     close_file,
     decode_error,
@@ -36,9 +33,12 @@ from offload._engine.codec import (
     glance_bytes,
     is_small,
 )
-from offload._engine.flights import Flights
-from offload._engine.outcome import bad_result, has_started, outcome_of, raise_reply
-from offload._engine.shell import Shell
+from offload._pool.outcome import bad_result, outcome_of, raise_reply
+from offload._pool.shell import Shell
+from offload._pool.single_flight import Flights
+from offload._values.call_record import CallRecord
+from offload._wire.frames import Flag, Kind, pack_header
+from offload._wire.pickling import is_of_signal
 from offload._workers.logs import log_safely
 from offload.errors import OffloadError, WorkerCrashedError
 
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from typing import Self
 
-    from offload._core.dispatch import Limits
-    from offload._core.events import Observer
-    from offload._core.options import ResolvedOptions
-    from offload._engine.call import Call
-    from offload._engine.target import Target
-    from offload._workers.base import Crew, Reply
+    from offload._decisions.dispatch import Limits
+    from offload._pool.call import Call
+    from offload._pool.target import Target
+    from offload._values.call_record import Observer
+    from offload._values.options import ResolvedOptions
+    from offload._workers.backend import Crew, Reply
 
 __all__ = ["Engine"]
 
@@ -188,11 +188,11 @@ class Engine(Shell):
         record: CallRecord,
         carriers: list[dict[str, str]],
     ) -> Any:
-        if not options.coalesce:  # to share a run takes no place
+        if not options.single_flight:  # to share a run takes no place
             self.refuse_early(target)
         meta = self._meta(options, carriers=carriers)
         request = await self._encode(target, arguments, keywords, meta)
-        if options.coalesce and request[1] is None:
+        if options.single_flight and request[1] is None:
             key = request[0]
             if carriers:
                 # Who wants the same, each within a trace of his own, wants the same.
@@ -250,7 +250,7 @@ class Engine(Shell):
         record: CallRecord,
     ) -> Reply:
         """Have a request run, again where its worker dies and that is wanted; return the reply."""
-        crashes_left = options.retry_on_crash
+        crashes_left = options.max_crash_retries
         crash: WorkerCrashedError | None = None
         try:
             while True:
@@ -274,11 +274,11 @@ class Engine(Shell):
                 if crashes_left <= 0 or not isinstance(call.error, WorkerCrashedError):
                     self._raise(call)
                 crashes_left -= 1
-                if call.error.started:
+                if call.error.may_have_run:
                     crash = call.error
         except OffloadError as error:
             # It ran in part before: no error of a later attempt may say that it did not.
-            if crash is not None and not has_started(error):
+            if crash is not None and not error.may_have_run:
                 raise crash from error
             raise
         finally:

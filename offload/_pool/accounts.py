@@ -6,10 +6,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from offload._core.dispatch import Lane
-from offload._core.histogram import Histogram
-from offload._core.statistics import FailureRecord, FunctionStatistics
-from offload._engine.outcome import outcome_of
+from offload._decisions.dispatch import Lane
+from offload._pool.outcome import outcome_of
+from offload._values.histogram import Histogram
+from offload._values.outcome import Outcome
+from offload._values.statistics import FailureRecord, FunctionStatistics
 from offload.errors import RemoteTraceback, WorkerStartError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Failures:
     def note(self, function: str, error: Exception, pid: int | None) -> None:
         """Keep what is to be known of an error; not the error, which holds its caller's frames."""
         kind = outcome_of(error)
-        if kind == "cancelled":
+        if kind is Outcome.CANCELLED:
             return
         text = ""
         if isinstance(error.__cause__, RemoteTraceback):

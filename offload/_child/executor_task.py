@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from offload._child import context
-from offload._child.lean import pickle, signal
-from offload._child.pickling import dumps
-from offload._child.task import Failure, Stopwatch, leave, prepare, raised, summary, trace
-from offload._child.wire import Flag, Kind
+from offload._child.task import Failure, leave, prepare, raised
+from offload._wire.exceptions import summary, trace
+from offload._wire.frames import Flag, Kind
+from offload._wire.lean import pickle, signal
+from offload._wire.payload import Stopwatch
+from offload._wire.pickling import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

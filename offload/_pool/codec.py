@@ -10,9 +10,14 @@ import pickle
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from offload._child.files import decode_large, dumps_with_files, encode_with_files
-from offload._child.payload import TRAY_BYTES, Parcel, has_trays, pack
-from offload._child.pickling import (
+from offload._pool.outcome import bad_result
+from offload._pool.pickling_errors import fail_argument, fail_size
+from offload._pool.target import pickle_by_value
+from offload._wire.exceptions import may_be_raised
+from offload._wire.frames import INLINE_BYTES, Flag, Kind, frame
+from offload._wire.large import decode_large, dumps_with_files, encode_with_files
+from offload._wire.payload import TRAY_BYTES, Parcel, has_trays, pack
+from offload._wire.pickling import (
     TooLarge,
     TooManyBytes,
     encode,
@@ -20,18 +25,13 @@ from offload._child.pickling import (
     in_turns,
     tamed,
 )
-from offload._child.task import may_be_raised
-from offload._child.wire import INLINE_BYTES, Flag, Kind, frame
-from offload._engine.culprit import fail_argument, fail_size
-from offload._engine.outcome import bad_result
-from offload._engine.target import pickle_by_value
 from offload._workers.keeper import threads
 from offload.errors import ArgumentError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from offload._engine.target import Target
+    from offload._pool.target import Target
 
 __all__ = [
     "Request",

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from offload._child.context import in_worker
 from offload._child.functions import inline
-from offload._child.lean import pickle
-from offload._child.pickling import is_of_signal
-from offload._child.wire import Flag, Kind
-from offload._engine.guard import current_guard
+from offload._pool.scope import current_guard
+from offload._wire.frames import Flag, Kind
+from offload._wire.lean import pickle
+from offload._wire.pickling import is_of_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from offload._core.options import CallOptions, ResolvedOptions
-    from offload._engine.target import Target
+    from offload._pool.target import Target
+    from offload._values.options import CallOptions, ResolvedOptions
 
     class Definition(Protocol):
         """What is to be run, and where."""
@@ -48,7 +48,7 @@ class Prepared:
         """
         pool, target = self.definition.resolve()
         options = pool.resolve(self.options)
-        is_plain = not options.coalesce and not options.retry_on_crash
+        is_plain = not options.single_flight and not options.max_crash_retries
         plan = self.plan = pool, target, options, is_plain
         return plan
 

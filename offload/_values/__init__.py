@@ -1,0 +1,1 @@
+"""Values that cross the rooms: options, statistics, records. No I/O, no clock, no process."""
