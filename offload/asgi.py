@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, overload
 
-from offload._middleware import CLIENT_CLOSED_REQUEST, CancelOnDisconnect, DeadlineFromHeader
+from offload._asgi.deadline import DeadlineFromHeader
+from offload._asgi.disconnect import CancelOnDisconnect
+from offload._asgi.messages import CLIENT_CLOSED_REQUEST
 from offload.errors import (
     ArgumentError,
     ClientDisconnectedError,

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from offload._child.functions import apply
 from offload._pool.fanout import Width, is_refusal
-from offload._pool.scope import current_guard
-from offload._pool.target import is_offloaded, target_of
-from offload._values.options import CallOptions
+from offload._pool.invocation import Invocation, InvocationRunner
+from offload._pool.scope import current_scope
+from offload._pool.target import bound_arguments, options_of, plain_function, target_of
+from offload._values.options import CallOptions, merge
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from offload._pool.target import Target
-    from offload._values.options import ResolvedOptions
+    from offload._values.options import CallOptionsDict, ResolvedOptions
 
 __all__ = ["PoolExecutor"]
 
@@ -35,25 +36,16 @@ _logger = logging.getLogger("offload.pool")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_NO_OPTIONS = CallOptions()
 
-class Calls(Protocol):
+
+class ViewedPool(InvocationRunner, Protocol):
     """A pool, as its view sees it."""
 
     max_workers: int
 
     def resolve(self, options: CallOptions) -> ResolvedOptions:
         """Return `options` with what they inherit from the pool."""
-        ...
-
-    async def run_target(
-        self,
-        target: Target,
-        arguments: tuple[Any, ...],
-        keywords: dict[str, Any],
-        options: ResolvedOptions,
-        started: Callable[[], object] | None = None,
-    ) -> Any:
-        """Run a target."""
         ...
 
 
@@ -66,8 +58,10 @@ class PoolExecutor(Executor):
     exception of the future) past the pool's `max_queued`.
     """
 
-    def __init__(self, pool: Calls) -> None:
+    def __init__(self, pool: ViewedPool, options: CallOptionsDict | None = None) -> None:
         self._pool = pool
+        # What goes before the options of a function's decorator.
+        self._changes: CallOptionsDict = options or {}
         self._lock = threading.Lock()
         self._is_shut = False
         self._pending: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
@@ -149,21 +143,24 @@ class PoolExecutor(Executor):
         kwargs: dict[str, Any],
     ) -> Future[Any]:
         target, args = _target_and_arguments(fn, args)
+        invocation = Invocation(target, args, kwargs, self._options(fn))
         with self._lock:
             if self._is_shut:
                 message = "cannot schedule new futures after shutdown"
                 raise RuntimeError(message)
-            call = _Call(target, args, kwargs, self._options())
+            call = _Call(invocation)
             self._pending.add(call.future)
             # Until the call has ended, and everybody who waits for it was told.
             keeper.hold()
         keeper.post(begin, call)
         return call.future
 
-    def _options(self) -> ResolvedOptions:
+    def _options(self, fn: Callable[..., Any]) -> ResolvedOptions:
         """Return the options of a call that is made here and now: within a deadline, if any is."""
-        options, guard = self._pool.resolve(CallOptions()), current_guard.get()
-        return options if guard is None else guard.earliest(options)
+        options, _ = options_of(fn) or (_NO_OPTIONS, None)
+        resolved = self._pool.resolve(merge(options, self._changes))
+        scope = current_scope.get()
+        return resolved if scope is None else scope.earliest(resolved)
 
     def schedule_item(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
         """Schedule a call that waits here until it is its turn; for `map`."""
@@ -213,27 +210,18 @@ class PoolExecutor(Executor):
 class _Call:
     """One call of a view: a future that somebody has, and the asyncio task that serves it."""
 
-    def __init__(
-        self,
-        target: Target,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: ResolvedOptions,
-    ) -> None:
+    def __init__(self, invocation: Invocation) -> None:
         self.future: Future[Any] = Future()
         self.context = contextvars.copy_context()
         # A loop only holds its tasks weakly.
         self.task: asyncio.Task[None] | None = None
-        self._target = target
-        self._args = args
-        self._kwargs = kwargs
-        self._options = options
+        self._invocation = invocation
         self._has_told = False
         # Whether it is left to the view what becomes of it when it is refused; how it was.
         self.is_item = False
         self.refusal: BaseException | None = None
 
-    async def run(self, pool: Calls) -> None:
+    async def run(self, pool: ViewedPool) -> None:
         """Make the call and settle the future, whatever happens."""
         loop = asyncio.get_running_loop()
         future, task = self.future, asyncio.current_task()
@@ -248,9 +236,7 @@ class _Call:
         try:
             future.add_done_callback(cancel)
             if not future.cancelled():
-                value = await pool.run_target(
-                    self._target, self._args, self._kwargs, self._options, started=self._starts
-                )
+                value = await pool.run_invocation(self._invocation, self._starts)
         except asyncio.CancelledError:
             error = futures.CancelledError()
         except BaseException as raised:  # noqa: BLE001 - goes to whoever waits for the future
@@ -277,7 +263,7 @@ class _Call:
                 _logger,
                 logging.ERROR,
                 "a callback of a future of %s raised",
-                self._target.name,
+                self._invocation.target.name,
                 exc_info=True,
             )
 
@@ -309,9 +295,10 @@ def _target_and_arguments(
     Raises:
         FunctionError: a worker could not find the function.
     """
-    if is_offloaded(fn):
-        function, bound = fn.__wrapped__, fn.args[1:]
-        return target_of(function), (*bound, *args)
+    told = options_of(fn)
+    if told is not None:
+        target = target_of(plain_function(fn), max_concurrency=told[1])
+        return target, (*bound_arguments(fn), *args)
     if not isinstance(fn, (type, MethodType)) and isinstance(
         getattr(fn, "__module__", None) and getattr(fn, "__qualname__", None), str
     ):

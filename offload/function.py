@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from offload._child.context import in_worker
 from offload._child.functions import inline
-from offload._pool.scope import current_guard
+from offload._pool.invocation import Invocation
+from offload._pool.scope import current_scope
 from offload._pool.short_cut import Prepared, call
 from offload._pool.target import check, is_generator_function, target_of
 from offload._values.options import (
@@ -333,10 +334,10 @@ class Stream(Generic[T]):
             else:
                 pool, target = self._definition.resolve()
                 resolved = self._options = pool.resolve(options)
-                guard = current_guard.get()
-                if guard is not None:
-                    resolved = guard.earliest(resolved)
-                self._items = pool.stream_target(target, args, kwargs, resolved)
+                scope = current_scope.get()
+                if scope is not None:
+                    resolved = scope.earliest(resolved)
+                self._items = pool.stream_invocation(Invocation(target, args, kwargs, resolved))
         return self._items
 
     def __aiter__(self) -> Self:
@@ -352,13 +353,13 @@ class Stream(Generic[T]):
             Exception: what the generator raised.
         """
         items = self._begun()
-        guard, options = current_guard.get(), self._options
-        if guard is None or options is None:
+        scope, options = current_scope.get(), self._options
+        if scope is None or options is None:
             return await anext(items)
         function = self._definition.function
         name = f"{function.__module__}:{function.__qualname__}"
         try:
-            item: T = await guard.following(items, name, options)
+            item: T = await scope.following(items, name, options)
         except ClientDisconnectedError:
             # Its worker would wait for somebody to take more.
             await self.aclose()
@@ -457,8 +458,8 @@ def offload(
             run again whose worker died under it, default 0; for functions that may run twice.
             `grace`: seconds between asking an unwanted task to stop (`task_context().cancelled()`)
             and ending its process, default 0; so long it counts as running. `single_flight`:
-            identical calls (same pickled arguments; those of more than 64 KiB may be left out) that are
-            under way at once share one run, default False. `on_progress`: called on the event
+            identical calls (same pickled arguments; those of more than 64 KiB may be left out) that
+            are under way at once share one run, default False. `on_progress`: called on the event
             loop, in the caller's context, with (done, total) of `task_context().progress(…)`.
             `max_payload_bytes`: size that the pickled arguments, and the result, may have.
             `cancel_on_disconnect`: whether a call is stopped when the client of its HTTP request

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from offload._values.outcome import Outcome
 from offload.pool import Pool
 
 try:
@@ -126,7 +127,8 @@ class _Tracing:
             if call.worker_pid is not None:
                 run.set_attribute("offload.worker.pid", call.worker_pid)
             run.end(end)
-        span.set_attribute("offload.outcome", call.outcome)
+        if call.outcome is not None:
+            span.set_attribute("offload.outcome", call.outcome.value)
         span.set_attribute("offload.attempts", call.attempts)
         if call.worker_pid is not None:
             span.set_attribute("offload.worker.pid", call.worker_pid)
@@ -135,7 +137,7 @@ class _Tracing:
             kind = type(error)
             module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
             span.set_attribute("error.type", f"{module}{kind.__qualname__}")
-        if call.outcome not in ("completed", "cancelled"):
+        if call.outcome not in (Outcome.COMPLETED, Outcome.CANCELLED):
             span.set_status(trace.StatusCode.ERROR, _text_of(error))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 
 from offload import Pool
+from offload._pool.invocation import Invocation
 from offload._pool.target import target_of
 from offload._values.options import CallOptions, merge
 from offload._wire.page import PAGE_BYTES
@@ -16,7 +17,7 @@ from tests import crossing_functions
 async def call(pool: Pool, function: Any, *args: Any, **options: Any) -> Any:
     """Call a plain function with options, as a decorated one is called."""
     resolved = pool.resolve(merge(CallOptions(), options))
-    return await pool.run_target(target_of(function), args, {}, resolved)
+    return await pool.run_invocation(Invocation(target_of(function), args, {}, resolved))
 
 
 async def warm_up(pool: Pool) -> None:

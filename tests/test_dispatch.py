@@ -2,10 +2,11 @@
 
 import pytest
 
-from offload._decisions.dispatch import (
+from offload._decisions.dispatcher import Dispatcher
+from offload._decisions.words import (
     Assign,
+    Cancelled,
     Closed,
-    Dispatcher,
     Full,
     Lane,
     Limits,
@@ -13,6 +14,7 @@ from offload._decisions.dispatch import (
     Refusal,
     Refuse,
     StartWorker,
+    StopReason,
     StopWorker,
     Task,
     TaskState,
@@ -36,7 +38,7 @@ def dispatcher(workers=0, **limits):
 def ready(dispatcher, now=0.0):
     """Report one worker ready, asked for or not."""
     worker = Worker()
-    dispatcher.starting = max(dispatcher.starting, 1)
+    dispatcher.growth.starting = max(dispatcher.growth.starting, 1)
     dispatcher.ready(worker, now)
     return worker
 
@@ -48,21 +50,29 @@ def fail_start(dispatcher, now=0.0):
 
 
 def take(dispatcher):
-    """Return what is to be carried out, as the shell does."""
+    """Return what is to be carried out, and send what was assigned, as the shell does."""
     actions, dispatcher.actions = dispatcher.actions, []
+    for task in assigned(actions):
+        task.state = TaskState.RUNNING
     return actions
 
 
 def submit(dispatcher, *, lane=None, now=0.0, **options):
     """Submit one task, of a function of its own unless `lane` is given."""
     task = Task(lane or Lane(), **options)
-    dispatcher.submit(task, now)
+    if dispatcher.submit(task, now) is not None:
+        task.state = TaskState.RUNNING  # it is sent at once
     return task
 
 
 def assigned(actions):
     """Return the tasks that were assigned, in order."""
     return [action.task for action in actions if isinstance(action, Assign)]
+
+
+def has_worker(task):
+    """Return whether a task was given to a worker, whether it has been sent to it or not."""
+    return task.state in (TaskState.ASSIGNED, TaskState.RUNNING)
 
 
 def served(dispatcher, worker, count):
@@ -96,7 +106,7 @@ class TestAdmission:
         submit(pool)
         with pytest.raises(Full, match="max_queued"):
             submit(pool)
-        assert pool.queued == 2
+        assert pool.queue.count == 2
 
     def test_queue_is_limited_by_bytes(self):
         """A task whose size would pass `max_queued_bytes` is refused; a smaller one is not."""
@@ -106,7 +116,7 @@ class TestAdmission:
         with pytest.raises(Full, match="max_queued_bytes"):
             submit(pool, size_bytes=5)
         submit(pool, size_bytes=4)
-        assert pool.queued_bytes == 10
+        assert pool.queue.size_bytes == 10
 
     def test_task_larger_than_the_queue_may_wait_alone(self):
         """A size above `max_queued_bytes` is accepted by an empty queue, or it could never run."""
@@ -123,7 +133,7 @@ class TestAdmission:
         refused = Task(Lane(), size_bytes=7)
         with pytest.raises(Full):
             pool.submit(refused, 0.0)
-        assert (refused.state, pool.queued, pool.queued_bytes) == (TaskState.NEW, 0, 0)
+        assert (refused.state, pool.queue.count, pool.queue.size_bytes) == (TaskState.NEW, 0, 0)
         pool.finish(first.worker, 1.0)
         assert pool.submit(refused, 1.0) is not None
 
@@ -144,12 +154,12 @@ class TestAdmission:
             submit(pool, lane=lane, size_bytes=5)
         with pytest.raises(Full):
             submit(pool, lane=lane, size_bytes=10)
-        assert submit(pool, size_bytes=10).state is TaskState.RUNNING
+        assert has_worker(submit(pool, size_bytes=10))
 
     def test_nothing_is_accepted_after_close(self):
         """A pool that drains refuses newcomers, idle workers or not."""
         pool = dispatcher(1)
-        pool.close()
+        pool.close(0.0)
         with pytest.raises(Closed):
             submit(pool)
 
@@ -174,10 +184,10 @@ class TestOrder:
         lane = Lane(1)
         first, second = [submit(pool, lane=lane) for _ in range(2)]
         other = submit(pool)
-        assert other.state is TaskState.RUNNING
+        assert has_worker(other)
         assert second.state is TaskState.QUEUED
         pool.finish(first.worker, 1.0)
-        assert second.state is TaskState.RUNNING
+        assert has_worker(second)
 
     def test_parked_task_returns_to_its_place(self):
         """A task that stepped aside for its full lane runs before all that came after it."""
@@ -189,7 +199,7 @@ class TestOrder:
         later = [submit(pool) for _ in range(3)]
         pool.finish(other.worker, 1.0)
         assert parked.state is TaskState.PARKED
-        assert later[0].state is TaskState.RUNNING
+        assert has_worker(later[0])
         # The lane is free now, and the worker that freed it takes the task that waited longest.
         assert pool.finish(blocking.worker, 2.0) is parked
 
@@ -199,10 +209,10 @@ class TestOrder:
         lane = Lane(1)
         tasks = [submit(pool, lane=lane) for _ in range(4)]
         pool.finish(submit(pool).worker, 0.0)
-        pool.abandon(tasks[0].worker, 0.0, "cancel")
+        pool.cancel(tasks[0], StopReason.CANCEL, 0.0)
         pool.gone(tasks[1].worker, 0.0)
         pool.finish(tasks[2].worker, 0.0, recycle=True)
-        assert tasks[3].state is TaskState.RUNNING
+        assert has_worker(tasks[3])
         assert lane.running == 1
 
     def test_parked_tasks_keep_their_order(self):
@@ -226,7 +236,7 @@ class TestOrder:
         pool.finish(other.worker, 0.0)
         urgent = submit(pool, priority=1)
         assert pool.finish(running.worker, 0.0) is urgent
-        assert pool.withdraw(second)
+        assert pool.cancel(second, StopReason.CANCEL, 0.0) is Cancelled.WITHDRAWN
         assert third.state is TaskState.QUEUED
         assert pool.finish(urgent.worker, 0.0) is third
 
@@ -238,7 +248,7 @@ class TestOrder:
         submit(pool)
         submit(pool)
         for task in tasks[1:3]:
-            assert pool.withdraw(task)
+            assert pool.cancel(task, StopReason.CANCEL, 0.0) is Cancelled.WITHDRAWN
         assert pool.finish(tasks[0].worker, 0.0) is tasks[3]
 
     def test_max_workers_bounds_what_runs(self):
@@ -246,24 +256,24 @@ class TestOrder:
         pool = dispatcher(2, max_workers=1, spare_workers=1)
         submit(pool)
         assert submit(pool).state is TaskState.QUEUED
-        assert (pool.busy, len(pool.idle)) == (1, 1)
+        assert (pool.roster.busy, len(pool.roster.idle)) == (1, 1)
 
     def test_worker_that_comes_late_does_not_exceed_max_workers(self):
         """One that becomes ready or recovers beside `max_workers` busy ones is idle, or retires."""
         pool = dispatcher(1, max_workers=1, spare_workers=1)
         abandoned, running, waiting = submit(pool), submit(pool), submit(pool)
-        pool.abandon(abandoned.worker, 0.0, "cancel")
+        pool.cancel(abandoned, StopReason.CANCEL, 0.0)
         ready(pool)
-        assert running.state is TaskState.RUNNING
+        assert has_worker(running)
         pool.recovered(abandoned.worker, 1.0)
         ready(pool)
-        assert (pool.busy, len(pool.idle), waiting.state) == (1, 1, TaskState.QUEUED)
+        assert (pool.roster.busy, len(pool.roster.idle), waiting.state) == (1, 1, TaskState.QUEUED)
 
     def test_spare_worker_steps_in_for_one_that_was_stopped(self):
         """The spare takes the next task at once when a busy worker has to be replaced."""
         pool = dispatcher(2, max_workers=1, spare_workers=1)
         running, waiting = submit(pool), submit(pool)
-        pool.abandon(running.worker, 0.0, "timeout")
+        pool.cancel(running, StopReason.TIMEOUT, 0.0)
         actions = take(pool)
         assert assigned(actions) == [waiting]
         assert START in actions
@@ -287,7 +297,7 @@ class TestDeadline:
         for _ in range(3):
             submit(pool, start_by=5.0)
         assert pool.finish(running.worker, 6.0) is None
-        assert (len(pool.idle), pool.queued, pool.runnable) == (1, 0, 0)
+        assert (len(pool.roster.idle), pool.queue.count, pool.queue.runnable) == (1, 0, 0)
         assert len(take(pool)) == 3
 
     def test_expired_task_gives_its_place_to_its_lane(self):
@@ -306,7 +316,7 @@ class TestDeadline:
     def test_zero_patience_takes_an_idle_worker(self):
         """A task that must start now does start now if a worker is idle."""
         pool = dispatcher(1)
-        assert submit(pool, start_by=0.0).state is TaskState.RUNNING
+        assert has_worker(submit(pool, start_by=0.0))
 
 
 class TestWithdrawal:
@@ -314,19 +324,20 @@ class TestWithdrawal:
         """A caller that leaves takes its task out of the queue."""
         pool = dispatcher(1)
         running, gone, stays = [submit(pool, size_bytes=3) for _ in range(3)]
-        assert pool.withdraw(gone)
-        assert (pool.queued, pool.queued_bytes) == (1, 3)
+        assert pool.cancel(gone, StopReason.CANCEL, 0.0) is Cancelled.WITHDRAWN
+        assert (pool.queue.count, pool.queue.size_bytes) == (1, 3)
         assert pool.finish(running.worker, 1.0) is stays
         assert pool.finish(running.worker, 2.0) is None
 
-    def test_only_what_waits_can_be_withdrawn(self):
-        """Withdrawing a task that runs or has ended changes nothing and returns False."""
+    def test_task_that_has_ended_cannot_be_cancelled(self):
+        """Cancelling a task that has ended, or was never admitted, changes nothing and says so."""
         pool = dispatcher(1)
         task = submit(pool)
-        assert not pool.withdraw(task)
         pool.finish(task.worker, 1.0)
-        assert not pool.withdraw(task)
-        assert not pool.withdraw(Task(Lane()))
+        assert pool.cancel(task, StopReason.CANCEL, 1.0) is Cancelled.TOO_LATE
+        assert pool.cancel(Task(Lane()), StopReason.CANCEL, 1.0) is Cancelled.TOO_LATE
+        assert take(pool) == []
+        assert len(pool.roster.idle) == 1
 
     def test_withdrawn_tasks_do_not_pile_up(self):
         """Tasks that come and time out behind a busy worker do not add up in memory."""
@@ -334,8 +345,8 @@ class TestWithdrawal:
         running = submit(pool)
         stays = submit(pool)
         for _ in range(1000):
-            assert pool.withdraw(submit(pool))
-        assert len(pool._ready) < 150
+            assert pool.cancel(submit(pool), StopReason.CANCEL, 0.0) is Cancelled.WITHDRAWN
+        assert len(pool.queue.heap) < 150
         assert pool.finish(running.worker, 1.0) is stays
 
     def test_withdrawn_tasks_do_not_pile_up_behind_a_full_lane(self):
@@ -351,7 +362,7 @@ class TestWithdrawal:
             assert pool.finish(other.worker, 0.0) is following
             other = following
             assert parked.state is TaskState.PARKED
-            assert pool.withdraw(parked)
+            assert pool.cancel(parked, StopReason.CANCEL, 0.0) is Cancelled.WITHDRAWN
         assert len(lane.parked) < 150
         assert pool.finish(running.worker, 1.0) is stays
 
@@ -383,7 +394,7 @@ class TestRequeue:
         first, second = submit(pool, lane=lane), submit(pool, lane=lane)
         pool.requeue(first, 0.0)
         assert assigned(take(pool)) == [first]
-        assert second.state is not TaskState.RUNNING
+        assert not has_worker(second)
 
     def test_dead_worker_counts_as_leaving_until_it_is_gone(self):
         """The worker that did not receive its task takes no other one."""
@@ -391,16 +402,16 @@ class TestRequeue:
         task = submit(pool)
         dead = task.worker
         pool.requeue(task, 0.0)
-        assert take(pool)[0] == StopWorker(dead, "dead")
-        assert (dead.state, dead.task, pool.leaving) == (WorkerState.LEAVING, None, 1)
+        assert take(pool)[0] == StopWorker(dead, StopReason.DEAD)
+        assert (dead.state, dead.task, pool.roster.leaving) == (WorkerState.LEAVING, None, 1)
         assert pool.gone(dead, 0.0) is None
-        assert pool.leaving == 0
+        assert pool.roster.leaving == 0
 
     def test_closed_pool_refuses_what_comes_back(self):
         """After a kill a task that was not received ends, as one that did not run."""
         pool = dispatcher(1)
         task = submit(pool)
-        pool.close(kill=True)
+        pool.close(0.0, kill=True)
         pool.requeue(task, 0.0)
         assert take(pool)[-1] == Refuse(task, Refusal.CLOSED)
         assert task.state is TaskState.DONE
@@ -437,11 +448,11 @@ class TestGrowth:
     def test_open_does_nothing_to_a_warm_pool(self):
         """Opening a pool that has a worker starts none, now or when that one has retired."""
         pool = dispatcher(1, idle_timeout=10.0)
-        worker = pool.idle[0]
+        worker = pool.roster.idle[0]
         pool.open(0.0)
         assert take(pool) == []
         pool.tick(20.0)
-        assert take(pool) == [StopWorker(worker, "idle")]
+        assert take(pool) == [StopWorker(worker, StopReason.IDLE)]
 
     def test_open_tries_again(self):
         """A first start that fails is tried again although no task waits, until hope is lost."""
@@ -471,18 +482,18 @@ class TestGrowth:
             case "recycle":
                 pool.finish(task.worker, 0.0, recycle=True)
             case "abandon":
-                pool.abandon(task.worker, 0.0, "cancel")
+                pool.cancel(task, StopReason.CANCEL, 0.0)
         assert take(pool)[-1] == START
 
     def test_pool_that_drains_still_serves_what_waits(self):
         """While draining, workers start for the waiting tasks, but no spare and no minimum."""
         pool = dispatcher(1, min_workers=1, spare_workers=1)
         running, waiting = submit(pool), submit(pool)
-        pool.close()
+        pool.close(0.0)
         pool.gone(running.worker, 0.0)
         assert take(pool).count(START) == 1
         ready(pool)
-        assert waiting.state is TaskState.RUNNING
+        assert has_worker(waiting)
         pool.gone(waiting.worker, 0.0)
         assert START not in take(pool)
         assert pool.is_drained
@@ -497,7 +508,7 @@ class TestRecycling:
         assert pool.finish(worker, 0.0) is second
         take(pool)
         assert pool.finish(worker, 0.0) is None
-        assert take(pool) == [StopWorker(worker, "recycle"), START]
+        assert take(pool) == [StopWorker(worker, StopReason.RECYCLE), START]
         assert (worker.state, third.state) == (WorkerState.LEAVING, TaskState.QUEUED)
 
     def test_task_that_never_ran_does_not_wear_a_worker_out(self):
@@ -505,62 +516,146 @@ class TestRecycling:
         pool = dispatcher(1, max_tasks_per_worker=1)
         task = submit(pool)
         assert pool.finish(task.worker, 9.0, returned=False) is None
-        assert (task.worker.tasks_done, pool.run_time.mean) == (0, 0.0)
-        assert pool.idle == [task.worker]
+        assert (task.worker.tasks_done, pool.estimates.run_time.mean) == (0, 0.0)
+        assert pool.roster.idle == [task.worker]
 
 
-class TestAbandon:
+class TestCancel:
+    def test_task_that_was_not_sent_frees_its_worker(self):
+        """A caller that leaves before its task was sent costs the worker nothing."""
+        pool = dispatcher(1)
+        unsent = Task(Lane())
+        worker = pool.submit(unsent, 0.0)
+        following = submit(pool)
+        assert pool.cancel(unsent, StopReason.CANCEL, 0.0) is Cancelled.UNUSED
+        assert unsent.state is TaskState.DONE
+        assert take(pool) == [Assign(following, worker)]
+        assert worker.tasks_done == 0
+
+    def test_task_that_is_being_sent_is_stopped(self):
+        """Only its caller knows that an assigned task is not being sent on another thread."""
+        pool = dispatcher(1)
+        unsent = Task(Lane())
+        worker = pool.submit(unsent, 0.0)
+        assert pool.cancel(unsent, StopReason.KILL, 0.0) is Cancelled.STOPPED
+        assert take(pool) == [StopWorker(worker, StopReason.KILL)]
+
+    def test_task_that_cannot_be_stopped_goes_on(self):
+        """On a worker that cannot be stopped it holds its place until it ends, for nobody."""
+        pool = dispatcher(1, can_stop=False)
+        running, waiting = submit(pool), submit(pool)
+        assert pool.cancel(running, StopReason.TIMEOUT, 1.0) is Cancelled.UNSTOPPABLE
+        assert (running.state, pool.roster.busy) == (TaskState.UNWANTED, 1)
+        assert pool.cancel(running, StopReason.CANCEL, 1.0) is Cancelled.TOO_LATE
+        assert take(pool) == []
+        assert pool.finish(running.worker, 2.0) is waiting
+
+    def test_grace_travels_with_the_action(self):
+        """The seconds that a task has to end by itself are its own, and of no other action."""
+        pool = dispatcher(2, max_workers=2)
+        asked, stopped = submit(pool), submit(pool)
+        workers = asked.worker, stopped.worker
+        pool.cancel(asked, StopReason.CANCEL, 0.0, grace=2.5)
+        pool.cancel(stopped, StopReason.CANCEL, 0.0)
+        assert [action for action in take(pool) if isinstance(action, StopWorker)] == [
+            StopWorker(workers[0], StopReason.CANCEL, 2.5),
+            StopWorker(workers[1], StopReason.CANCEL, 0.0),
+        ]
+
+    def test_transitions_are_told(self):
+        """The story says what was cancelled, on which worker, and why."""
+        pool = dispatcher(1)
+        task = submit(pool, lane=Lane(name="work:report"))
+        pool.cancel(task, StopReason.TIMEOUT, 7.0)
+        told = pool.story.transitions()
+        assert [(each.event, each.function, each.detail) for each in told if each.at == 7.0] == [
+            ("cancel", "work:report", "timeout"),
+            ("stop", "", "timeout"),
+        ]
+
+
+class TestCapacity:
+    def test_smaller_capacity_lets_running_tasks_end(self):
+        """Fewer workers may be busy: what runs goes on, and nothing is started beside it."""
+        pool = dispatcher(2, max_workers=2)
+        first, second = submit(pool), submit(pool)
+        waiting = submit(pool)
+        pool.set_capacity(1, 0.0)
+        assert take(pool) == []
+        assert pool.finish(first.worker, 1.0) is None
+        assert waiting.state is TaskState.QUEUED
+        assert pool.finish(second.worker, 2.0) is waiting
+
+    def test_smaller_capacity_ends_idle_workers(self):
+        """Idle workers that may never be needed again leave, the coldest first."""
+        pool = dispatcher(max_workers=3)
+        cold, _, _ = ready(pool), ready(pool, 1.0), ready(pool, 2.0)
+        take(pool)
+        pool.set_capacity(2, 3.0)
+        assert take(pool) == [StopWorker(cold, StopReason.IDLE)]
+
+    def test_larger_capacity_serves_what_waits(self):
+        """More workers may be busy: they are started for the tasks that wait."""
+        pool = dispatcher(1)
+        submit(pool)
+        submit(pool)
+        assert take(pool) == []
+        pool.set_capacity(2, 0.0)
+        assert take(pool) == [START]
+
+
+class TestStop:
     def test_abandoned_task_ends_at_once(self):
         """The task ends before its worker does, and its caller need not wait for that."""
         pool = dispatcher(1)
         task = submit(pool)
         worker = task.worker
-        pool.abandon(worker, 0.0, "timeout")
+        pool.cancel(worker.task, StopReason.TIMEOUT, 0.0)
         assert (task.state, worker.state) == (TaskState.DONE, WorkerState.LEAVING)
-        assert take(pool) == [StopWorker(worker, "timeout")]
-        assert (pool.busy, pool.leaving) == (0, 1)
+        assert take(pool) == [StopWorker(worker, StopReason.TIMEOUT)]
+        assert (pool.roster.busy, pool.roster.leaving) == (0, 1)
 
     def test_recovered_worker_is_used_again(self):
         """A worker that ended its abandoned task in time takes the next one."""
         pool = dispatcher(1)
         running, waiting = submit(pool), submit(pool)
-        pool.abandon(running.worker, 0.0, "cancel")
+        pool.cancel(running, StopReason.CANCEL, 0.0)
         take(pool)
         pool.recovered(running.worker, 1.0)
         assert assigned(take(pool)) == [waiting]
-        assert pool.leaving == 0
+        assert pool.roster.leaving == 0
 
     def test_recovered_worker_that_was_replaced_retires(self):
         """However many tasks are given up and end by themselves, there are no more workers."""
         pool = dispatcher(1)
         running, _ = submit(pool), submit(pool)
-        pool.abandon(running.worker, 0.0, "cancel")
+        pool.cancel(running, StopReason.CANCEL, 0.0)
         take(pool)
         ready(pool)  # and takes the task that waits
         take(pool)
         pool.recovered(running.worker, 1.0)
-        assert take(pool) == [StopWorker(running.worker, "idle")]
-        assert (pool.busy, pool.leaving, pool.idle) == (1, 1, [])
+        assert take(pool) == [StopWorker(running.worker, StopReason.IDLE)]
+        assert (pool.roster.busy, pool.roster.leaving, pool.roster.idle) == (1, 1, [])
 
     def test_recovery_that_comes_too_late_is_ignored(self):
         """A worker that has ended cannot recover."""
         pool = dispatcher(1)
         worker = submit(pool).worker
-        pool.abandon(worker, 0.0, "cancel")
+        pool.cancel(worker.task, StopReason.CANCEL, 0.0)
         pool.gone(worker, 1.0)
         pool.recovered(worker, 2.0)
-        assert (worker.state, pool.idle) == (WorkerState.GONE, [])
+        assert (worker.state, pool.roster.idle) == (WorkerState.GONE, [])
 
     def test_closed_pool_stops_a_recovered_worker(self):
         """After a kill, a worker that recovers is told to end, and stays one that leaves."""
         pool = dispatcher(1)
         worker = submit(pool).worker
-        pool.abandon(worker, 0.0, "cancel")
-        pool.close(kill=True)
+        pool.cancel(worker.task, StopReason.CANCEL, 0.0)
+        pool.close(0.0, kill=True)
         take(pool)
         pool.recovered(worker, 1.0)
-        assert take(pool) == [StopWorker(worker, "close")]
-        assert (pool.leaving, pool.idle) == (1, [])
+        assert take(pool) == [StopWorker(worker, StopReason.CLOSE)]
+        assert (pool.roster.leaving, pool.roster.idle) == (1, [])
 
 
 class TestBackOff:
@@ -653,14 +748,14 @@ class TestBackOff:
         pool.tick(now)
         assert take(pool) == [START]
         ready(pool, now)
-        assert task.state is TaskState.RUNNING
+        assert has_worker(task)
 
     def test_worker_that_dies_idle_and_unused_is_not_replaced_at_once(self):
         """Workers that come up and die before their first task back off as failed starts do."""
         pool = dispatcher(1, min_workers=1)
         now, waits = 0.0, []
         for _ in range(4):
-            pool.gone(pool.idle[0], now)
+            pool.gone(pool.roster.idle[0], now)
             assert take(pool) == []
             waits.append(pool.next_tick(now))
             now += waits[-1]
@@ -684,7 +779,7 @@ class TestBackOff:
         pool = dispatcher(1, min_workers=1)
         now = 0.0
         for _ in range(20):
-            pool.gone(pool.idle[0], now)
+            pool.gone(pool.roster.idle[0], now)
             take(pool)
             assert pool.next_tick(now) == pytest.approx(0.1)
             pool.tick(now + 0.2)
@@ -738,7 +833,7 @@ class TestRetirement:
         pool.tick(9.9)
         assert take(pool) == []
         pool.tick(10.0)
-        assert take(pool) == [StopWorker(cold, "idle")]
+        assert take(pool) == [StopWorker(cold, StopReason.IDLE)]
         pool.tick(100.0)
         assert take(pool) == []
 
@@ -749,27 +844,27 @@ class TestRetirement:
         worker = ready(pool)
         take(pool)
         pool.tick(10.0)
-        assert take(pool) == [StopWorker(worker, "idle")]
+        assert take(pool) == [StopWorker(worker, StopReason.IDLE)]
 
     def test_opening_is_over_when_a_worker_recovers(self):
         """A worker that returns while the pool opens is as good as one that was started."""
         pool = dispatcher(1, idle_timeout=10.0)
         worker = submit(pool).worker
-        pool.abandon(worker, 0.0, "cancel")
+        pool.cancel(worker.task, StopReason.CANCEL, 0.0)
         pool.open(0.0)
         fail_start(pool)
         pool.recovered(worker, 0.0)
         pool.tick(10.0)
         pool.tick(20.0)
-        assert take(pool) == [StopWorker(worker, "idle")]
+        assert take(pool) == [StopWorker(worker, StopReason.IDLE)]
 
     def test_only_the_surplus_retires(self):
         """Of workers that have all been idle for long, as many stay as the recent peak needed."""
         pool = dispatcher(4, max_workers=4, spare_workers=1, idle_timeout=10.0)
         pool.finish(submit(pool).worker, 0.0)
-        coldest = pool.idle[:2]
+        coldest = pool.roster.idle[:2]
         pool.tick(10.0)
-        assert take(pool) == [StopWorker(worker, "idle") for worker in coldest]
+        assert take(pool) == [StopWorker(worker, StopReason.IDLE) for worker in coldest]
 
     def test_recent_peak_keeps_its_workers(self):
         """What was busy at once in the last window, and the spare, is kept for one window more."""
@@ -782,7 +877,7 @@ class TestRetirement:
         assert take(pool) == []
         assert pool.next_tick(10.0) == pytest.approx(10.0)
         pool.tick(20.0)
-        assert [action.reason for action in take(pool)] == ["idle"] * 3
+        assert [action.reason for action in take(pool)] == [StopReason.IDLE] * 3
 
     def test_spare_of_a_loaded_pool_is_not_stopped_and_started(self):
         """Under a steady load the spare stays, however long it has been idle."""
@@ -820,7 +915,7 @@ class TestClose:
         """A pool is drained when nothing waits or runs, and not before."""
         pool = dispatcher(1)
         running, waiting = submit(pool), submit(pool)
-        pool.close()
+        pool.close(0.0)
         assert not pool.is_drained
         assert pool.finish(running.worker, 0.0) is waiting
         assert not pool.is_drained
@@ -838,15 +933,15 @@ class TestClose:
         pool.finish(other.worker, 0.0)
         assert parked.state is TaskState.PARKED
         pool.finish(queued.worker, 0.0)
-        idle = pool.idle[0]
+        idle = pool.roster.idle[0]
         more = submit(pool, lane=lane)
-        pool.close(kill=True)
+        pool.close(0.0, kill=True)
         assert take(pool) == [
             Refuse(parked, Refusal.CLOSED),
             Refuse(more, Refusal.CLOSED),
-            StopWorker(idle, "close"),
+            StopWorker(idle, StopReason.CLOSE),
         ]
-        assert (pool.queued, pool.runnable, pool.idle) == (0, 0, [])
+        assert (pool.queue.count, pool.queue.runnable, pool.roster.idle) == (0, 0, [])
 
     def test_nothing_is_assigned_after_kill(self):
         """Workers that become free, ready or fail after a kill end, and none is started."""
@@ -854,13 +949,13 @@ class TestClose:
         running = submit(pool)
         pool.tick(0.0)
         take(pool)
-        pool.close(kill=True)
+        pool.close(0.0, kill=True)
         take(pool)
         late = ready(pool)
-        assert take(pool) == [StopWorker(late, "close")]
+        assert take(pool) == [StopWorker(late, StopReason.CLOSE)]
         assert fail_start(pool) == []
         assert pool.finish(running.worker, 0.0) is None
-        assert take(pool) == [StopWorker(running.worker, "close")]
+        assert take(pool) == [StopWorker(running.worker, StopReason.CLOSE)]
         pool.tick(100.0)
         pool.open(100.0)
         assert take(pool) == []
@@ -868,15 +963,15 @@ class TestClose:
     def test_drain_after_kill_stays_killed(self):
         """Closing again without `kill` does not reopen the queue."""
         pool = dispatcher()
-        pool.close(kill=True)
-        pool.close()
+        pool.close(0.0, kill=True)
+        pool.close(0.0)
         assert pool.phase is Phase.CLOSED
 
 
 class TestRetryAfter:
     def test_unmeasured_pool_says_one_second(self):
         """Before any run was measured a refused caller is told a plain second."""
-        assert dispatcher().retry_after(0.0) == 1.0
+        assert dispatcher().estimates.retry_after(0.0) == 1.0
 
     def test_time_until_served_follows_queue_and_runs(self):
         """It is what waits and what is left of the runs, by the mean run, over the workers."""
@@ -886,7 +981,9 @@ class TestRetryAfter:
         third = submit(pool, now=4.0, lane=lane)
         for _ in range(3):
             submit(pool, lane=lane)
-        assert pool.retry_after(4.0, [second, third]) == pytest.approx((3 * 4.0 + 1.0 + 4.0) / 2)
+        assert pool.estimates.retry_after(4.0, [second, third]) == pytest.approx(
+            (3 * 4.0 + 1.0 + 4.0) / 2
+        )
 
     def test_each_function_counts_by_its_own_runs(self):
         """A hundred short runs say nothing of the long ones that wait."""
@@ -897,28 +994,28 @@ class TestRetryAfter:
         running = submit(pool, lane=short, now=2.0)
         for _ in range(4):
             submit(pool, lane=long, now=2.0)
-        assert pool.retry_after(2.0, [running]) == pytest.approx(8.0, rel=0.01)
+        assert pool.estimates.retry_after(2.0, [running]) == pytest.approx(8.0, rel=0.01)
 
     def test_first_runs_that_have_not_ended_count_by_how_long_they_run(self):
         """Where nothing was measured yet, the longer they take the later a newcomer comes back."""
         pool = dispatcher(1)
         running = submit(pool, now=0.0)
         submit(pool)
-        assert pool.retry_after(3.0, [running]) == pytest.approx(6.0)
+        assert pool.estimates.retry_after(3.0, [running]) == pytest.approx(6.0)
 
     def test_mean_follows_a_change_of_load(self):
         """After some tens of runs of a new length the mean is near it."""
         pool = dispatcher(1)
         for seconds in [1.0] * 5 + [10.0] * 50:
             pool.finish(submit(pool).worker, seconds)
-        assert pool.run_time.mean == pytest.approx(10.0, rel=0.1)
+        assert pool.estimates.run_time.mean == pytest.approx(10.0, rel=0.1)
 
     def test_first_run_is_forgotten_when_the_second_is_shorter(self):
         """It imported what the function needs: who is told to wait is told of usual runs."""
         pool = dispatcher(1)
         for seconds in (30.0, 1.0):
             pool.finish(submit(pool).worker, seconds)
-        assert pool.run_time.mean == 1.0
+        assert pool.estimates.run_time.mean == 1.0
 
 
 class TestTooLate:
@@ -929,8 +1026,8 @@ class TestTooLate:
         for _ in range(3):
             submit(pool, lane=lane, now=2.0)
         # Two wait, two seconds each, and two of its own.
-        assert not pool.is_too_late(Task(lane), 8.1, 2.0)
-        assert pool.is_too_late(Task(lane), 7.9, 2.0)
+        assert not pool.estimates.is_too_late(Task(lane), 8.1, 2.0)
+        assert pool.estimates.is_too_late(Task(lane), 7.9, 2.0)
 
     def test_only_what_goes_before_it_counts(self):
         """Tasks of lower priority do not delay a newcomer, and do not make it late."""
@@ -938,15 +1035,15 @@ class TestTooLate:
         pool.finish(submit(pool, lane=lane).worker, 2.0)
         for _ in range(3):
             submit(pool, lane=lane, now=2.0, priority=-1)
-        assert not pool.is_too_late(Task(lane), 4.1, 2.0)
-        assert pool.is_too_late(Task(lane, priority=-1), 4.1, 2.0)
+        assert not pool.estimates.is_too_late(Task(lane), 4.1, 2.0)
+        assert pool.estimates.is_too_late(Task(lane, priority=-1), 4.1, 2.0)
 
     def test_estimate_is_trusted_less_each_time_it_refuses(self):
         """A function whose one run was slow is measured again, some refusals later."""
         pool, lane = dispatcher(1), Lane()
         pool.finish(submit(pool, lane=lane).worker, 2.0)
         refusals = 0
-        while pool.is_too_late(Task(lane), 3.0, 2.0):
+        while pool.estimates.is_too_late(Task(lane), 3.0, 2.0):
             refusals += 1
         assert 1 < refusals < 100
 
@@ -957,12 +1054,12 @@ class TestTooLate:
         pool.finish(submit(pool, lane=quick, now=2.0).worker, 2.1)
         for _ in range(30):
             submit(pool, lane=slow, now=2.1)
-        assert pool.idle
-        assert not pool.is_too_late(Task(quick), 2.3, 2.1)
+        assert pool.roster.idle
+        assert not pool.estimates.is_too_late(Task(quick), 2.3, 2.1)
         # Another one of the slow function has all of them before it, one at a time.
-        assert pool.is_too_late(Task(slow), 2.1 + 55.0, 2.1)
+        assert pool.estimates.is_too_late(Task(slow), 2.1 + 55.0, 2.1)
 
     def test_deadline_that_has_passed_is_always_too_late(self):
         """Whatever the estimate says."""
         pool = dispatcher(1)
-        assert pool.is_too_late(Task(Lane()), 1.0, 1.0)
+        assert pool.estimates.is_too_late(Task(Lane()), 1.0, 1.0)

@@ -1,4 +1,4 @@
-"""`offload._decisions.dispatch` beside a model: its guarantees hold through any history of events.
+"""The dispatcher beside a model: its guarantees hold through any history of events.
 
 The model keeps plain lists and counts them anew after each event. It has no heap, no claims and no
 fast path, so that it cannot share a mistake with what it judges.
@@ -20,11 +20,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from offload._decisions import dispatch
-from offload._decisions.dispatch import (
+from offload._decisions import wait_queue
+from offload._decisions.dispatcher import Dispatcher
+from offload._decisions.words import (
     Assign,
+    Cancelled,
     Closed,
-    Dispatcher,
     Full,
     Lane,
     Limits,
@@ -32,6 +33,7 @@ from offload._decisions.dispatch import (
     Refusal,
     Refuse,
     StartWorker,
+    StopReason,
     StopWorker,
     Task,
     TaskState,
@@ -53,6 +55,7 @@ limits = st.builds(
     max_queued_bytes=st.sampled_from((None, None, 20)),
     idle_timeout=st.sampled_from((10.0, 10.0, 0.05, None)),
     max_tasks_per_worker=st.sampled_from((None, None, 1, 3)),
+    can_stop=st.sampled_from((True, True, True, False)),
 ) | st.just(Limits())
 # Mostly a limited lane beside a free one: only then tasks step aside for others.
 lane_limits = st.sampled_from(((1, None), (1, None), (1, 2, None), (1, 1), (None,)))
@@ -68,7 +71,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.patch = mock.patch.object(dispatch, "_STALE_WORTH_A_REBUILD", STALE_WORTH_A_REBUILD)
+        self.patch = mock.patch.object(wait_queue, "_STALE_WORTH_A_REBUILD", STALE_WORTH_A_REBUILD)
         self.patch.start()
         self.now = 1000.0
         self.timer = math.inf
@@ -94,12 +97,17 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.retry_at = 0.0
         self.hold_until = 0.0
         self.peak = 0
-        # Workers whose abandoned task is given time to end, and the lane of that.
+        # Workers whose cancelled task is given time to end, and the lane of that.
         self.lingering = {}
+        # Tasks that run on for nobody.
+        self.unwanted = set()
+        # How many may be busy beyond the capacity: they were so when it was made smaller.
+        self.allowed = 0
 
     @initialize(limits=limits, lanes=lane_limits, workers=st.integers(0, 3))
     def build(self, limits, lanes, workers):
         self.limits = limits
+        self.max_workers = limits.max_workers
         self.dispatcher = Dispatcher(limits)
         self.lanes = [Lane(limit) for limit in lanes]
         if workers:
@@ -116,7 +124,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @property
     def capacity(self):
         """How many may be busy."""
-        return self.limits.max_workers - len(self.lingering)
+        return self.max_workers - len(self.lingering)
 
     @property
     def alive(self):
@@ -156,7 +164,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         if self.phase is Phase.OPEN:
             if wanted:
                 wanted += self.limits.spare_workers
-            wanted = max(wanted, self.floor or 0)
+            wanted = max(wanted, min(self.floor or 0, self.max_workers))
         return wanted
 
     def limit_hit(self, size_bytes):
@@ -179,8 +187,10 @@ class DispatcherMachine(RuleBasedStateMachine):
     def end(self, task):
         self.endings[task] += 1
 
-    def run(self, task, worker):
+    def run(self, task, worker, *, is_sent=True):
         self.running[worker] = task
+        if is_sent:
+            task.state = TaskState.RUNNING
         self.peak = max(self.peak, self.busy)
 
     def rest(self, worker):
@@ -218,7 +228,6 @@ class DispatcherMachine(RuleBasedStateMachine):
             match action:
                 case Assign(task=task, worker=worker):
                     assert task is self.following(), "out of order, or not allowed to run"
-                    assert worker in self.idle_since
                     self.waiting.remove(task)
                     del self.idle_since[worker]
                     self.run(task, worker)
@@ -299,7 +308,8 @@ class DispatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def withdraw(self, data):
-        self.cancel(data.draw(st.sampled_from([*self.waiting, self.accepted[0]])))
+        ended = [task for task in self.accepted[:1] if self.endings[task]]
+        self.cancel(data.draw(st.sampled_from([*self.waiting, *ended])))
 
     def cancel(self, task):
         is_waiting = task in self.waiting
@@ -307,7 +317,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         if is_waiting:
             self.waiting.remove(task)
             self.end(task)
-        assert self.dispatcher.withdraw(task) is is_waiting
+        cancelled = self.dispatcher.cancel(task, StopReason.CANCEL, self.now)
+        assert (cancelled is Cancelled.WITHDRAWN) is is_waiting
         if is_waiting:
             # What was withdrawn is dropped before it is most of what is kept.
             entries, stale = self.heap(task.lane if is_parked else None)
@@ -320,7 +331,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.reply(data.draw(st.sampled_from(list(self.running))), recycle, returned)
 
     def reply(self, worker, recycle=False, returned=True):  # noqa: FBT002 - as they are drawn
-        self.end(self.running.pop(worker))
+        task = self.running.pop(worker)
+        self.unwanted.discard(task)
+        self.end(task)
         self.tasks_done[worker] += returned
         following = self.dispatcher.finish(worker, self.now, recycle=recycle, returned=returned)
         maximum = self.limits.max_tasks_per_worker
@@ -338,16 +351,55 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), is_given_time=st.booleans())
-    def abandon(self, data, is_given_time):
+    @rule(
+        data=st.data(),
+        reason=st.sampled_from((StopReason.CANCEL, StopReason.TIMEOUT, StopReason.KILL)),
+        grace=st.sampled_from((0.0, 1.0)),
+    )
+    def stop(self, data, reason, grace):
+        """A running task is not to go on."""
         worker = data.draw(st.sampled_from(list(self.running)))
+        task = self.running[worker]
+        cancelled = self.dispatcher.cancel(task, reason, self.now, grace=grace)
+        if task in self.unwanted:
+            assert cancelled is Cancelled.TOO_LATE
+        elif not self.limits.can_stop:
+            assert cancelled is Cancelled.UNSTOPPABLE
+            self.unwanted.add(task)
+        else:
+            assert cancelled is Cancelled.STOPPED
+            self.halt(worker, grace)
+        self.settle()
+
+    def halt(self, worker, grace):
+        """The worker's task has ended, and the worker is told to stop."""
         task = self.running.pop(worker)
         self.end(task)
         self.leave(worker)
         self.can_recover.add(worker)
-        if is_given_time:
+        if grace:
             self.lingering[worker] = task.lane
-        self.dispatcher.abandon(worker, self.now, "cancel", is_given_time=is_given_time)
+
+    @precondition(lambda self: self.phase is Phase.OPEN and self.idle_since)
+    @rule(lane=st.integers(0, 2))
+    def leave_unsent(self, lane):
+        """The caller leaves before its task, which was assigned, has been sent."""
+        task = Task(self.lanes[lane % len(self.lanes)])
+        if not (self.free(task.lane) > 0 and self.busy < self.capacity):
+            return
+        self.arrival[task] = len(self.arrival)
+        self.accepted.append(task)
+        worker = self.dispatcher.submit(task, self.now)
+        del self.idle_since[worker]
+        self.run(task, worker, is_sent=False)
+        self.settle()
+        assert task.state is TaskState.ASSIGNED
+        assert self.dispatcher.cancel(task, StopReason.CANCEL, self.now) is Cancelled.UNUSED
+        self.end(self.running.pop(worker))
+        if worker in self.to_recycle or self.phase is Phase.CLOSED:
+            self.leave(worker)
+        else:
+            self.rest(worker)
         self.settle()
 
     @precondition(lambda self: self.running)
@@ -356,6 +408,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         """The worker was dead before it received its task."""
         worker = data.draw(st.sampled_from(list(self.running)))
         task = self.running.pop(worker)
+        self.unwanted.discard(task)
         self.waiting.append(task)
         self.leave(worker)
         self.die_early(worker)
@@ -409,6 +462,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         task = self.running.pop(worker, None)
         refuses = None
         if task is not None:
+            self.unwanted.discard(task)
             self.end(task)
         if self.idle_since.pop(worker, None) is not None:
             self.die_early(worker)
@@ -434,7 +488,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.lingering.pop(worker, None)
             self.rest(worker)
             self.floor = self.limits.min_workers
-            most = self.limits.max_workers + self.limits.spare_workers
+            most = self.max_workers + self.limits.spare_workers
             if self.following() is None and self.alive > most:
                 # Another was started in its place.
                 del self.idle_since[worker]
@@ -472,17 +526,32 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.settle()
         elif what == "close":
             self.phase = Phase.DRAINING
-            self.dispatcher.close()
+            self.dispatcher.close(self.now)
             self.settle()
         else:
             self.close_now()
+
+    @rule(count=st.integers(1, 5))
+    def set_capacity(self, count):
+        self.max_workers = count
+        self.allowed = max(self.allowed, self.busy)
+        self.floor = max(self.floor or 0, self.limits.min_workers)
+        idle = list(self.idle_since)  # in the order in which they came to rest
+        self.dispatcher.set_capacity(count, self.now)
+        if self.phase is not Phase.CLOSED:
+            while idle and self.alive > count + self.limits.spare_workers:
+                worker = idle.pop(0)
+                assert worker.state is WorkerState.LEAVING
+                del self.idle_since[worker]
+                self.leave(worker)
+        self.settle()
 
     def close_now(self):
         self.phase = Phase.CLOSED
         for worker in self.idle_since:
             self.leave(worker)
         self.idle_since.clear()
-        self.dispatcher.close(kill=True)
+        self.dispatcher.close(self.now, kill=True)
         self.settle(refuses=Refusal.CLOSED)
 
     def come_up(self):
@@ -507,8 +576,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         limits, timeout = self.limits, self.limits.idle_timeout
         before = dict(self.idle_since)
         alive = self.alive
-        peak = min(self.peak, limits.max_workers)
-        keep = max(limits.min_workers, peak + limits.spare_workers if peak else 0)
+        peak = min(self.peak, self.max_workers)
+        keep = max(
+            min(limits.min_workers, self.max_workers), peak + limits.spare_workers if peak else 0
+        )
         self.peak = self.busy
         self.dispatcher.tick(self.now)
         retired = [worker for worker in before if worker.state is WorkerState.LEAVING]
@@ -547,29 +618,31 @@ class DispatcherMachine(RuleBasedStateMachine):
     def counters_are_what_is_counted(self):
         dispatcher = self.dispatcher
         assert dispatcher.phase is self.phase
-        assert dispatcher.queued == len(self.waiting)
-        assert dispatcher.queued_bytes == sum(task.size_bytes for task in self.waiting)
-        assert dispatcher.runnable == self.runnable()
-        assert dispatcher.busy == self.busy
-        assert dispatcher.starting == self.starting
-        assert dispatcher.leaving == len(self.leaving)
-        assert Counter(dispatcher.idle) == Counter(dict.fromkeys(self.idle_since, 1))
-        assert dispatcher.capacity == self.capacity
+        assert dispatcher.queue.count == len(self.waiting)
+        assert dispatcher.queue.size_bytes == sum(task.size_bytes for task in self.waiting)
+        assert dispatcher.queue.runnable == self.runnable()
+        assert dispatcher.roster.busy == self.busy
+        assert dispatcher.growth.starting == self.starting
+        assert dispatcher.roster.leaving == len(self.leaving)
+        assert Counter(dispatcher.roster.idle) == Counter(dict.fromkeys(self.idle_since, 1))
+        assert dispatcher.roster.capacity == self.capacity
         assert dispatcher.is_drained == (
             not self.waiting and not self.running and not self.lingering
         )
         assert dispatcher.is_failing == self.is_failing()
-        assert dispatcher.retry_after(self.now, self.running.values()) >= 0
+        assert dispatcher.estimates.retry_after(self.now, self.running.values()) >= 0
 
     def task_is_in_one_place(self):
-        ready = [task for _, _, task in self.dispatcher._ready]
+        ready = [task for _, _, task in self.dispatcher.queue.heap]
         parked = [task for lane in self.lanes for _, _, task in lane.parked]
         assert Counter(
             [task for task in ready if task.state is TaskState.QUEUED]
             + [task for task in parked if task.state is TaskState.PARKED]
         ) == Counter(self.waiting)
         running = list(self.running.values())
-        assert all(task.state is TaskState.RUNNING for task in running)
+        for task in running:
+            unwanted = TaskState.UNWANTED if task in self.unwanted else TaskState.RUNNING
+            assert task.state is unwanted
         assert all(worker.task is task for worker, task in self.running.items())
         assert all(task.worker is worker for worker, task in self.running.items())
         for task in self.accepted:
@@ -580,7 +653,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def heap(self, lane):
         """Return the heap of a lane, or of all that is ready, and how much of it is stale."""
         if lane is None:
-            return self.dispatcher._ready, self.dispatcher._stale
+            return self.dispatcher.queue.heap, self.dispatcher.queue.stale
         return lane.parked, lane.stale
 
     def withdrawn_tasks_are_counted(self):
@@ -595,7 +668,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert all(self.leaving.values()), "a worker that leaves was not told to"
 
     def limits_hold(self):
-        assert self.busy <= self.capacity
+        # What ran when the capacity was made smaller goes on.
+        assert self.busy <= max(self.capacity, self.allowed)
+        self.allowed = min(self.allowed, self.busy)
         assert all(self.free(lane) >= 0 for lane in self.lanes)
 
     def no_worker_idles_beside_a_runnable_task(self):
@@ -622,11 +697,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         if not hasattr(self, "dispatcher"):
             return
         self.close_now()
-        for worker in list(self.running):
-            self.end(self.running.pop(worker))
-            self.leave(worker)
-            self.dispatcher.abandon(worker, self.now, "close under load")
-            self.settle()
+        for worker, task in list(self.running.items()):
+            if self.limits.can_stop:
+                self.dispatcher.cancel(task, StopReason.CLOSE_UNDER_LOAD, self.now)
+                self.halt(worker, 0.0)
+                self.settle()
+            else:
+                self.reply(worker)
         while self.starting:
             self.ready()
         for worker in list(self.leaving):

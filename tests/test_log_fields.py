@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from offload import ArgumentError, Pool, QueueFullError, WorkerCrashedError
-from offload._middleware import log_fields
+from offload._asgi.log_fields import log_fields
 from offload._values.call_record import CallRecord
 from offload.errors import ClientDisconnectedError
 from offload.starlette import exception_handlers

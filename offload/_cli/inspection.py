@@ -200,9 +200,8 @@ def _inspect_pools(
         else:
             targets.setdefault(pool.name, []).append(target)
     pools: list[PoolReport] = []
-    registered = dict(sorted(Pool._registry.items()))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    for name, pool in registered.items():
-        report, seen = _visit(pool, targets.get(name, []))
+    for pool in Pool.all():
+        report, seen = _visit(pool, targets.get(pool.name, []))
         pools.append(report)
         functions += seen
     return tuple(pools), tuple(sorted(functions, key=lambda each: each.name))
@@ -210,24 +209,24 @@ def _inspect_pools(
 
 def _visit(pool: Pool, targets: list[Target]) -> tuple[PoolReport, list[FunctionReport]]:
     """Start a worker of a pool and have it find the functions."""
-    # The pool has no public names for its options.
-    options: Any = vars(pool)
-    executor = options["_executor"]
+    setup = pool.setup
+    options = setup.options
+    executor = options.executor
     described: dict[str, Any] = {
         "name": pool.name,
         "max_workers": pool.max_workers,
-        "spare_workers": options["_spare_workers"],
-        "start_method": pool._method(),  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        "spare_workers": options.spare_workers,
+        "start_method": setup.start_method,
         "executor": ""
         if executor is None
         else getattr(executor, "__name__", type(executor).__name__),
-        "os_priority": options["_os_priority"],
-        "preload": options["_preload"],
-        "environment": pool._environment(),  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        "max_worker_memory_bytes": options["_max_worker_memory_bytes"],
+        "os_priority": options.os_priority,
+        "preload": options.preload,
+        "environment": setup.environment(),
+        "max_worker_memory_bytes": options.max_worker_memory_bytes,
     }
     calls = pool.executor()
-    patience = options["_start_timeout"] + _ANSWER_SECONDS
+    patience = options.start_timeout + _ANSWER_SECONDS
     functions: list[FunctionReport] = []
     started = time.perf_counter()
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from offload._cli import probe
 from offload._cli.verdict import Measurement, Way
+from offload._pool.invocation import Invocation
 from offload._pool.target import is_generator_function, is_offloaded, target_of
 from offload._values.options import CallOptions
 from offload.errors import PoolNotFoundError
@@ -137,12 +138,12 @@ class _Case:
 
     async def offloaded(self) -> None:
         """Run it on a worker, and drop the result."""
-        arguments, keywords = self._arguments, self._keywords
+        invocation = Invocation(self.target, self._arguments, self._keywords, self._options)
         if self.is_generator:
-            async for _ in self.pool.stream_target(self.target, arguments, keywords, self._options):
+            async for _ in self.pool.stream_invocation(invocation):
                 pass
         else:
-            await self.pool.run_target(self.target, arguments, keywords, self._options)
+            await self.pool.run_invocation(invocation)
 
 
 def _new_pool() -> Pool:

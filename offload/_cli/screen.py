@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from offload._values.outcome import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Screen", "printable"]
 
 _STATES = {"busy": "bold yellow", "idle": "green", "starting": "cyan", "leaving": "dim"}
-_OUTCOMES = ("completed", "failed", "refused", "timed_out", "cancelled", "crashed")
-_TITLES = {"completed": "DONE", "timed_out": "TIMED OUT"}
+_OUTCOMES = tuple(outcome.value for outcome in Outcome)
+_TITLES = {"completed": "DONE", "timed_out": "TIMED OUT", "not_started": "NOT STARTED"}
 _TIMES = (">RUN p50", ">p99", ">WAIT p99")
 _BAD = {"failed": "red", "refused": "yellow", "timed_out": "magenta", "crashed": "bold red"}
 _LONG_LAG_SECONDS = 0.05

@@ -1,115 +1,234 @@
-"""What became of calls, function by function, and the last ones that failed."""
+"""The books of a pool: what became of each call, function by function, and the last failures.
+
+Every call is counted once, by `Accounts.ended`, where its caller gets the result. Attempts, which
+are tasks of a worker, are counted apart: a call that is retried has several, one that was refused
+has none. The books are the pool's, so that they survive its closing and opening.
+
+Threads: calls end on any event loop. The path of a call only appends to a deque, which is atomic;
+whatever is there is counted some hundred at a time, under a lock of the books' own. Code that runs
+once after a system call finds every cache cold, so that a histogram would cost it microseconds.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import deque
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from offload._decisions.dispatch import Lane
-from offload._pool.outcome import outcome_of
+from offload._pool.call_errors import outcome_of
 from offload._values.histogram import Histogram
 from offload._values.outcome import Outcome
 from offload._values.statistics import FailureRecord, FunctionStatistics
-from offload.errors import RemoteTraceback, WorkerStartError
+from offload.errors import OffloadError, RemoteTraceback, WorkerStartError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["FOLD_AT", "Account", "Failures", "totals"]
+    from offload._decisions.words import Lane
 
-# How many times to keep before they are counted: few enough not to hold an event loop.
-FOLD_AT = 256
+__all__ = ["Accounts", "FunctionAccount"]
+
+T = TypeVar("T")
+
+# How many entries to keep before they are counted: few enough not to hold an event loop.
+_FOLD_AT = 256
 _KEPT_FAILURES = 50
 _MESSAGE_CHARACTERS = 2000
 _TRACEBACK_CHARACTERS = 8000
-_COUNTERS = ("completed", "failed", "refused", "timed_out", "cancelled", "crashed")
 
 
-class Account(Lane):
-    """The lane of one function, with what became of its calls."""
+class FunctionAccount:
+    """What became of the calls of one function.
 
-    __slots__ = (*_COUNTERS, "_run", "_wait", "name", "times")
+    Attributes:
+        ended: the outcome of each call, to be counted.
+        attempts: of each attempt that got a reply, when it was queued, started and ended.
+    """
 
-    def __init__(self, name: str, limit: int | None) -> None:
-        super().__init__(limit)
+    __slots__ = (
+        "_attempts",
+        "_counts",
+        "_crashes",
+        "_lock",
+        "_run",
+        "_wait",
+        "attempts",
+        "ended",
+        "lost",
+        "name",
+    )
+
+    def __init__(self, name: str, lock: threading.Lock) -> None:
         self.name = name
-        self.completed = 0
-        self.failed = 0
-        self.refused = 0
-        self.timed_out = 0
-        self.cancelled = 0
-        self.crashed = 0
-        # (queued, started, ended), to be counted some hundred at a time: what runs once after a
-        # system call finds every cache cold, so the path of a call only appends.
-        self.times: list[tuple[float, float, float]] = []
+        self.ended: deque[Outcome] = deque()
+        self.attempts: deque[tuple[float, float, float]] = deque()
+        # Of each attempt without a reply, whether its worker died; others were stopped.
+        self.lost: deque[bool] = deque()
+        self._lock = lock
+        self._counts: Counter[Outcome] = Counter()
+        self._attempts = 0
+        self._crashes = 0
         self._wait = Histogram()
         self._run = Histogram()
 
-    def fold(self) -> None:
-        """Count the times that were noted."""
-        times, self.times = self.times, []
-        if times:
-            self._wait.extend([started - queued for queued, started, _ in times])
-            self._run.extend([ended - started for _, started, ended in times])
+    def call_ended(self, outcome: Outcome) -> None:
+        """Count a call."""
+        self.ended.append(outcome)
+        if len(self.ended) >= _FOLD_AT:
+            self._fold_if_free()
 
-    def statistics(self) -> FunctionStatistics:
-        """Return what is known now."""
-        self.fold()
-        return FunctionStatistics(
-            name=self.name,
-            running=self.running,
-            queued=self.waiting,
-            max_concurrency=self.limit,
-            completed=self.completed,
-            failed=self.failed,
-            refused=self.refused,
-            timed_out=self.timed_out,
-            cancelled=self.cancelled,
-            crashed=self.crashed,
-            wait=self._wait.snapshot(),
-            run=self._run.snapshot(),
-        )
+    def attempt_ended(self, queued_at: float, started_at: float, now: float) -> None:
+        """Count an attempt that has got its reply."""
+        attempts = self.attempts
+        attempts.append((queued_at, started_at, now))
+        if len(attempts) >= _FOLD_AT:
+            self._fold_if_free()
 
+    def attempt_lost(self, *, crashed: bool) -> None:
+        """Count an attempt that was stopped, or whose worker died."""
+        self.lost.append(crashed)
 
-def totals(functions: Iterable[FunctionStatistics]) -> dict[str, int]:
-    """Return the sum of each counter."""
-    functions = list(functions)
-    return {name: sum(getattr(each, name) for each in functions) for name in _COUNTERS}
+    def _fold_if_free(self) -> None:
+        """Count what was appended, unless somebody has the lock.
 
+        That may be this very thread: the collector, which runs at any allocation, closes calls.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                self._fold()
+            finally:
+                self._lock.release()
 
-class Failures:
-    """The last calls that ended in an error."""
+    def _fold(self) -> None:
+        times = list(_taken(self.attempts))
+        self._wait.extend([started - queued for queued, started, _ in times])
+        self._run.extend([ended - started for _, started, ended in times])
+        lost = list(_taken(self.lost))
+        self._attempts += len(times) + len(lost)
+        self._crashes += sum(lost)
+        self._counts.update(_taken(self.ended))
 
-    def __init__(self) -> None:
-        self._records: deque[FailureRecord] = deque(maxlen=_KEPT_FAILURES)
+    def statistics(self, lane: Lane | None) -> FunctionStatistics:
+        """Return what is known now.
 
-    def note(self, function: str, error: Exception, pid: int | None) -> None:
-        """Keep what is to be known of an error; not the error, which holds its caller's frames."""
-        kind = outcome_of(error)
-        if kind is Outcome.CANCELLED:
-            return
-        text = ""
-        if isinstance(error.__cause__, RemoteTraceback):
-            text = error.__cause__.args[0]
-        elif isinstance(error, WorkerStartError):
-            text = error.detail
-        try:
-            message = str(error)
-        except BaseException as failure:  # noqa: BLE001 - whatever the class of a user does
-            message = f"its text cannot be had: {type(failure).__name__}"
-        self._records.append(
-            FailureRecord(
-                at=time.time(),
-                function=function,
-                kind=kind,
-                error=type(error).__qualname__,
-                message=message[:_MESSAGE_CHARACTERS],
-                traceback=text[-_TRACEBACK_CHARACTERS:],
-                pid=pid,
+        Args:
+            lane: the function's tasks in the pool that is open; None if it has none.
+        """
+        with self._lock:
+            self._fold()
+            return FunctionStatistics(
+                name=self.name,
+                running=0 if lane is None else lane.running,
+                queued=0 if lane is None else lane.waiting,
+                max_concurrency=None if lane is None else lane.limit,
+                attempts=self._attempts,
+                crashes=self._crashes,
+                wait=self._wait.snapshot(),
+                run=self._run.snapshot(),
+                **{outcome.value: self._counts[outcome] for outcome in Outcome},
             )
-        )
 
-    def records(self) -> tuple[FailureRecord, ...]:
-        """Return them, the oldest first."""
-        return tuple(self._records)
+
+def _taken(entries: deque[T]) -> Iterator[T]:
+    # Not by iterating: other threads append meanwhile.
+    while entries:
+        yield entries.popleft()
+
+
+class Accounts:
+    """The books of one pool.
+
+    Args:
+        pool: its name.
+    """
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        # By name: what is sent by value has another reference each time that a global changes.
+        self._functions: dict[str, FunctionAccount] = {}
+        self._failures: deque[FailureRecord] = deque(maxlen=_KEPT_FAILURES)
+        self.recycled = 0
+
+    def of(self, function: str) -> FunctionAccount:
+        """Return the account of a function, as `module:qualname`."""
+        account = self._functions.get(function)
+        if account is None:
+            # setdefault: two threads may be here at once.
+            account = self._functions.setdefault(function, FunctionAccount(function, self._lock))
+        return account
+
+    def ended(
+        self,
+        function: str,
+        error: BaseException | None = None,
+        pid: int | None = None,
+        story: Callable[[], tuple[str, ...]] = tuple,
+    ) -> Outcome:
+        """Count a call, where its caller gets the result or the error.
+
+        Args:
+            function: as `module:qualname`.
+            error: what it ended with; it is told its function and its pool, if it is one of ours.
+            pid: process id of its last worker.
+            story: returns what happened to the pool of late, to be kept with a failure.
+
+        Returns:
+            Its outcome.
+        """
+        outcome = Outcome.COMPLETED if error is None else outcome_of(error)
+        self.of(function).call_ended(outcome)
+        if isinstance(error, Exception):
+            if isinstance(error, OffloadError) and not isinstance(error.__cause__, RemoteTraceback):
+                error.function = error.function or function
+                error.pool = error.pool or self._pool
+            if outcome is not Outcome.CANCELLED:
+                self._failures.append(_failure(function, outcome, error, pid, story()))
+        return outcome
+
+    def statistics(self, lanes: Mapping[str, Lane]) -> tuple[FunctionStatistics, ...]:
+        """Return what is known of each function, by name.
+
+        Args:
+            lanes: the functions' tasks in the pool that is open.
+        """
+        # A copy: another thread may be calling a function for the first time.
+        accounts = sorted(self._functions.copy().items())
+        return tuple(account.statistics(lanes.get(name)) for name, account in accounts)
+
+    @staticmethod
+    def totals(functions: Iterable[FunctionStatistics]) -> dict[str, Any]:
+        """Return the sum of each counter of a pool, by the name of its statistics."""
+        functions = list(functions)
+        names = [*(outcome.value for outcome in Outcome), "attempts", "crashes"]
+        return {name: sum(getattr(each, name) for each in functions) for name in names}
+
+    def failures(self) -> tuple[FailureRecord, ...]:
+        """Return the last failures, the oldest first."""
+        return tuple(self._failures)
+
+
+def _failure(
+    function: str, outcome: Outcome, error: Exception, pid: int | None, story: tuple[str, ...]
+) -> FailureRecord:
+    """Return what is to be known of an error; not the error, which holds its caller's frames."""
+    text = ""
+    if isinstance(error.__cause__, RemoteTraceback):
+        text = error.__cause__.args[0]
+    elif isinstance(error, WorkerStartError):
+        text = error.detail
+    try:
+        message = str(error)
+    except BaseException as failure:  # noqa: BLE001 - whatever the class of a user does
+        message = f"its text cannot be had: {type(failure).__name__}"
+    return FailureRecord(
+        at=time.time(),
+        function=function,
+        kind=outcome,
+        error=type(error).__qualname__,
+        message=message[:_MESSAGE_CHARACTERS],
+        traceback=text[-_TRACEBACK_CHARACTERS:],
+        pid=pid,
+        story=story,
+    )

@@ -1,304 +1,234 @@
-"""One call: where its caller waits, and what its worker is given."""
+"""One call from beginning to end: pickled, admitted, sent, awaited, unpickled; run again at need.
+
+    run() ─ encode ─► admit ──► [queue] ──► assigned ──► sent ──► replied ─► value
+                        │           ╲                      │
+                  QueueFullError   withdrawn             stopped
+                               (cancel, timeout)     (cancel, timeout)
+
+A call is what its caller awaits. Each of its attempts is a `PoolTask`: one, as a rule; more where
+its worker dies and `max_crash_retries` allows it. The waiting asyncio task drives its own call.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import pickle
 import time
-from asyncio import CancelledError, events
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._decisions.dispatch import WAITING, Task, TaskState
-from offload._pool.outcome import deadline_error, task_timeout_error
-from offload._wire.frames import Flag, Kind
-from offload._wire.pickling import tamed
-from offload._workers.logs import log_safely
+from offload._pool.call_errors import raise_reply
+from offload._pool.codec import (
+    close_request,
+    decode_error,
+    decode_reply,
+    encode_request,
+    glance_bytes,
+)
+from offload._pool.observers import tell_ended, tell_submitted
+from offload._pool.request_meta import request_meta
+from offload._values.call_record import CallRecord
+from offload._wire.frames import Kind
+from offload._wire.payload import Request
+from offload.errors import OffloadError, WorkerCrashedError
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections import deque
     from collections.abc import Callable
+    from contextvars import ContextVar
 
-    from offload._decisions.dispatch import Worker
-    from offload._pool.accounts import Account
-    from offload._pool.codec import Request
+    from offload._pool.accounts import Accounts
+    from offload._pool.invocation import Invocation
+    from offload._pool.shell import Shell
+    from offload._pool.single_flight import SingleFlight
     from offload._pool.target import Target
-    from offload._values.options import Progress, ResolvedOptions
-    from offload._workers.backend import Crew, Reply
+    from offload._pool.task import PoolTask
+    from offload._values.call_record import Observer
+    from offload._values.options import ResolvedOptions
+    from offload._wire.frames import Frame
 
-__all__ = ["Call", "Calls", "in_this_context"]
-
-# For an event loop to come to a reply that is there.
-_REPLY_SECONDS = 1.0
-
-_logger = logging.getLogger("offload.pool")
+__all__ = ["Call", "PoolParts", "decode_value", "raise_error_of"]
 
 
-def in_this_context(on_progress: Progress) -> Progress:
-    """Return a callback that runs as its caller does: an event loop is in nobody's context."""
-    context = copy_context()
+class PoolParts:
+    """What the calls of an open pool share.
 
-    def tell(done: float, total: float | None) -> None:
-        context.run(on_progress, done, total)
+    Attributes:
+        shell: its tasks and workers.
+        accounts: its books.
+        single_flight: the runs that identical calls share.
+        variables: context variables whose value crosses with each call, by "module:name".
+        observers: who is told of each call.
+        story: returns what happened to the pool of late, in words.
+    """
 
-    return tell
-
-
-class Calls(Protocol):
-    """The engine, as a call sees it."""
-
-    crew: Crew
-    lanes: dict[str, Account]
-    is_watching: bool
-
-    def watch(self) -> None:
-        """Stop tasks whose time is over, also if their event loop is held or does not run."""
-        ...
-
-    def new_lane(self, target: Target) -> Account:
-        """Return the lane of a function that is called for the first time."""
-        ...
-
-    def adopt_limit(self, lane: Account, target: Target) -> None:
-        """Have a function's limit be that of its present definition."""
-        ...
-
-    def finished(self, call: Call, *, recycle: bool = False) -> None:
-        """Take note that the worker has replied."""
-        ...
-
-    def unused(self, call: Call) -> Call | None:
-        """Take note that nobody wants the call that was about to begin; return the next one."""
-        ...
-
-    def not_received(self, worker: Worker, call: Call) -> None:
-        """Take note that the worker was dead before the call reached it."""
-        ...
-
-    def withdraw(self, call: Call) -> bool:
-        """Take a waiting call out of the queue; False if it does not wait."""
-        ...
-
-    def abandon(self, call: Call, reason: str) -> bool:
-        """Stop a running call that nobody waits for any more; False if it does not run."""
-        ...
-
-    def too_late_error(self, call: Call) -> Exception:
-        """Return the error of a call that waited too long."""
-        ...
-
-
-class Call(Task):
-    """One call: where its caller waits, and what its worker gets."""
-
-    # Defaults in the class, not in slots: most calls never set them, and setting a dozen of them
-    # to None is a good part of what making a call costs.
-    lane: Account
-    queue_timeout: float | None = None
-    deadline: float | None = None
-    timer: asyncio.TimerHandle | None = None
-    reply: Reply | None = None
-    error: BaseException | None = None
-    items: deque[Reply] | None = None
-    started: Callable[[], object] | None = None
-    # Whether it is in the books already, its worker being one that cannot be stopped and will
-    # report its end when nobody waits for it any more.
-    is_counted: bool = False
-    # Whether a worker has been sent it, and not only been given it.
-    is_sent: bool = False
-    # Whether its reply is waited for once more, its time being over.
-    is_overtime: bool = False
-    # When its time is over, and its worker is to be stopped.
-    stop_at: float | None = None
-    # Whether its worker was stopped before it came to the function.
-    is_revoked: bool = False
+    __slots__ = ("accounts", "observers", "shell", "single_flight", "story", "variables")
 
     def __init__(
-        self, engine: Calls, target: Target, request: Request, options: ResolvedOptions, now: float
+        self,
+        shell: Shell,
+        accounts: Accounts,
+        single_flight: SingleFlight,
+        variables: dict[str, ContextVar[Any]],
+        story: Callable[[], tuple[str, ...]],
     ) -> None:
-        # What Task.__init__ sets, without the call.
-        lane = self.lane = engine.lanes.get(target.name) or engine.new_lane(target)
-        if lane.limit != target.max_concurrency:
-            engine.adopt_limit(lane, target)
-        self.request, self.descriptor, self.size_bytes = request
-        self.priority = options.priority
-        self.timeout = options.timeout
-        self.grace = options.grace
-        self.on_progress = options.on_progress and in_this_context(options.on_progress)
-        queue_timeout, deadline = options.queue_timeout, options.deadline
-        self.start_by = None
-        if queue_timeout is not None:
-            self.queue_timeout = queue_timeout
-            self.start_by = now + queue_timeout
-        if deadline is not None:
-            self.deadline = deadline
-            # As late as it may start and still end in time, going by how long it took of late.
-            latest = deadline - self.lane.run_time.mean
-            self.start_by = latest if self.start_by is None else min(latest, self.start_by)
-        self.state = TaskState.NEW
-        self.worker = None
-        self.started_at = 0.0
-        self.engine = engine
-        self.function = target.name
-        self.loop = events.get_running_loop()
-        self.future: asyncio.Future[None] = self.loop.create_future()
+        self.shell = shell
+        self.accounts = accounts
+        self.single_flight = single_flight
+        self.variables = variables
+        self.story = story
+        self.observers: tuple[Observer, ...] = ()
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of its worker, None where it has none or it is unknown."""
-        return getattr(self.worker, "pid", None)
 
-    # All of the following happen on the thread of the loop.
+class Call:
+    """One call of an invocation, with its record, its observers and its attempts.
 
-    def wait_in_queue(self) -> None:
-        """Start the clock of the queue timeout and the deadline."""
-        if self.timer is not None:  # of an attempt that its worker did not live to receive
-            self.timer.cancel()
-            self.timer = None
-        if self.start_by is not None and self.state in WAITING:
-            wait = max(self.start_by - time.monotonic(), 0.0)
-            self.timer = self.loop.call_later(wait, self._queue_timed_out)
+    Args:
+        parts: of the pool.
+        invocation: what to run.
+    """
 
-    def begin(self) -> Call | None:
-        """Send the call to the worker that it was assigned to.
+    def __init__(self, parts: PoolParts, invocation: Invocation) -> None:
+        self.parts = parts
+        self.invocation = invocation
+        shell = parts.shell
+        self.record = CallRecord(invocation.target.name, shell.pool, time.monotonic(), time.time())
+        # As they are now: one that comes later is not told the end of what it was not told of.
+        self._observers = parts.observers
+        self._carriers = tell_submitted(self._observers, self.record) if self._observers else []
 
-        Returns:
-            The call that the worker is given instead, if nobody wants this one any more.
-        """
-        engine, worker = self.engine, self.worker
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        # While the way here was under way the caller may have gone, or the worker died. It may even
-        # have been assigned to another since, and have been sent by way of the first assignment.
-        if (
-            self.state is not TaskState.RUNNING
-            or worker is None
-            or worker.task is not self
-            or self.is_sent
-        ):
-            return None
-        if self.started is not None:
-            is_wanted, self.started = self.started(), None
-            if not is_wanted:
-                return engine.unused(self)
-        self.is_sent = True
-        if not engine.crew.begin(worker, self):
-            self.is_sent = False
-            self.stop_at = None
-            engine.not_received(worker, self)
-            self.wait_in_queue()
-            return None
-        seconds = self.timeout
-        if self.deadline is not None:
-            left = max(self.deadline - time.monotonic(), 0.0)
-            seconds = left if seconds is None else min(seconds, left)
-        if seconds is not None:
-            self.timer = self.loop.call_later(seconds, self._timed_out)
-            self.stop_at = time.monotonic() + seconds
-            if not engine.is_watching:
-                engine.watch()
-        return None
+    def end(self, error: BaseException | None) -> None:
+        """Count the call and tell observers: its caller gets the result, or this error."""
+        record, parts = self.record, self.parts
+        record.outcome = parts.accounts.ended(
+            record.function, error, record.worker_pid, parts.story
+        )
+        if self._observers:
+            record.error = error
+            record.ended_at = time.monotonic()
+            tell_ended(self._observers, record)
+            record.error = None  # its traceback refers to the caller's frames
 
-    def take(self, reply: Reply) -> None:
-        """Accept a frame from the worker."""
-        if reply[0] >= Kind.ITEM:
-            self._take_news(reply)
-            return
-        self.reply = reply
-        self.engine.finished(self, recycle=bool(reply[1] & Flag.RECYCLE))
-        self._wake()
-
-    def _take_news(self, reply: Reply) -> None:
-        if reply[0] == Kind.ITEM:
-            if self.items is not None:
-                self.items.append(reply)
-                self._wake()
-        elif self.on_progress is not None:
-            try:
-                done, total = tamed(pickle.loads, reply[2])
-                self.on_progress(done, total)
-            except (Exception, CancelledError):  # noqa: BLE001 - it is logged
-                # What came with it is still to be told, the result perhaps, whatever handlers do.
-                log_safely(
-                    _logger,
-                    logging.ERROR,
-                    "on_progress of %s failed",
-                    self.function,
-                    exc_info=True,
-                    extra={"offload_function": self.function},
-                )
-
-    def fail(self, error: BaseException) -> None:
-        """End the wait with an error."""
-        self.error = error
-        self._wake()
-
-    def take_on_thread(self, reply: Reply | None, error: BaseException | None = None) -> None:
-        """Accept the end of the task on another thread than the loop's, which may be no more."""
-        self.reply = reply
-        if error is not None:
-            self.error = error
-        self.engine.finished(self, recycle=bool(reply and reply[1] & Flag.RECYCLE))
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
-            self.loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        if self.timer is not None and self.state is TaskState.DONE:
-            self.timer.cancel()
-            self.timer = None
-        if not self.future.done():
-            self.future.set_result(None)
-
-    def _queue_timed_out(self) -> None:
-        self.timer = None
-        if self.engine.withdraw(self):
-            self.fail(self.engine.too_late_error(self))
-
-    def _timed_out(self) -> None:
-        self.timer = None
-        if self._has_replied() and not self.is_overtime:
-            # It is in the socket, or about to be: this loop was held up, or comes to timers first.
-            self.is_overtime = True
-            self.timer = self.loop.call_later(_REPLY_SECONDS, self._timed_out)
-            return
-        error = self.stop_late(even_if_replied=True)
-        if error is not None:
-            self.fail(error)
-
-    def _has_replied(self) -> bool:
-        worker = self.worker
-        return worker is not None and self.engine.crew.has_replied(worker, self)
-
-    def stop_late(self, *, even_if_replied: bool = False) -> Exception | None:
-        """Stop the task, whose time is over; on any thread.
+    async def run(self, may_start: Callable[[], bool] | None = None) -> Any:
+        """Run it on a worker and return its result.
 
         Args:
-            even_if_replied: not only if its worker has not replied in time.
-
-        Returns:
-            What the caller is to be told; None if it has ended, or another thread was faster.
+            may_start: asked right before a worker is sent it; False drops it.
         """
-        engine, deadline, timeout = self.engine, self.deadline, self.timeout
-        if self.is_counted or not self.is_sent:
-            return None
-        if not even_if_replied and self._has_replied():
-            return None
-        if not engine.abandon(self, "timeout"):
-            return None
-        started, is_stopped = not self.is_revoked, engine.crew.can_stop
-        # By which comes first, not by the clock: timers of uvloop are a little early.
-        if deadline is not None and (timeout is None or deadline < self.started_at + timeout):
-            return deadline_error(self.function, deadline, started=started, is_stopped=is_stopped)
-        return task_timeout_error(
-            self.function, timeout or 0.0, started=started, is_stopped=is_stopped
-        )
+        try:
+            value = await self._run(may_start)
+        except BaseException as error:
+            self.end(error)
+            raise
+        self.end(None)
+        return value
 
-    def drop_reply(self) -> None:
-        """Free a reply that nobody will read."""
-        if self.reply is not None and self.reply[3] is not None:
-            os.close(self.reply[3])
-            self.reply = None
+    async def _run(self, may_start: Callable[[], bool] | None) -> Any:
+        invocation = self.invocation
+        target, options = invocation.target, invocation.options
+        if not options.single_flight:  # to share a run takes no place
+            self.parts.shell.admission.refuse_early(target.name)
+        request = await self.encode(self._carriers)
+        if options.single_flight and request.descriptor is None:
+            key = request.payload
+            if self._carriers:
+                # Identical calls stay identical, each within a trace of its own.
+                key = (await self.encode([])).payload
+            frame = await self.parts.single_flight.join(
+                key, options, lambda shared: self._attempts(request, shared, None)
+            )
+        else:
+            frame = await self._attempts(request, options, may_start)
+        return await decode_value(frame, target)
+
+    async def encode(
+        self, carriers: list[dict[str, str]] | None = None, window: int | None = None
+    ) -> Request:
+        """Pickle the invocation, counting it as on its way to the queue meanwhile.
+
+        Args:
+            carriers: what observers want the worker to be told; None: what they have said.
+            window: how many items a stream may be ahead of its consumer.
+        """
+        invocation, shell = self.invocation, self.parts.shell
+        same_clock = has_descriptors = shell.backend.has_descriptors
+        meta = request_meta(
+            invocation.options,
+            self.parts.variables,
+            same_clock=same_clock,
+            window=window,
+            carriers=self._carriers if carriers is None else carriers,
+        )
+        size_bytes = shell.admission.reserve(
+            invocation.target.name, glance_bytes(invocation.arguments, invocation.keywords)
+        )
+        try:
+            return await encode_request(invocation, meta, has_descriptors=has_descriptors)
+        finally:
+            shell.admission.release(size_bytes)
+
+    async def _attempts(
+        self,
+        request: Request,
+        options: ResolvedOptions,
+        may_start: Callable[[], bool] | None,
+    ) -> Frame:
+        """Have a request run, again where its worker dies and that is wanted; return the reply."""
+        retries_left = options.max_crash_retries
+        crash: WorkerCrashedError | None = None
+        shell = self.parts.shell
+        try:
+            while True:
+                task = shell.submit(self.invocation.target, request, options, may_start=may_start)
+                may_start = None  # a future is set running once, however often it is tried
+                try:
+                    await task.future
+                except GeneratorExit:
+                    # With its file: it may be sent before somebody comes to take it back.
+                    dropped, request = request, Request(b"", None, 0)
+                    shell.drop(task, partial(close_request, dropped))
+                    raise
+                except BaseException:
+                    shell.leave(task)
+                    raise
+                finally:
+                    self.note_attempt(task)
+                if task.error is None:
+                    assert task.frame is not None
+                    return task.frame
+                if retries_left <= 0 or not isinstance(task.error, WorkerCrashedError):
+                    raise_error_of(task)
+                retries_left -= 1
+                if task.error.may_have_run:
+                    crash = task.error
+        except OffloadError as error:
+            # It ran in part before: no error of a later attempt may say that it did not.
+            if crash is not None and not error.may_have_run:
+                raise crash from error
+            raise
+        finally:
+            crash = None  # its traceback refers to this frame
+            close_request(request)
+
+    def note_attempt(self, task: PoolTask) -> None:
+        """Record an attempt that a worker was given."""
+        if task.started_at:
+            self.record.attempts += 1
+            self.record.started_at = task.started_at
+            self.record.worker_pid = task.pid
+
+
+def raise_error_of(task: PoolTask) -> NoReturn:
+    """Raise what a task ended with."""
+    assert task.error is not None
+    try:
+        raise task.error
+    finally:
+        task.error = None  # it refers to this frame by way of its traceback
+
+
+async def decode_value(frame: Frame, target: Target) -> Any:
+    """Return the result that a frame holds, or raise what it says instead."""
+    value = await decode_reply(frame, target)
+    if frame.kind != Kind.RESULT:
+        is_error = frame.kind == Kind.RAISED and value[0] is not None
+        raised = await decode_error(value[0]) if is_error else None
+        raise_reply(frame.kind, value, target, raised)
+    return value

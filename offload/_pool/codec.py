@@ -1,4 +1,4 @@
-"""Calls to bytes and replies to values; what is large goes through a thread and a file."""
+"""Invocations to requests and replies to values; large ones by way of a thread and a file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pickle
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from offload._pool.outcome import bad_result
-from offload._pool.pickling_errors import fail_argument, fail_size
+from offload._pool.call_errors import bad_result
+from offload._pool.pickling_errors import raise_argument_error, raise_size_error
 from offload._pool.target import pickle_by_value
 from offload._wire.exceptions import may_be_raised
 from offload._wire.frames import INLINE_BYTES, Flag, Kind, frame
 from offload._wire.large import decode_large, dumps_with_files, encode_with_files
-from offload._wire.payload import TRAY_BYTES, Parcel, has_trays, pack
+from offload._wire.payload import TRAY_BYTES, Parcel, Request, has_trays, pack
 from offload._wire.pickling import (
     TooLarge,
     TooManyBytes,
     encode,
     in_pieces,
-    in_turns,
-    tamed,
+    loads_releasing_gil,
+    without_exits,
 )
 from offload._workers.keeper import threads
 from offload.errors import ArgumentError
@@ -31,22 +31,18 @@ from offload.errors import ArgumentError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from offload._pool.invocation import Invocation
     from offload._pool.target import Target
+    from offload._wire.frames import Frame
 
 __all__ = [
-    "Request",
-    "close_file",
+    "close_request",
     "decode_error",
     "decode_reply",
     "encode_request",
     "glance_bytes",
     "is_small",
 ]
-
-# A pickled call: its bytes, or what takes their place; the descriptor of the anonymous file that a
-# large one is in, or None; its size in bytes. A tuple, not a class: this is on the path of each
-# call.
-Request = tuple["bytes | Parcel", "int | None", int]
 
 # Pickling takes about two microseconds an element here, and the loop's budget is 1 ms.
 _LARGE_LENGTH = 400
@@ -131,10 +127,13 @@ def glance_bytes(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int:
     return total
 
 
-def close_file(descriptor: int, size_bytes: int) -> None:
-    """Close the file of a payload, off the event loop where that takes long."""
+def close_request(request: Request) -> None:
+    """Close the file of a request, if it has one, off the event loop where that takes long."""
+    descriptor = request.take_descriptor()
+    if descriptor is None:
+        return
     # The last one to close it waits for its memory to be freed: 64 MiB take 5 ms.
-    if size_bytes >= _SLOW_CLOSE_BYTES:
+    if request.size_bytes >= _SLOW_CLOSE_BYTES:
         with contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
             threads.submit(os.close, descriptor)
             return
@@ -142,12 +141,7 @@ def close_file(descriptor: int, size_bytes: int) -> None:
 
 
 async def encode_request(
-    target: Target,
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    meta: dict[str, Any] | None,
-    *,
-    has_descriptors: bool,
+    invocation: Invocation, meta: dict[str, Any] | None, *, has_descriptors: bool
 ) -> Request:
     """Pickle a call, off the event loop where that would hold it.
 
@@ -155,6 +149,7 @@ async def encode_request(
         ArgumentError: an argument does not pickle, or there is no room for it, or the arguments are
             larger than `max_payload_bytes`.
     """
+    target, arguments, keywords, _ = invocation
     kind = Kind.STREAM if meta is not None and "window" in meta else Kind.CALL
     payload: tuple[Any, ...] = (target.reference, arguments, keywords, meta)
     limit: int | None = meta.get("max_payload_bytes") if meta is not None else None
@@ -167,15 +162,15 @@ async def encode_request(
             request = _encode_here(payload, kind, has_descriptors=has_descriptors)
         if request is None and not has_descriptors:
             body = await threads.run(dumps_with_files, payload)
-            request = body, None, len(body)
+            request = Request(body, None, len(body))
     except Exception as error:
-        await threads.run(fail_argument, target, arguments, keywords, meta, error)
+        await threads.run(raise_argument_error, invocation, meta, error)
         raise
     if request is None:
-        request = await _encode_large(target, arguments, keywords, payload, kind)
-    elif limit is not None and request[2] > limit:
-        fail = partial(fail_size, has_descriptors=has_descriptors)
-        await threads.run(fail, target, arguments, keywords, limit)
+        request = await _encode_large(invocation, payload, kind)
+    elif limit is not None and request.size_bytes > limit:
+        fail = partial(raise_size_error, has_descriptors=has_descriptors)
+        await threads.run(fail, invocation, limit)
     return request
 
 
@@ -184,23 +179,18 @@ def _encode_here(payload: tuple[Any, ...], kind: int, *, has_descriptors: bool) 
     try:
         if not has_descriptors:
             body = encode(payload)
-            return body, None, len(body)
+            return Request(body, None, len(body))
         packed = pack(payload) if has_trays() else encode(payload)
     except TooLarge:
         return None
     if isinstance(packed, bytes):
-        return frame(kind, packed), None, len(packed)
+        return Request(frame(kind, packed), None, len(packed))
     packed.kind = kind
-    return packed, None, packed.size
+    return Request(packed, None, packed.size)
 
 
-async def _encode_large(
-    target: Target,
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    payload: tuple[Any, ...],
-    kind: int,
-) -> Request:
+async def _encode_large(invocation: Invocation, payload: tuple[Any, ...], kind: int) -> Request:
+    target, arguments, keywords, _ = invocation
     if not target.by_value:
         reference, _, _, meta = payload
         whole = tuple(map(in_pieces, arguments))
@@ -219,40 +209,43 @@ async def _encode_large(
         raise
     except TooManyBytes:
         assert limit is not None
-        fail = partial(fail_size, has_descriptors=True)
-        await threads.run(fail, target, arguments, keywords, limit)
+        fail = partial(raise_size_error, has_descriptors=True)
+        await threads.run(fail, invocation, limit)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             # Not the fault of an argument, and no time to pickle them all again to find one.
             raise _no_room(target, error) from error
-        await threads.run(fail_argument, target, arguments, keywords, payload[3], error)
+        await threads.run(raise_argument_error, invocation, payload[3], error)
         raise
     if not files:
-        return frame(kind, body, Flag.LARGE), descriptor, size
+        return Request(frame(kind, body, Flag.LARGE), descriptor, size)
     parcel = Parcel([], size)
     parcel.kind, parcel.body, parcel.files = kind, body, files
-    return parcel, descriptor, size
+    return Request(parcel, descriptor, size)
 
 
 def _no_room(target: Target, error: Exception) -> ArgumentError:
     message = (
-        f"{target.name} did not run: there is no room for its arguments on the way to the "
-        f"worker: {error}. Free memory, descriptors or threads, or send less at once"
+        f"{target.name} did not run: out of memory, descriptors or threads while sending its "
+        f"arguments ({error})"
     )
     return ArgumentError(message, function=target.name)
 
 
-async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: Target) -> Any:
+async def decode_reply(frame: Frame, target: Target) -> Any:
     """Unpickle what a worker replied, off the event loop where that would hold it.
+
+    The descriptor of the frame is taken, whatever happens.
 
     Raises:
         ResultError: it does not unpickle here.
     """
+    body, flags = frame.body, frame.flags
     try:
-        if descriptor is not None:
+        if (descriptor := frame.take_descriptor()) is not None:
             try:
-                decoding = threads.submit(tamed, decode_large, body, descriptor)
+                decoding = threads.submit(without_exits, decode_large, body, descriptor)
             except RuntimeError:  # no more threads
                 os.close(descriptor)
                 raise
@@ -265,12 +258,16 @@ async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: 
             # A value that was pickled by value is bytes inside a large payload; what a worker
             # says of an error never is.
             is_by_value = target.by_value and isinstance(value, bytes)
-            return tamed(pickle.loads, value) if is_by_value else value
+            return without_exits(pickle.loads, value) if is_by_value else value
         if flags & Flag.RAW:
-            return body if not target.by_value else await threads.run(tamed, pickle.loads, body)
+            return (
+                body
+                if not target.by_value
+                else await threads.run(without_exits, pickle.loads, body)
+            )
         if flags & Flag.SLOW:
-            return await threads.run(tamed, pickle.loads, body)
-        return tamed(pickle.loads, body)
+            return await threads.run(without_exits, pickle.loads, body)
+        return without_exits(pickle.loads, body)
     except Exception as error:
         raise bad_result(target, error) from error
 
@@ -283,9 +280,9 @@ async def decode_error(data: bytes) -> Exception | None:
     """
     try:
         if len(data) <= INLINE_BYTES:
-            error = tamed(pickle.loads, data)
+            error = without_exits(pickle.loads, data)
         else:
-            error = await threads.run(tamed, in_turns, data)
+            error = await threads.run(without_exits, loads_releasing_gil, data)
     except Exception:  # noqa: BLE001 - its class may not exist here
         return None
     return error if may_be_raised(error) else None

@@ -13,24 +13,21 @@ from offload.errors import ArgumentError, FunctionError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from offload._pool.target import Target
+    from offload._pool.invocation import Invocation
 
 # How deep and wide an error message looks for the culprit.
 _SEARCH_DEPTH = 4
 _SEARCH_WIDTH = 1000
 
 
-def fail_argument(
-    target: Target,
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    meta: dict[str, Any] | None,
-    error: Exception,
+def raise_argument_error(
+    invocation: Invocation, meta: dict[str, Any] | None, error: Exception
 ) -> NoReturn:
     """Raise the error for arguments that do not pickle, naming the one that does not."""
     if isinstance(error, FunctionError):
         raise error
-    for name, value in _named(target, arguments, keywords):
+    target = invocation.target
+    for name, value in _named(invocation):
         failure = _failure(value)
         if failure is None or (
             isinstance(failure, NeedsDescriptors) and not isinstance(error, NeedsDescriptors)
@@ -56,24 +53,18 @@ def fail_argument(
     raise ArgumentError(message, function=target.name) from error
 
 
-def fail_size(
-    target: Target,
-    arguments: tuple[Any, ...],
-    keywords: dict[str, Any],
-    limit: int,
-    *,
-    has_descriptors: bool,
-) -> NoReturn:
+def raise_size_error(invocation: Invocation, limit: int, *, has_descriptors: bool) -> NoReturn:
     """Raise the error for arguments that are too large, naming the largest one and its size."""
+    target = invocation.target
     sizes: dict[str, int] = {}
-    for name, value in _named(target, arguments, keywords):
+    for name, value in _named(invocation):
         try:
             sizes[name] = pickled_size(value)
         except NeedsDescriptors:
             # Where files cross as descriptors they do not count, and elsewhere as what they hold.
             sizes[name] = 0 if has_descriptors else getattr(value, "size", 0)
         except Exception as error:  # noqa: BLE001 - whatever a reducer raises
-            fail_argument(target, arguments, keywords, None, error)
+            raise_argument_error(invocation, None, error)
     parameter = max(sizes, key=sizes.__getitem__, default=None)
     what = "the call itself is"
     if parameter is not None:
@@ -87,13 +78,11 @@ def fail_size(
     raise ArgumentError(message, function=target.name, parameter=parameter)
 
 
-def _named(
-    target: Target, arguments: tuple[Any, ...], keywords: dict[str, Any]
-) -> Iterator[tuple[str, Any]]:
-    names = target.parameters()
-    for index, value in enumerate(arguments):
+def _named(invocation: Invocation) -> Iterator[tuple[str, Any]]:
+    names = invocation.target.parameters()
+    for index, value in enumerate(invocation.arguments):
         yield (names[index] if index < len(names) else f"*{index}"), value
-    yield from keywords.items()
+    yield from invocation.keywords.items()
 
 
 def _failure(value: Any) -> Exception | None:

@@ -12,35 +12,22 @@ from offload._values.options import check_number
 from offload._wire.lean import contextvars
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractContextManager
     from contextvars import ContextVar, Token
     from typing import Self
 
-    from offload._pool.target import Target
+    from offload._pool.invocation import Invocation, InvocationRunner
     from offload._values.options import ResolvedOptions
 
-    class Run(Protocol):
-        """Has a call run: `Pool.call`."""
-
-        def __call__(
-            self,
-            target: Target,
-            arguments: tuple[Any, ...],
-            keywords: dict[str, Any],
-            options: ResolvedOptions,
-            started: Callable[[], object] | None = None,
-        ) -> Awaitable[Any]: ...
-
-
-__all__ = ["Client", "Guard", "current_guard", "deadline_after"]
+__all__ = ["CallScope", "Client", "current_scope", "deadline_after"]
 
 
 class Wait(Protocol):
     """A call that is pending, as the client's watcher knows it."""
 
-    def begin(self) -> bool:
-        """Take note that a worker is given the call; True: it is wanted."""
+    def may_start(self) -> bool:
+        """Return whether the call is still wanted, right before a worker is sent it."""
         ...
 
 
@@ -54,7 +41,7 @@ class Client(Protocol):
 
         Args:
             function: the function as `module:qualname`.
-            tells_start: whether `begin` will be called when a worker is given the call.
+            tells_start: whether `may_start` will be asked.
 
         Raises:
             ClientDisconnectedError: it has left.
@@ -62,11 +49,11 @@ class Client(Protocol):
         ...
 
 
-class Guard:
+class CallScope:
     """One thing that surrounds calls, from its making until it is over.
 
     A context outlives what set its variables: an asyncio task, a transport's callbacks or, on a
-    connection that is kept alive, the next request inherit it (cpython#140947). A guard that is
+    connection that is kept alive, the next request inherit it (cpython#140947). A scope that is
     over therefore holds nothing, and for nobody.
     """
 
@@ -76,7 +63,7 @@ class Guard:
         self.client = client
         self.deadline = deadline
         self.is_over = False
-        self._outer = current_guard.get()
+        self._outer = current_scope.get()
         self.outer()
 
     def end(self) -> None:
@@ -87,22 +74,22 @@ class Guard:
     def earliest(self, options: ResolvedOptions) -> ResolvedOptions:
         """Return `options` with the earliest deadline of its own and of all that is in force."""
         deadline = options.deadline
-        guard: Guard | None = self
-        while guard is not None:
-            own = guard.deadline
+        scope: CallScope | None = self
+        while scope is not None:
+            own = scope.deadline
             if own is not None and (deadline is None or own < deadline):
                 deadline = own
-            guard = guard.outer()
+            scope = scope.outer()
         return options if deadline == options.deadline else options._replace(deadline=deadline)
 
     def watched(self, options: ResolvedOptions) -> Client | None:
         """Return the client whose leaving ends a call of these options."""
-        guard: Guard | None = self if options.cancel_on_disconnect else None
-        while guard is not None and guard.client is None:
-            guard = guard.outer()
-        return None if guard is None else guard.client
+        scope: CallScope | None = self if options.cancel_on_disconnect else None
+        while scope is not None and scope.client is None:
+            scope = scope.outer()
+        return None if scope is None else scope.client
 
-    def outer(self) -> Guard | None:
+    def outer(self) -> CallScope | None:
         """Return the next one around this that is in force."""
         # Those that are over are dropped on the way, or a chain of contexts that are each made
         # within the one before would keep all of them.
@@ -111,31 +98,26 @@ class Guard:
             outer = self._outer = outer._outer  # noqa: SLF001 - of this very class
         return outer
 
-    async def call(
-        self,
-        run: Run,
-        target: Target,
-        arguments: tuple[Any, ...],
-        keywords: dict[str, Any],
-        options: ResolvedOptions,
-    ) -> Any:
+    async def run(self, runner: InvocationRunner, invocation: Invocation) -> Any:
         """Run a call under all that is in force.
 
         Raises:
             ClientDisconnectedError: the client left.
             DeadlineError: the deadline came.
         """
+        options = invocation.options
         client = self.watched(options)
         bound = self.earliest(options)
         if options.single_flight and bound is not options:
             # The run is shared with callers that have more time: only our wait for it ends.
-            run = _Waiting(run, bound.deadline)
+            runner = _Waiting(runner, bound.deadline)
         else:
-            options = bound
+            invocation = invocation._replace(options=bound)
         if client is None:
-            return await run(target, arguments, keywords, options)
-        with client.awaiting(target.name, tells_start=not options.single_flight) as wait:
-            return await run(target, arguments, keywords, options, wait.begin)
+            return await runner.run_invocation(invocation)
+        function = invocation.target.name
+        with client.awaiting(function, tells_start=not options.single_flight) as wait:
+            return await runner.run_invocation(invocation, wait.may_start)
 
     async def following(
         self, items: AsyncIterator[Any], function: str, options: ResolvedOptions
@@ -155,32 +137,29 @@ class Guard:
 class _Waiting:
     """Ends the wait for a call, and not the call, when a deadline comes."""
 
-    def __init__(self, run: Run, deadline: float | None) -> None:
-        self._run = run
+    def __init__(self, runner: InvocationRunner, deadline: float | None) -> None:
+        self._runner = runner
         self._deadline = deadline
 
-    async def __call__(
-        self,
-        target: Target,
-        arguments: tuple[Any, ...],
-        keywords: dict[str, Any],
-        options: ResolvedOptions,
-        started: Callable[[], object] | None = None,
+    async def run_invocation(
+        self, invocation: Invocation, may_start: Callable[[], bool] | None = None
     ) -> Any:
+        """Run it, and wait for no longer than there is time."""
         import anyio
 
-        from offload._pool.outcome import deadline_error, shared_deadline_error
+        from offload._pool.call_errors import deadline_error, shared_deadline_error
 
         assert self._deadline is not None
+        function = invocation.target.name
         seconds = self._deadline - time.monotonic()
         if seconds <= 0.0:
-            raise deadline_error(target.name, self._deadline, started=False)
+            raise deadline_error(function, self._deadline, may_have_run=False)
         with anyio.move_on_after(seconds):
-            return await self._run(target, arguments, keywords, options, started)
-        raise shared_deadline_error(target.name, self._deadline)
+            return await self._runner.run_invocation(invocation, may_start)
+        raise shared_deadline_error(function, self._deadline)
 
 
-current_guard: ContextVar[Guard | None] = contextvars.ContextVar("offload_guard", default=None)
+current_scope: ContextVar[CallScope | None] = contextvars.ContextVar("offload_scope", default=None)
 
 
 class deadline_after:  # noqa: N801 - reads as `anyio.fail_after` and `asyncio.timeout` do
@@ -202,16 +181,16 @@ class deadline_after:  # noqa: N801 - reads as `anyio.fail_after` and `asyncio.t
     def __init__(self, seconds: float) -> None:
         check_number("seconds", seconds, optional=False)
         self._seconds = seconds
-        self._entered: list[tuple[Guard, Token[Guard | None]]] = []
+        self._entered: list[tuple[CallScope, Token[CallScope | None]]] = []
 
     def __enter__(self) -> Self:
         """Begin."""
-        guard = Guard(deadline=time.monotonic() + self._seconds)
-        self._entered.append((guard, current_guard.set(guard)))
+        scope = CallScope(deadline=time.monotonic() + self._seconds)
+        self._entered.append((scope, current_scope.set(scope)))
         return self
 
     def __exit__(self, *_: object) -> None:
         """End."""
-        guard, token = self._entered.pop()
-        guard.end()
-        current_guard.reset(token)
+        scope, token = self._entered.pop()
+        scope.end()
+        current_scope.reset(token)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from offload._child.context import in_worker
 from offload._child.functions import inline
-from offload._pool.scope import current_guard
+from offload._pool.invocation import Invocation
+from offload._pool.scope import current_scope
 from offload._wire.frames import Flag, Kind
 from offload._wire.lean import pickle
 from offload._wire.pickling import is_of_signal
@@ -14,6 +15,7 @@ from offload._wire.pickling import is_of_signal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from offload._pool.periods import Periods
     from offload._pool.target import Target
     from offload._values.options import CallOptions, ResolvedOptions
 
@@ -27,29 +29,47 @@ if TYPE_CHECKING:
             ...
 
 
-__all__ = ["Prepared", "call"]
+__all__ = ["Plan", "Prepared", "call"]
+
+
+class Plan(NamedTuple):
+    """Where a call goes.
+
+    Attributes:
+        pool: a `Pool`.
+        target: the function.
+        options: with nothing left to inherit.
+        may_be_short: whether a call of these options may take the short cut.
+        periods: of the pool.
+    """
+
+    pool: Any
+    target: Target
+    options: ResolvedOptions
+    may_be_short: bool
+    periods: Periods
 
 
 class Prepared:
-    """A definition with its options: where a call goes, found out once."""
+    """A definition with its options, and the plan that was made of them last."""
 
     __slots__ = ("definition", "options", "plan")
 
     def __init__(self, definition: Definition, options: CallOptions) -> None:
         self.definition = definition
         self.options = options
-        self.plan: tuple[Any, Target, ResolvedOptions, bool] | None = None
+        self.plan: Plan | None = None
 
-    def resolve(self) -> tuple[Any, Target, ResolvedOptions, bool]:
-        """Return pool, target, options, and whether these are such that a call may be short.
+    def resolve(self) -> Plan:
+        """Make the plan.
 
         To be asked again while the pool has no workers: it may have been closed, and its name may
         be that of another now.
         """
         pool, target = self.definition.resolve()
         options = pool.resolve(self.options)
-        is_plain = not options.single_flight and not options.max_crash_retries
-        plan = self.plan = pool, target, options, is_plain
+        may_be_short = not options.single_flight and not options.max_crash_retries
+        plan = self.plan = Plan(pool, target, options, may_be_short, pool.periods)
         return plan
 
 
@@ -60,36 +80,40 @@ async def call(prepared: Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa
         return inline(prepared.definition.function)(*args, **kwargs)
     plan = prepared.plan
     # One that is closing may have a successor of its name.
-    engine = None if plan is None or plan[0]._is_closed else plan[0]._running  # noqa: SLF001 - on the path of each call
-    if plan is None or engine is None:
+    running = None if plan is None or plan.periods.is_closed else plan.periods.running
+    if plan is None or running is None:
         plan = prepared.resolve()
-    pool, target, options, is_plain = plan
-    guard = current_guard.get()
-    if guard is not None:
-        return await guard.call(pool.run_target, target, args, kwargs, options)
-    if engine is None or engine.running_loop() is None:
-        return await pool.run_target(target, args, kwargs, options)
-    begun = None
-    if is_plain and engine.takes_short_cut:
-        begun = engine.begin(target, args, kwargs, options)
-    if begun is None:
-        return await engine.run(target, args, kwargs, options)
-    # Here and not in a coroutine of the engine: each layer of coroutines costs as much as all of
-    # the decisions.
+    pool, target, options, may_be_short, _ = plan
+    scope = current_scope.get()
+    if scope is not None:
+        return await scope.run(pool, Invocation(target, args, kwargs, options))
+    if running is None or running.running_loop() is None:
+        return await pool.run_invocation(Invocation(target, args, kwargs, options))
+    task = None
+    if may_be_short and running.takes_short_cut:
+        task = running.begin(target, args, kwargs, options)
+    if task is None:
+        return await running.run(Invocation(target, args, kwargs, options))
+    # Here and not in a coroutine of the pool: each layer of coroutines costs as much as all of the
+    # decisions.
     try:
-        await begun.future
+        await task.future
     except GeneratorExit:
-        engine.dropped(begun)
+        running.drop(task)
         raise
     except BaseException:
-        engine.leave(begun)
+        running.leave(task)
         raise
-    reply = begun.reply
-    if reply is not None and reply[0] == Kind.RESULT and not reply[1] & Flag.NOT_INLINE:
+    frame = task.frame
+    if frame is not None and frame.kind == Kind.RESULT and not frame.flags & Flag.NOT_INLINE:
         try:
-            return pickle.loads(reply[2])
+            value = pickle.loads(frame.body)
         except BaseException as error:
             if not isinstance(error, Exception) and is_of_signal(error):
+                running.leave(task)
                 raise
             # Said below, as of every other reply.
-    return await engine.value_of(begun, target)
+        else:
+            running.completed(task)
+            return value
+    return await running.value_of(task, target)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
-from offload._pool.call import in_this_context
+from offload._pool.task import in_this_context
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from offload._values.options import Progress, ResolvedOptions
+    from offload._wire.frames import Frame
     from offload._wire.payload import Parcel
-    from offload._workers.backend import Reply
 
-__all__ = ["Flights"]
+__all__ = ["SingleFlight"]
 
 _logger = logging.getLogger("offload.pool")
 
@@ -27,7 +26,7 @@ class _Flight:
     __slots__ = ("listeners", "task", "waiting")
 
     def __init__(self) -> None:
-        self.task: asyncio.Task[Reply] | None = None
+        self.task: asyncio.Task[Frame] | None = None
         self.waiting = 0
         self.listeners: list[Progress] = []
 
@@ -43,7 +42,7 @@ class _Flight:
                 )
 
 
-class Flights:
+class SingleFlight:
     """The runs that are shared, by what was sent: function, arguments, declared context.
 
     Each caller gets its own copy of the result, unpickled from the one reply. The run belongs to
@@ -57,8 +56,8 @@ class Flights:
         self,
         request: bytes | Parcel,
         options: ResolvedOptions,
-        begin: Callable[[ResolvedOptions], Coroutine[Any, Any, Reply]],
-    ) -> Reply:
+        begin: Callable[[ResolvedOptions], Coroutine[Any, Any, Frame]],
+    ) -> Frame:
         """Return the reply of the run of `request`, beginning it if there is none.
 
         Args:
@@ -76,7 +75,7 @@ class Flights:
             # Told of progress even if the first caller does not want it: a later one may.
             task = loop.create_task(begin(options._replace(on_progress=flight.tell)))
             flight.task = task
-            task.add_done_callback(lambda _: self._land(key, flight))
+            task.add_done_callback(lambda _: self._remove(key, flight))
         assert flight.task is not None
         flight.waiting += 1
         listener: Progress | None = None
@@ -86,8 +85,7 @@ class Flights:
         is_dropped = False
         try:
             # shield: the cancellation of one caller is not that of the others.
-            kind, flags, body, descriptor = await asyncio.shield(flight.task)
-            return kind, flags, body, None if descriptor is None else os.dup(descriptor)
+            return (await asyncio.shield(flight.task)).copy()
         except GeneratorExit:
             is_dropped = True  # by the collector, on whichever thread
             raise
@@ -107,19 +105,17 @@ class Flights:
         if not flight.waiting and flight.task is not None:
             self._end(key, flight, flight.task)
 
-    def _land(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
+    def _remove(self, key: tuple[Any, bytes | Parcel], flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
 
     def _end(
-        self, key: tuple[Any, bytes | Parcel], flight: _Flight, task: asyncio.Task[Reply]
+        self, key: tuple[Any, bytes | Parcel], flight: _Flight, task: asyncio.Task[Frame]
     ) -> None:
         # Out of the books at once, also where it has ended in this very turn of the loop: whoever
         # comes now needs another, since the file of this one's result is closed.
-        self._land(key, flight)
+        self._remove(key, flight)
         if not task.done():
             task.cancel()
         elif not task.cancelled() and task.exception() is None:
-            descriptor = task.result()[3]
-            if descriptor is not None:
-                os.close(descriptor)
+            task.result().close()

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeGuard
 
+    from offload._values.options import CallOptions
+
 __all__ = ["Target", "is_generator_function"]
 
 _CO_GENERATOR = 0x20
@@ -72,6 +74,13 @@ def plain_function(function: Any) -> Any:
 def bound_arguments(function: Any) -> tuple[Any, ...]:
     """Return what a decorated method is bound to, as its first arguments."""
     return function.bound if getattr(type(function), "__offload__", False) else ()
+
+
+def options_of(function: Any) -> tuple[CallOptions, int | None] | None:
+    """Return what a decorator was told: options and `max_concurrency`; None if there is none."""
+    if not is_offloaded(function):
+        return None
+    return function._options, function._definition.max_concurrency  # noqa: SLF001 - our own class
 
 
 def code_flags(function: Any) -> int:

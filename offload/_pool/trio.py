@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
     from typing import Self
 
-__all__ = ["call_on_trio", "iterate_on_keeper", "run_on_keeper"]
+    from offload._pool.invocation import Invocation
+
+__all__ = ["iterate_on_keeper", "on_trio", "run_on_keeper"]
 
 _END: Any = object()
 _logger = logging.getLogger("offload.pool")
@@ -64,11 +66,20 @@ async def run_on_keeper(coroutine: Coroutine[Any, Any, Any]) -> Any:
         keeper.release()
 
 
-def call_on_trio(callback: Callable[[float, float | None], object]) -> Callable[..., None]:
+def on_trio(invocation: Invocation) -> Invocation:
+    """Return an invocation whose `on_progress` is called on trio's thread."""
+    on_progress = invocation.options.on_progress
+    if on_progress is None:
+        return invocation
+    options = invocation.options._replace(on_progress=_call_on_trio(on_progress))
+    return invocation._replace(options=options)
+
+
+def _call_on_trio(callback: Callable[[float, float | None], object]) -> Callable[..., None]:
     """Return a function that, called on the keeper's thread, has `callback` called on trio's."""
     import trio
 
-    from offload._pool.call import in_this_context
+    from offload._pool.task import in_this_context
 
     token = trio.lowlevel.current_trio_token()
     tell = in_this_context(callback)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from offload._values.outcome import Outcome
+
 __all__ = ["CallRecord", "Observer"]
 
 
@@ -21,8 +23,7 @@ class CallRecord:
         started_at: when a worker was given it; of the last attempt.
         ended_at: when its caller was told.
         attempts: how often a worker was given it.
-        outcome: "" while it is under way; "completed", "failed", "refused", "timed_out",
-            "cancelled", "crashed" or "not_started".
+        outcome: how it ended; None while it is under way.
         error: what the caller got instead of a result.
         worker_pid: process id of its last worker; None if it had none, or where unknown.
         context: for the observer's own notes.
@@ -50,7 +51,7 @@ class CallRecord:
         self.started_at: float = 0.0
         self.ended_at: float = 0.0
         self.attempts: int = 0
-        self.outcome: str = ""
+        self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         self.worker_pid: int | None = None
         self.context: dict[str, Any] = {}

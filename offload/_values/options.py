@@ -134,6 +134,24 @@ class CallOptions(_CallOptions):
             max_payload_bytes,
         )
 
+    def resolve(
+        self,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        max_payload_bytes: int | None = None,
+    ) -> ResolvedOptions:
+        """Return these options with what they inherit; the arguments are what a pool says."""
+        inherited: dict[str, Any] = {
+            "timeout": timeout,
+            "queue_timeout": queue_timeout,
+            "max_payload_bytes": max_payload_bytes,
+        }
+        own: dict[str, Any] = self._asdict()
+        return ResolvedOptions(
+            **{name: inherited[name] if value is INHERIT else value for name, value in own.items()}
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by keyword; INHERIT stays itself."""
         given = {name: value for name, value in self._asdict().items() if value is not INHERIT}

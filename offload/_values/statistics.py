@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from offload._values.histogram import HistogramSnapshot
+    from offload._values.outcome import Outcome
 
 __all__ = ["FailureRecord", "FunctionStatistics", "PoolStatistics", "WorkerStatistics"]
 
@@ -34,7 +35,9 @@ class WorkerStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionStatistics:
-    """What became of the calls of one function in a pool. Counters start when the pool opens.
+    """What became of the calls of one function in a pool. Counters start with the pool object.
+
+    Each call is counted once, by its `Outcome`, where its caller gets the result.
 
     Attributes:
         name: `module:qualname`.
@@ -44,9 +47,12 @@ class FunctionStatistics:
         completed: calls whose function returned.
         failed: calls whose function raised, or whose payload did not cross.
         refused: calls that found the queue full.
+        not_started: calls that waited and did not run.
         timed_out: calls that ran longer than their timeout or deadline.
         cancelled: calls whose caller left, or that were stopped by hand.
         crashed: calls whose worker died.
+        attempts: tasks that have ended; a call that was run again has several.
+        crashes: attempts whose worker died, those of calls that were run again included.
         wait: seconds between admission and start.
         run: seconds between start and reply, as the server sees them.
     """
@@ -58,9 +64,12 @@ class FunctionStatistics:
     completed: int
     failed: int
     refused: int
+    not_started: int
     timed_out: int
     cancelled: int
     crashed: int
+    attempts: int
+    crashes: int
     wait: HistogramSnapshot
     run: HistogramSnapshot
 
@@ -72,25 +81,27 @@ class FailureRecord:
     Attributes:
         at: when, as `time.time()`.
         function: `module:qualname`.
-        kind: "failed", "refused", "timed_out", "crashed" or "not_started".
+        kind: its outcome, such as "failed" or "crashed".
         error: name of the error's type.
         message: its text, at most 2,000 characters.
         traceback: the worker's traceback, its last 8,000 characters; "" where there is none.
         pid: process id of the worker; None if it had none.
+        story: what happened to the pool before that, the oldest first; see `Pool.story`.
     """
 
     at: float
     function: str
-    kind: str
+    kind: Outcome
     error: str
     message: str
     traceback: str
     pid: int | None
+    story: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
-    """A pool at one instant. Counters start at zero each time the pool opens.
+    """A pool at one instant. Counters start with the pool object, and survive its closing.
 
     Attributes:
         name: the pool's.
@@ -106,9 +117,12 @@ class PoolStatistics:
         completed: calls whose function returned.
         failed: calls whose function raised, or whose payload did not cross.
         refused: calls that found the queue full.
+        not_started: calls that waited and did not run.
         timed_out: calls that ran longer than their timeout.
         cancelled: calls whose caller left, or that were stopped by hand.
         crashed: calls whose worker died.
+        attempts: tasks that have ended; a call that was run again has several.
+        crashes: attempts whose worker died, those of calls that were run again included.
         recycled: workers replaced by plan.
         wait: seconds between admission and start.
         run: seconds between start and reply, as the server sees them.
@@ -135,9 +149,12 @@ class PoolStatistics:
     completed: int = 0
     failed: int = 0
     refused: int = 0
+    not_started: int = 0
     timed_out: int = 0
     cancelled: int = 0
     crashed: int = 0
+    attempts: int = 0
+    crashes: int = 0
     recycled: int = 0
     workers: tuple[WorkerStatistics, ...] = ()
     functions: tuple[FunctionStatistics, ...] = ()

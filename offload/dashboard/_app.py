@@ -182,7 +182,11 @@ class Dashboard:
         for failure in self._named(request).statistics().failures:
             # A number has one shortest form in JSON, whoever writes it: it names the failure.
             if repr(failure.at) == asked.get("at") and failure.function == asked.get("function"):
-                told = {"message": failure.message, "traceback": failure.traceback}
+                told = {
+                    "message": failure.message,
+                    "traceback": failure.traceback,
+                    "story": failure.story,
+                }
                 # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
                 return Response(json.dumps(told), media_type="application/json", headers=_HEADERS)
         raise HTTPException(404, "It is not among the last failures any more.")

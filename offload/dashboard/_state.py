@@ -10,6 +10,7 @@ import time
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from offload._values.outcome import Outcome
 from offload.dashboard._usage import Meter, Usage
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ["Sampler"]
 _MOST_FUNCTIONS = 100
 _MOST_PLACES = 20
 _MESSAGE_LENGTH = 300
-_OUTCOMES = ("completed", "failed", "refused", "timed_out", "cancelled", "crashed")
+_OUTCOMES = tuple(outcome.value for outcome in Outcome)
 _COUNTS = (
     *("state", "max_workers", "starting", "idle", "busy", "leaving", "queued", "queued_bytes"),
     *("max_queued", "max_queued_bytes", "opened_at", *_OUTCOMES, "recycled"),
@@ -93,6 +94,8 @@ class Sampler:
                 }
                 for each in now.workers
             ],
+            # For the page, which has no list of its own.
+            "outcomes": _OUTCOMES,
             "functions": [self._function(now.name, each) for each in functions],
             "functions_left_out": len(now.functions) - len(functions),
             "failures": [_failure(each) for each in now.failures],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from offload._child.context import asyncio_loop
+from offload._values.outcome import Outcome
 from offload.metrics._client import (
     REGISTRY,
     CounterMetricFamily,
@@ -41,7 +42,7 @@ _TOLERANCE = 1 + 1e-9
 
 _STATES = ("new", "open", "draining", "closed")
 _WORKER_STATES = ("starting", "idle", "busy", "leaving")
-_OUTCOMES = ("completed", "failed", "refused", "timed_out", "cancelled", "crashed")
+_OUTCOMES = tuple(outcome.value for outcome in Outcome)
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -68,7 +69,7 @@ _FAMILIES = {
         GaugeMetricFamily, "1 for the state that the pool is in.", ("pool", "state")
     ),
     "offload_pool_opened_timestamp_seconds": _Kind(
-        GaugeMetricFamily, "When the pool was opened; its counters start then.", _POOL
+        GaugeMetricFamily, "When the pool was opened last.", _POOL
     ),
     "offload_pool_max_workers": _Kind(
         GaugeMetricFamily, "How many tasks of the pool may run at once.", _POOL

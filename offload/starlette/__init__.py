@@ -33,7 +33,8 @@ the worker, as a copy that knows the question but not the server.
 
 from __future__ import annotations
 
-from offload._middleware import CancelOnDisconnect, DeadlineFromHeader
+from offload._asgi.deadline import DeadlineFromHeader
+from offload._asgi.disconnect import CancelOnDisconnect
 from offload._wire.shared_file import SharedFile
 from offload.starlette._errors import ProblemResponse, add_exception_handlers, exception_handlers
 from offload.starlette._life import lifespan

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from offload._middleware import CLIENT_CLOSED_REQUEST, log_fields
+from offload._asgi.log_fields import log_fields
+from offload._asgi.messages import CLIENT_CLOSED_REQUEST
 from offload.asgi import answer_to, decisive_of, errors_in
 from offload.errors import OffloadError
 

@@ -16,7 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from starlette.responses import Response
 
-from offload._middleware import send_nothing
+from offload._asgi.messages import send_nothing
 from offload.errors import ClientDisconnectedError
 
 if TYPE_CHECKING:

@@ -8,16 +8,15 @@ const HISTORY = 120;
 const RATE = 2;
 // Milliseconds that a worker which is gone can still be seen.
 const FAREWELL = 3000;
-const ENDS = ["completed", "failed", "timed_out", "cancelled", "crashed"];
+// Outcomes that are no fault of anybody, and those that are no news.
+const CALM = new Set(["completed", "cancelled"]);
+const words = (outcome) => (outcome === "completed" ? "done" : outcome.replaceAll("_", " "));
 const STATES = { open: "good", draining: "warn", closed: "bad" };
 const KINDS = { crashed: "bad", not_started: "bad", failed: "bad", timed_out: "warn", refused: "warn" };
-const TILES = [
-  ["done", (pool) => whole.format(pool.completed)],
-  ["failed", (pool) => whole.format(pool.failed), (pool) => pool.failed],
-  ["refused", (pool) => whole.format(pool.refused), (pool) => pool.refused],
-  ["timed out", (pool) => whole.format(pool.timed_out), (pool) => pool.timed_out],
-  ["cancelled", (pool) => whole.format(pool.cancelled)],
-  ["crashed", (pool) => whole.format(pool.crashed), (pool) => pool.crashed],
+// The server says which outcomes there are: each has a tile.
+const tiles = (pool) => [
+  ...pool.outcomes.map((outcome) => [words(outcome), (now) => whole.format(now[outcome]),
+    (now) => !CALM.has(outcome) && now[outcome]]),
   ["recycled", (pool) => whole.format(pool.recycled)],
   ["run, p50", (pool) => duration(pool.run.count ? pool.run.p50 : null)],
   ["run, p99", (pool) => duration(pool.run.count ? pool.run.p99 : null)],
@@ -29,13 +28,13 @@ const TILES = [
 const histories = new Map();
 
 export function showPools(sample, act) {
-  keyed(find("pools"), sample.pools, (pool) => pool.name, () => newCard(act), (card, pool) =>
+  keyed(find("pools"), sample.pools, (pool) => pool.name, (pool) => newCard(pool, act), (card, pool) =>
     showPool(card, pool, sample, act));
 }
 
-function newCard(act) {
+function newCard(pool, act) {
   const card = find("pool").content.firstElementChild.cloneNode(true);
-  for (const [name] of TILES) {
+  for (const [name] of tiles(pool)) {
     const tile = document.createElement("div");
     tile.append(Object.assign(document.createElement("dt"), { textContent: name }), document.createElement("dd"));
     part(card, "tiles").append(tile);
@@ -63,7 +62,7 @@ function showPool(card, pool, sample, act) {
   line(part(card, "queued-line"), history.map(({ at, queued: value }) => ({ at, value })), sample.at, HISTORY,
     "Waiting calls in the last two minutes");
   [...part(card, "tiles").querySelectorAll("dd")].forEach((value, index) => {
-    const [, show, isBad] = TILES[index];
+    const [, show, isBad] = tiles(pool)[index];
     text(value, show(pool));
     value.dataset.kind = isBad?.(pool) ? "bad" : "";
   });
@@ -72,7 +71,8 @@ function showPool(card, pool, sample, act) {
   pool.workers.forEach((worker, index) => { worker.key = worker.pid ?? `no ${index}`; });
   keyed(part(card, "workers"), pool.workers, (worker) => worker.key,
     (worker) => newWorker(worker, pool.name, act, history.length > 1), showWorker, sayFarewell);
-  keyed(part(card, "functions"), pool.functions, (each) => each.name, newFunction, showFunction);
+  keyed(part(card, "functions"), pool.functions, (each) => each.name, newFunction,
+    (row, each) => showFunction(row, each, pool.outcomes));
   text(part(card, "left-out"), pool.functions_left_out ? ` (${pool.functions_left_out} more, called less, are not shown)` : "");
   showFailures(card, pool);
 }
@@ -80,7 +80,7 @@ function showPool(card, pool, sample, act) {
 function remember(pool, at) {
   let history = histories.get(pool.name);
   if (!history || history.at(-1).opened !== pool.opened_at) histories.set(pool.name, (history = []));
-  const ended = ENDS.reduce((sum, name) => sum + pool[name], 0);
+  const ended = pool.outcomes.reduce((sum, name) => sum + (name === "refused" ? 0 : pool[name]), 0);
   const then = history.findLast((point) => point.at <= at - RATE) ?? history[0];
   const rate = then && at > then.at ? Math.max(ended - then.ended, 0) / (at - then.at) : 0;
   history.push({ at, ended, rate, queued: pool.queued, opened: pool.opened_at });
@@ -151,10 +151,10 @@ function newFunction() {
   return row;
 }
 
-function showFunction(row, each) {
+function showFunction(row, each, outcomes) {
   const limit = each.max_concurrency === null ? "" : ` of ${each.max_concurrency}`;
-  const others = [["failed", each.failed], ["refused", each.refused], ["timed out", each.timed_out],
-    ["cancelled", each.cancelled], ["crashed", each.crashed]].filter(([, count]) => count);
+  const others = outcomes.filter((outcome) => outcome !== "completed")
+    .map((outcome) => [words(outcome), each[outcome]]).filter(([, count]) => count);
   cells(row, [each.name, `${each.running}${limit}`, whole.format(each.queued), whole.format(each.completed),
     others.map(([name, count]) => `${whole.format(count)} ${name}`).join(", ") || "0"]);
   for (const [cell, histogram, name] of [[row.cells[5], each.run, "Run time"], [row.cells[6], each.wait, "Queue wait"]]) {
@@ -197,7 +197,8 @@ async function story(failure, pool) {
     const response = await fetch(`failure?${question}`);
     if (!response.ok) return `${failure.error}, ${where}: ${failure.message}\n\n${await response.text()}`;
     const told = await response.json();
-    return `${failure.error}, ${where}: ${told.message}${told.traceback ? `\n\n${told.traceback}` : ""}`;
+    return [`${failure.error}, ${where}: ${told.message}`, told.traceback,
+      told.story.length ? `What happened to the pool:\n${told.story.join("\n")}` : ""].filter(Boolean).join("\n\n");
   } catch {
     return `${failure.error}, ${where}: ${failure.message}\n\nThe server does not answer.`;
   }

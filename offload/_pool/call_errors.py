@@ -12,12 +12,16 @@ from offload.errors import (
     DeadlineError,
     FunctionNotFoundError,
     OffloadError,
+    PoolClosedError,
+    QueueFullError,
+    QueueTimeoutError,
     RemoteError,
     RemoteTraceback,
     ResultError,
     TaskKilledError,
     TaskTimeoutError,
     WorkerCrashedError,
+    WorkerStartError,
 )
 
 if TYPE_CHECKING:
@@ -26,28 +30,106 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bad_result",
+    "closed_error",
     "crash_error",
     "deadline_error",
+    "full_error",
+    "opening_error",
     "outcome_of",
+    "queue_timeout_error",
     "raise_reply",
     "shared_deadline_error",
+    "start_error",
     "task_killed_error",
     "task_timeout_error",
 ]
 
+_RUNS_ON = (
+    "it is still running and its result will be discarded: this executor cannot stop a running task"
+)
+
+
+def full_error(
+    function: str, pool: str, *, waiting: int, limit: str, retry_after: float
+) -> QueueFullError:
+    """Return the error of a call that found the queue full.
+
+    Args:
+        function: the function as `module:qualname`.
+        pool: name of the pool.
+        waiting: how many calls wait.
+        limit: the option that was hit.
+        retry_after: seconds until a place is likely to be free.
+    """
+    return QueueFullError(
+        f"{function} was refused: the queue of pool {pool!r} is full ({waiting} waiting, {limit}); "
+        f"it did not run. Try again in about {retry_after:.2g} s",
+        retry_after=retry_after,
+        limit=limit,
+        function=function,
+        pool=pool,
+    )
+
+
+def queue_timeout_error(
+    function: str, pool: str, *, timeout: float, retry_after: float
+) -> QueueTimeoutError:
+    """Return the error of a call that waited longer than its `queue_timeout`."""
+    return QueueTimeoutError(
+        f"{function} waited longer than its queue_timeout of {timeout:g} s for a worker of pool "
+        f"{pool!r}; it did not run",
+        timeout=timeout,
+        retry_after=retry_after,
+        function=function,
+        pool=pool,
+    )
+
+
+def closed_error(function: str, pool: str, *, may_have_run: bool = False) -> PoolClosedError:
+    """Return the error of a call whose pool was closed before it or under it."""
+    what = "was stopped, having run in part" if may_have_run else "did not run"
+    return PoolClosedError(
+        f"{function} {what}: pool {pool!r} is closed. A pool that was closed can be opened again "
+        "with `await pool.open()`",
+        may_have_run=may_have_run,
+        function=function,
+        pool=pool,
+    )
+
+
+def start_error(function: str, pool: str, detail: str) -> WorkerStartError:
+    """Return the error of a call for which no worker comes up; `detail` is the last attempt's."""
+    return WorkerStartError(
+        f"{function} did not run: no worker of pool {pool!r} can be started. The last attempt "
+        f"said: {detail}",
+        detail=detail,
+        function=function,
+        pool=pool,
+    )
+
+
+def opening_error(pool: str, detail: str) -> WorkerStartError:
+    """Return the error of opening a pool none of whose workers comes up."""
+    return WorkerStartError(
+        f"pool {pool!r} cannot start workers. The last attempt said: "
+        f"{detail or 'the pool was closed meanwhile'}",
+        detail=detail,
+        pool=pool,
+    )
+
 
 def task_timeout_error(
-    function: str, timeout: float, *, started: bool, is_stopped: bool
+    function: str, timeout: float, *, may_have_run: bool, is_stopped: bool
 ) -> TaskTimeoutError:
     """Return the error of a call that a worker had for too long.
 
     Args:
-        function: its name.
+        function: the function as `module:qualname`.
         timeout: in seconds.
-        started: whether the function may have been entered.
+        may_have_run: whether the function may have been entered.
         is_stopped: whether its worker can be stopped, and is.
     """
-    if not started:
+    if not may_have_run:
         why = (
             "Its worker was not done with reading its arguments and importing its module: give it "
             "a longer timeout, less to read, or have the module imported before (Pool(preload=…))"
@@ -62,26 +144,27 @@ def task_timeout_error(
         )
     else:
         what = (
-            f"ran longer than its timeout of {timeout:g} s; it goes on, for nobody, since tasks of "
-            "this executor cannot be stopped. Give it a longer timeout, or less to do"
+            f"ran longer than its timeout of {timeout:g} s; {_RUNS_ON}. Give it a longer timeout, "
+            "or less to do"
         )
-    return TaskTimeoutError(f"{function} {what}", timeout=timeout, may_have_run=started)
+    return TaskTimeoutError(
+        f"{function} {what}", timeout=timeout, may_have_run=may_have_run, function=function
+    )
 
 
 def deadline_error(
-    function: str, deadline: float, *, started: bool, is_stopped: bool = True
+    function: str, deadline: float, *, may_have_run: bool, is_stopped: bool = True
 ) -> DeadlineError:
     """Return the error of a call that cannot end in time; arguments as `task_timeout_error`."""
-    if not started:
+    if not may_have_run:
         what = "cannot end before its deadline; it did not run"
     elif is_stopped:
         what = "was still running when its deadline came, and was stopped; it ran in part"
     else:
-        what = (
-            "was still running when its deadline came; it goes on, for nobody, since tasks of this "
-            "executor cannot be stopped"
-        )
-    return DeadlineError(f"{function} {what}", deadline=deadline, may_have_run=started)
+        what = f"was still running when its deadline came; {_RUNS_ON}"
+    return DeadlineError(
+        f"{function} {what}", deadline=deadline, may_have_run=may_have_run, function=function
+    )
 
 
 def shared_deadline_error(function: str, deadline: float) -> DeadlineError:
@@ -91,16 +174,18 @@ def shared_deadline_error(function: str, deadline: float) -> DeadlineError:
         "calls share, goes on if any of them still waits; it may have run",
         deadline=deadline,
         may_have_run=True,
+        function=function,
     )
 
 
-def task_killed_error(function: str, pid: int, *, started: bool) -> TaskKilledError:
+def task_killed_error(function: str, pid: int, *, may_have_run: bool) -> TaskKilledError:
     """Return the error of a call whose task somebody stopped by hand."""
-    what = "it ran in part" if started else "it did not run"
+    what = "it ran in part" if may_have_run else "it did not run"
     return TaskKilledError(
         f"{function} was stopped by hand (Pool.kill_task, process {pid}); {what}",
         pid=pid,
-        may_have_run=started,
+        may_have_run=may_have_run,
+        function=function,
     )
 
 
@@ -116,6 +201,7 @@ def crash_error(function: str, how: Exit) -> WorkerCrashedError:
         exit_code=how.exit_code,
         signal=how.signal,
         may_have_run=how.started,
+        function=function,
     )
 
 

@@ -1,0 +1,93 @@
+"""What no event tells of: tasks whose time is over while their event loop is held, or is closed.
+
+As a rule a timer of the task's own loop stops it, which costs next to nothing. The keeper looks
+once a second, only while there is something to look for.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from offload._workers.keeper import keeper
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from offload._pool.task import PoolTask
+
+__all__ = ["Overdue"]
+
+# Such loops are rare, and a look costs a microsecond for each worker.
+_LOOK_SECONDS = 1.0
+# A timer of an event loop that is later than this has been held up.
+_LATE_SECONDS = 0.25
+
+
+class Overdue:
+    """Looks for tasks that are late and for loops that were closed, on the keeper's thread.
+
+    Args:
+        running: returns the tasks that run.
+        stop_late: stops a task whose time is over, and tells its caller.
+        abandon: stops a task that has no caller any more.
+        has_queue: returns whether calls wait for a worker.
+
+    Attributes:
+        is_watching: whether it looks for late tasks; to be read before each task that has a limit.
+    """
+
+    def __init__(
+        self,
+        running: Callable[[], list[PoolTask]],
+        *,
+        stop_late: Callable[[PoolTask], None],
+        abandon: Callable[[PoolTask], object],
+        has_queue: Callable[[], bool],
+    ) -> None:
+        self._running = running
+        self._stop_late = stop_late
+        self._abandon = abandon
+        self._has_queue = has_queue
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_watching = False
+        self._is_looking = False
+
+    def watch(self) -> None:
+        """Stop tasks whose time is over, also if their event loop is held or does not run."""
+        self.is_watching = True
+        keeper.post(self._look_for_late)
+
+    def watch_loops(self) -> None:
+        """Free workers whose event loop was closed under their task, while calls wait for one.
+
+        Nobody reads the sockets of such workers: nothing tells that their task has ended.
+        """
+        if not self._is_looking:
+            self._is_looking = True
+            keeper.post(self._look_for_closed)
+
+    def _look_for_late(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = time.monotonic()
+        try:
+            for task in self._running():
+                if task.stop_at is not None and task.stop_at + _LATE_SECONDS < now:
+                    self._stop_late(task)
+        finally:
+            # In this order: a task that begins now sees the one, or we see it.
+            self.is_watching = False
+            if any(task.stop_at is not None for task in self._running()):
+                self.is_watching = True
+                self._timer = keeper.loop.call_later(_LOOK_SECONDS, self._look_for_late)
+
+    def _look_for_closed(self) -> None:
+        for task in self._running():
+            if task.loop.is_closed():
+                self._abandon(task)
+        self._is_looking = self._has_queue()
+        if self._is_looking:
+            keeper.loop.call_later(_LOOK_SECONDS, self._look_for_closed)

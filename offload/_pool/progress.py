@@ -1,0 +1,37 @@
+"""Progress that a running function reports, told to its caller."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from asyncio import CancelledError
+from typing import TYPE_CHECKING
+
+from offload._wire.pickling import without_exits
+from offload._workers.logs import log_safely
+
+if TYPE_CHECKING:
+    from offload._pool.task import PoolTask
+
+__all__ = ["tell_progress"]
+
+_logger = logging.getLogger("offload.pool")
+
+
+def tell_progress(task: PoolTask, body: bytes) -> None:
+    """Call the task's `on_progress`, if it has one, with what its function has reported."""
+    if task.on_progress is None:
+        return
+    try:
+        done, total = without_exits(pickle.loads, body)
+        task.on_progress(done, total)
+    except (Exception, CancelledError):  # noqa: BLE001 - it is logged
+        # What came with it is still to be told, the result perhaps, whatever handlers do.
+        log_safely(
+            _logger,
+            logging.ERROR,
+            "on_progress of %s failed",
+            task.function,
+            exc_info=True,
+            extra={"offload_function": task.function},
+        )

@@ -1,0 +1,270 @@
+"""One open period of a pool, as the pool's façade and its callers see it.
+
+The usual call (small arguments, nothing that surrounds it) takes a short cut: `begin` has sent it
+when it returns, the caller awaits its future, and `value_of` makes the result. On an idle core all
+of this runs with cold caches, where each Python frame costs about a microsecond. Every other call
+is a `Call`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from asyncio import events
+from typing import TYPE_CHECKING, Any
+
+from offload._decisions.words import StopReason, TaskState, WorkerState
+from offload._pool.call import Call, PoolParts, decode_value, raise_error_of
+from offload._pool.call_errors import task_killed_error
+from offload._pool.codec import is_small
+from offload._pool.event_loops import call_soon_on_loop_of
+from offload._pool.life import Life
+from offload._pool.request_meta import request_meta
+from offload._pool.shell import Shell
+from offload._pool.single_flight import SingleFlight
+from offload._pool.stream_call import StreamCall
+from offload._values.histogram import merge
+from offload._values.outcome import Outcome
+from offload._values.statistics import PoolStatistics, WorkerStatistics
+from offload._wire.frames import Kind, pack_header
+from offload._wire.payload import Request
+from offload.errors import OffloadError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from contextvars import ContextVar
+
+    from offload._decisions.words import Limits
+    from offload._pool.accounts import Accounts
+    from offload._pool.invocation import Invocation
+    from offload._pool.target import Target
+    from offload._pool.task import PoolTask
+    from offload._values.call_record import Observer
+    from offload._values.options import ResolvedOptions
+    from offload._workers.backend import WorkerBackend, WorkerOwner
+
+__all__ = ["RunningPool"]
+
+_dumps = pickle.dumps
+# What a failure keeps of the story: enough to see what led to it.
+_LAST_TRANSITIONS = 12
+
+
+class RunningPool:
+    """One open period of a pool.
+
+    Args:
+        pool: name of the pool.
+        limits: the numbers that decisions depend on.
+        new_backend: makes the workers' backend.
+        modules: what a new worker imports before its first task; it grows.
+        accounts: the pool's books.
+        variables: context variables whose value crosses with each call, by "module:name".
+        observers: who is told of each call.
+
+    Attributes:
+        life: opens, drains and ends it.
+        takes_short_cut: whether `begin` may be tried at all.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        limits: Limits,
+        new_backend: Callable[[WorkerOwner], WorkerBackend],
+        modules: set[str],
+        accounts: Accounts,
+        *,
+        variables: dict[str, ContextVar[Any]],
+        observers: tuple[Observer, ...],
+    ) -> None:
+        self._opened_at = time.time()
+        self._accounts = accounts
+        self.shell = Shell(pool, limits, new_backend, modules, accounts)
+        self.life = Life(self.shell)
+        self._parts = PoolParts(
+            self.shell, accounts, SingleFlight(), variables, self._last_transitions
+        )
+        self.takes_short_cut = False
+        self.observe(observers)
+
+    def observe(self, observers: tuple[Observer, ...]) -> None:
+        """Tell these of all calls that are made from now on."""
+        parts = self._parts
+        parts.observers = observers
+        self.takes_short_cut = (
+            self.shell.backend.has_descriptors and not parts.variables and not observers
+        )
+
+    # --- the short cut ---
+
+    # The loop of this thread, None under trio and in plain threads. Here for who must not import
+    # asyncio: workers import the decorator.
+    running_loop = staticmethod(events._get_running_loop)  # noqa: SLF001 - documented for this use
+
+    def begin(
+        self,
+        target: Target,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: ResolvedOptions,
+    ) -> PoolTask | None:
+        """Begin a call of the usual kind; None: it is of another kind, and `run` takes it.
+
+        Raises:
+            OffloadError: it was not admitted.
+        """
+        if options.max_payload_bytes is not None or target.by_value:
+            return None
+        if (arguments or keywords) and not is_small(arguments, keywords):
+            return None
+        meta = None
+        if options.timeout is not None or options.deadline is not None:
+            meta = request_meta(options, {}, same_clock=True)
+        data = _dumps((target.reference, arguments, keywords, meta), 5)
+        size = len(data)
+        request = Request(pack_header(size, Kind.CALL, 0, 0, 0) + data, None, size)
+        try:
+            return self.shell.submit(target, request, options)
+        except OffloadError as error:
+            self._ended(target, error, None)
+            raise
+
+    def completed(self, task: PoolTask) -> None:
+        """Count a call that has taken the short cut, and whose caller has the result."""
+        task.lane.account.call_ended(Outcome.COMPLETED)
+
+    async def value_of(self, task: PoolTask, target: Target) -> Any:
+        """Return the result of a call that has ended, or raise what it ended with."""
+        try:
+            if task.error is not None:
+                raise_error_of(task)
+            assert task.frame is not None
+            value = await decode_value(task.frame, target)
+        except BaseException as error:
+            self._ended(target, error, task.pid)
+            raise
+        self.completed(task)
+        return value
+
+    def leave(self, task: PoolTask) -> None:
+        """Give up a call that has taken the short cut, and whose caller is cancelled."""
+        self.shell.leave(task)
+        task.lane.account.call_ended(Outcome.CANCELLED)
+
+    def drop(self, task: PoolTask) -> None:
+        """Give up a call that has taken the short cut, and whose coroutine is closed."""
+        self.shell.drop(task, lambda: task.lane.account.call_ended(Outcome.CANCELLED))
+
+    def _ended(self, target: Target, error: BaseException, pid: int | None) -> None:
+        self._accounts.ended(target.name, error, pid, self._last_transitions)
+
+    # --- every other call ---
+
+    async def run(self, invocation: Invocation, may_start: Callable[[], bool] | None = None) -> Any:
+        """Run one call on a worker and return its result.
+
+        Args:
+            invocation: what to run.
+            may_start: asked right before a worker is sent it; False drops it.
+        """
+        return await Call(self._parts, invocation).run(may_start)
+
+    def stream(self, invocation: Invocation, window: int) -> AsyncGenerator[Any, None]:
+        """Run a generator function on a worker and yield its items as the consumer takes them."""
+        return StreamCall(self._parts, invocation, window).items()
+
+    # --- by hand; from any thread ---
+
+    def kill_task(self, pid: int) -> bool:
+        """Stop the task of a worker; its caller is told. False if there is none."""
+        task = next((task for task in self.shell.running() if task.pid == pid), None)
+        if task is None:
+            return False
+        may_have_run = self.shell.stop(task, StopReason.KILL)
+        if may_have_run is None:
+            return False
+        error = task_killed_error(task.function, pid, may_have_run=may_have_run)
+        call_soon_on_loop_of(task, task.fail, error)
+        return True
+
+    def recycle(self, pid: int) -> bool:
+        """Replace a worker, after its task if it has one. False if there is no such worker."""
+        decider = self.shell.decider
+        for worker in self.shell.backend.workers():
+            if worker.pid == pid:
+                return decider.act(decider.dispatcher.recycle, worker, time.monotonic())
+        return False
+
+    def set_capacity(self, max_workers: int) -> None:
+        """Change how many tasks may run at once."""
+        decider = self.shell.decider
+        decider.act(decider.dispatcher.set_capacity, max_workers, time.monotonic())
+
+    # --- what it is ---
+
+    def story(self) -> tuple[str, ...]:
+        """Return the last transitions, the oldest first, and then what runs now; a line each."""
+        decider, now = self.shell.decider, time.monotonic()
+        with decider.lock:
+            transitions = decider.dispatcher.story.transitions()
+            running = self.shell.running()
+        lines = [f"{now - each.at:9.3f} s ago  {each}" for each in transitions]
+        for task in running:
+            worker = task.worker
+            what = "assigned, not sent" if task.state is TaskState.ASSIGNED else task.state.value
+            who = "" if worker is None else f" on worker {worker.number} (pid {worker.pid})"
+            lines.append(f"{now - task.started_at:9.3f} s      {task.function} is {what}{who}")
+        return tuple(lines)
+
+    def _last_transitions(self) -> tuple[str, ...]:
+        now = time.monotonic()
+        # Without the lock: a tuple is made of the story at once.
+        last = self.shell.dispatcher.story.transitions()[-_LAST_TRANSITIONS:]
+        return tuple(f"{now - each.at:.3f} s before: {each}" for each in last)
+
+    def statistics(self) -> PoolStatistics:
+        """Return the state, the counters and the histograms of this instant."""
+        shell = self.shell
+        functions = self._accounts.statistics(dict(shell.lanes))
+        with shell.decider.lock:
+            dispatcher = shell.dispatcher
+            roster, queue, limits = dispatcher.roster, dispatcher.queue, dispatcher.limits
+            workers = self._workers()
+            return PoolStatistics(
+                name=shell.pool,
+                state=dispatcher.phase.value,
+                max_workers=roster.max_workers,
+                starting=dispatcher.growth.starting,
+                idle=len(roster.idle),
+                busy=roster.busy,
+                leaving=roster.leaving,
+                queued=queue.count,
+                queued_bytes=queue.size_bytes,
+                running_bytes=sum(task.size_bytes for task in shell.running()),
+                wait=merge(function.wait for function in functions),
+                run=merge(function.run for function in functions),
+                workers=workers,
+                functions=functions,
+                failures=self._accounts.failures(),
+                recycled=self._accounts.recycled,
+                opened_at=self._opened_at,
+                max_queued=limits.max_queued,
+                max_queued_bytes=limits.max_queued_bytes,
+                **self._accounts.totals(functions),
+            )
+
+    def _workers(self) -> tuple[WorkerStatistics, ...]:
+        now = time.monotonic()
+        return tuple(
+            WorkerStatistics(
+                pid=worker.pid,
+                state=worker.state.value,
+                function=task.lane.name if (task := worker.task) is not None else None,
+                tasks_done=worker.tasks_done,
+                run_seconds=now - task.started_at if task is not None else None,
+                recycling=worker.is_recycled,
+            )
+            for worker in self.shell.backend.workers()
+            if worker.state is not WorkerState.GONE
+        )

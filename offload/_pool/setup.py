@@ -1,0 +1,148 @@
+"""What a pool's options come to: its limits, its workers' backend, its context variables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from offload._values.pool_options import name_of
+
+if TYPE_CHECKING:
+    from contextvars import ContextVar
+
+    from offload._decisions.words import Limits
+    from offload._values.pool_options import PoolOptions
+    from offload._workers.backend import WorkerBackend, WorkerOwner
+
+__all__ = ["Setup"]
+
+
+class Setup:
+    """A pool's options, and what they come to on this machine.
+
+    Args:
+        pool: name of the pool.
+        options: its options.
+
+    Raises:
+        TypeError: the initializer does not pickle.
+        ValueError: `min_workers` is more than `max_workers`.
+    """
+
+    def __init__(self, pool: str, options: PoolOptions) -> None:
+        self._pool = pool
+        self.options = options
+        self._initializer = options.pickled_initializer()
+        self.max_workers = options.max_workers or _default_max_workers()
+        if options.min_workers > self.max_workers:
+            message = (
+                f"min_workers ({options.min_workers}) must not exceed max_workers "
+                f"({self.max_workers})"
+            )
+            raise ValueError(message)
+
+    def limits(self) -> Limits:
+        """Return the numbers that decisions depend on."""
+        from offload._decisions.words import Limits
+
+        options = self.options
+        return Limits(
+            min_workers=options.min_workers,
+            max_workers=self.max_workers,
+            spare_workers=options.spare_workers,
+            max_queued=options.max_queued,
+            max_queued_bytes=options.max_queued_bytes,
+            idle_timeout=options.idle_timeout,
+            max_tasks_per_worker=options.max_tasks_per_worker,
+        )
+
+    def new_backend(self, owner: WorkerOwner) -> WorkerBackend:
+        """Return what makes the workers."""
+        from offload._workers.backend import Settings
+
+        options = self.options
+        settings = Settings(
+            name=self._pool,
+            os_priority=options.os_priority,
+            start_method=self.start_method,
+            start_timeout=options.start_timeout,
+            initializer=self._initializer,
+            preload=tuple(options.preload),
+            env=self.environment(),
+            max_memory_bytes=options.max_worker_memory_bytes,
+        )
+        executor = self._executor()
+        if executor is not None:
+            from offload._workers.executor import ExecutorBackend
+
+            return ExecutorBackend(owner, settings, executor)
+        from offload._workers.process import ProcessBackend
+
+        return ProcessBackend(owner, settings)
+
+    def context_variables(self) -> dict[str, ContextVar[Any]]:
+        """Return the variables whose value crosses, by "module:name"; it imports their modules.
+
+        Raises:
+            TypeError: one is no `ContextVar`.
+            ValueError: there is none of this name.
+        """
+        return {home: _context_variable(home) for home in self.options.context_vars}
+
+    def __str__(self) -> str:
+        """Tell how workers are made, and what they cannot do."""
+        executor = self._executor()
+        how = self.start_method if executor is None else f"executor={name_of(executor)}"
+        can_stop = executor is None or name_of(executor) == "ProcessPoolExecutor"
+        cannot = "" if can_stop else ", cannot stop a running task"
+        return f"{how}, priority {self.options.os_priority}{cannot}"
+
+    def _executor(self) -> Any:
+        executor = self.options.executor
+        if executor is None and not hasattr(os, "fork"):
+            from concurrent.futures import ProcessPoolExecutor
+
+            return ProcessPoolExecutor
+        return executor
+
+    @property
+    def start_method(self) -> str:
+        """How worker processes are started."""
+        if self.options.start_method is not None:
+            return self.options.start_method
+        # Forking is not safe on macOS once system frameworks have been used, even from a process
+        # as bare as the supervisor (bpo-33725).
+        return "forkserver" if sys.platform == "linux" else "spawn"
+
+    def environment(self) -> dict[str, str | None]:
+        """Return the environment variables of workers; None removes one."""
+        from offload._system import BLAS_VARIABLES, available_cpus
+
+        threads = str(max(1, int(available_cpus() / self.max_workers)))
+        caps: dict[str, str | None] = {
+            name: threads for name in BLAS_VARIABLES if name not in os.environ
+        }
+        return caps | dict(self.options.env or {})
+
+
+def _default_max_workers() -> int:
+    from offload._system import default_max_workers
+
+    return default_max_workers()
+
+
+def _context_variable(home: str) -> ContextVar[Any]:
+    from contextvars import ContextVar
+    from importlib import import_module
+
+    module, _, name = home.partition(":")
+    try:
+        variable = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"context_vars: there is no {home!r} (module:name of a ContextVar): {error}"
+        raise ValueError(message) from error
+    if not isinstance(variable, ContextVar):
+        message = f"context_vars: {home!r} is {variable!r}, not a ContextVar"
+        raise TypeError(message)
+    return variable

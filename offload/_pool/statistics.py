@@ -1,0 +1,31 @@
+"""Statistics of a pool that is not open: its books, and no workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from offload._values.histogram import merge
+from offload._values.statistics import PoolStatistics
+
+if TYPE_CHECKING:
+    from offload._pool.accounts import Accounts
+
+__all__ = ["of_pool_at_rest"]
+
+
+def of_pool_at_rest(
+    name: str, accounts: Accounts, *, state: str, max_workers: int
+) -> PoolStatistics:
+    """Return the statistics of a pool that has not been opened yet, or was closed."""
+    functions = accounts.statistics({})
+    return PoolStatistics(
+        name=name,
+        state=state,
+        max_workers=max_workers,
+        wait=merge(function.wait for function in functions),
+        run=merge(function.run for function in functions),
+        functions=functions,
+        failures=accounts.failures(),
+        recycled=accounts.recycled,
+        **accounts.totals(functions),
+    )

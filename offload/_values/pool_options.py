@@ -1,0 +1,212 @@
+"""Options of a pool: frozen, and checked where they enter.
+
+To add one: its type in `PoolOptionsDict`, its default in `PoolOptions`, its meaning in the
+docstring of `offload.pool.Pool`; a check, where its type is not enough.
+
+Named tuples and not dataclasses: a worker imports this with the module of a pool, and `dataclasses`
+alone takes as long as all of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+
+from offload._values.options import CallOptions, check_integer, check_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Executor
+
+__all__ = ["PoolOptions", "PoolOptionsDict", "name_of"]
+
+_OS_PRIORITIES = ("idle", "low", "normal")
+_START_METHODS = ("forkserver", "spawn")
+_DEFAULT_MAX_QUEUED_BYTES = 256 * 2**20
+
+
+class PoolOptionsDict(TypedDict, total=False):
+    """Keywords of `Pool`."""
+
+    min_workers: int
+    max_workers: int | None
+    spare_workers: int
+    max_queued: int | None
+    max_queued_bytes: int | None
+    idle_timeout: float | None
+    os_priority: Literal["idle", "low", "normal"]
+    start_method: Literal["forkserver", "spawn"] | None
+    executor: type[Executor] | Executor | Callable[[], Executor] | None
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    preload: Iterable[str]
+    context_vars: Iterable[str]
+    env: Mapping[str, str | None] | None
+    max_tasks_per_worker: int | None
+    max_worker_memory_bytes: int | None
+    timeout: float | None
+    queue_timeout: float | None
+    max_payload_bytes: int | None
+    start_timeout: float
+
+
+class _PoolOptions(NamedTuple):
+    min_workers: int = 0
+    max_workers: int | None = None
+    spare_workers: int = 1
+    max_queued: int | None = 1000
+    max_queued_bytes: int | None = _DEFAULT_MAX_QUEUED_BYTES
+    idle_timeout: float | None = 60.0
+    os_priority: str = "idle"
+    start_method: str | None = None
+    executor: Any = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    preload: Iterable[str] = ()
+    context_vars: Iterable[str] = ()
+    env: Mapping[str, str | None] | None = None
+    max_tasks_per_worker: int | None = None
+    max_worker_memory_bytes: int | None = None
+    timeout: float | None = None
+    queue_timeout: float | None = None
+    max_payload_bytes: int | None = None
+    start_timeout: float = 60.0
+
+
+class PoolOptions(_PoolOptions):
+    """How a pool works; see `offload.pool.Pool` for the meaning of each option."""
+
+    __slots__ = ()
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> PoolOptions:
+        """Return the options that were given, with the defaults of the others.
+
+        Raises:
+            TypeError: unknown option, or wrong type.
+            ValueError: out of range, or two options that do not go together.
+        """
+        unknown = sorted(set(given) - set(cls._fields))
+        if unknown:
+            raise TypeError(_unknown(unknown[0]))
+        options = cls(**given)
+        for name, check in _CHECKS.items():
+            check(name, getattr(options, name))
+        workers = options.max_workers
+        if workers is not None and options.min_workers > workers:
+            message = f"min_workers ({options.min_workers}) must not exceed max_workers ({workers})"
+            raise ValueError(message)
+        _check_executor(options)
+        return options._replace(
+            preload=tuple(options.preload),
+            context_vars=tuple(options.context_vars),
+            env=dict(options.env or {}),
+        )
+
+    def pickled_initializer(self) -> bytes | None:
+        """Return what a worker calls before its first task, pickled.
+
+        Raises:
+            TypeError: it does not pickle.
+        """
+        function: object = self.initializer
+        arguments: object = self.initargs
+        if function is None:
+            return None
+        if not callable(function) or not isinstance(arguments, tuple):
+            message = (
+                "initializer must be a function, and initargs the tuple of its arguments, "
+                f"not {function!r} and {arguments!r}"
+            )
+            raise TypeError(message)
+        try:
+            return pickle.dumps((function, arguments), 5)
+        except Exception as error:
+            message = f"initializer and initargs must pickle, to reach the workers: {error}"
+            raise TypeError(message) from error
+
+
+def name_of(executor: Any) -> str:
+    """Return what an executor, its class or what makes one is called."""
+    name = getattr(executor, "__name__", None)
+    return name if isinstance(name, str) else type(executor).__name__
+
+
+def _unknown(name: str) -> str:
+    known = PoolOptions._fields
+    if name in CallOptions._fields or name == "max_concurrency":
+        return (
+            f"{name} is an option of a function, not of a pool: @offload({name}=…), or "
+            f"pool.options({name}=…).run(…) for single calls"
+        )
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, 1)
+    guess = f"; did you mean {close[0]}?" if close else f"; options are {', '.join(known)}"
+    return f"Pool has no option {name!r}{guess}"
+
+
+def _check_executor(options: PoolOptions) -> None:
+    """Refuse, and not drop, what an executor that is not ours would have to be told."""
+    executor = options.executor
+    if executor is None or name_of(executor) == "ProcessPoolExecutor":
+        return
+    for option in ("initializer", "env", "preload"):
+        if getattr(options, option):
+            message = (
+                f"{option} is for worker processes that the pool starts; "
+                f"give it to the {name_of(executor)} yourself"
+            )
+            raise ValueError(message)
+
+
+def _check_names(option: str, names: object) -> None:
+    if isinstance(names, str):
+        message = f"{option} must be several names, such as [{names!r}], not one str"
+        raise TypeError(message)
+
+
+def _check_environment(_: str, env: Mapping[Any, Any] | None) -> None:
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str | None):
+            message = f"env must map names to str or None, not {name!r} to {value!r}"
+            raise TypeError(message)
+        if not name or "=" in name or "\0" in name + (value or ""):
+            message = f"env cannot hold {name!r}: {value!r}"
+            raise ValueError(message)
+        try:
+            os.fsencode(name + (value or ""))
+        except UnicodeEncodeError as error:
+            message = f"env cannot hold {name!r}: {value!r}: {error}"
+            raise ValueError(message) from None
+
+
+def _check_choice(name: str, value: object, *, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"
+        raise ValueError(message)
+
+
+_count = partial(check_integer, minimum=0)
+_at_least_one = partial(check_integer, minimum=1, optional=True)
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "min_workers": _count,
+    "max_workers": _at_least_one,
+    "spare_workers": _count,
+    "max_queued": partial(check_integer, minimum=0, optional=True),
+    "max_queued_bytes": _at_least_one,
+    "max_payload_bytes": _at_least_one,
+    "max_tasks_per_worker": _at_least_one,
+    "max_worker_memory_bytes": _at_least_one,
+    "idle_timeout": partial(check_number, above=0.0),
+    "timeout": partial(check_number, above=0.0),
+    "queue_timeout": partial(check_number, minimum=0.0),
+    "start_timeout": partial(check_number, above=0.0, optional=False),
+    "os_priority": partial(_check_choice, choices=_OS_PRIORITIES),
+    "start_method": partial(_check_choice, choices=(None, *_START_METHODS)),
+    "preload": _check_names,
+    "context_vars": _check_names,
+    "env": _check_environment,
+}
