@@ -16,7 +16,7 @@ import offload.testing
 from offload import Pool
 from offload.pool import import_what_calls_need
 from offload.testing import Footprint, LoopBlock, LoopBlockDetector
-from tests.processes import Fifo, until
+from tests.support.processes import Fifo, until
 
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -98,7 +98,7 @@ def held(entered: Fifo, gate: Fifo) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def _open_request_pools() -> Iterator[tuple[Pool, ...]]:
-    from tests import request_functions
+    from tests.support.functions import requests as request_functions
 
     pools = request_functions.pool, request_functions.small
     for pool in pools:
@@ -110,7 +110,7 @@ def _open_request_pools() -> Iterator[tuple[Pool, ...]]:
 
 @pytest.fixture
 async def request_pools(_open_request_pools: tuple[Pool, ...]) -> AsyncIterator[None]:
-    """Have the pools of `request_functions` open, and nothing left in them when a request ends."""
+    """Have the pools of `functions.requests` open, and nothing left in them when a request ends."""
     yield
     for pool in _open_request_pools:
         await until(lambda pool=pool: not (pool.statistics().busy or pool.statistics().queued))
