@@ -19,6 +19,7 @@ from offload import (
     WorkerCrashedError,
     offload,
 )
+from tests.support import inside
 from tests.support.functions import observers as observed
 from tests.support.functions import pool as functions
 from tests.support.processes import PATIENCE, Fifo, gone, until
@@ -38,7 +39,7 @@ async def pool() -> AsyncIterator[Pool]:
     pool = Pool("books", max_workers=1, max_queued=1, os_priority="normal")
     async with pool:
         yield pool
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ async def test_by_hand_nothing_happens_to_a_pool_that_is_not_open() -> None:
         assert pool.statistics().state == "new"
         assert pool in Pool.all()
     finally:
-        del Pool._registry[pool.name]
+        inside.forget(pool)
 
 
 # --- observers ---
@@ -342,7 +343,7 @@ async def test_observer_of_all_pools_hears_of_later_ones() -> None:
             await pool.run(functions.echo, 2)
     finally:
         end()
-        del Pool._registry["later"]
+        inside.forget("later")
     assert [call.pool for call in watch.ended_calls] == ["later"]
 
 

@@ -26,6 +26,7 @@ from offload import (
     offload,
 )
 from offload.errors import RemoteTraceback
+from tests.support import inside
 from tests.support.functions import pool as functions
 from tests.support.processes import PATIENCE, Fifo, gone, is_alive, longer_and_longer, until
 
@@ -89,10 +90,10 @@ def pool(name: str, kind: Kind) -> Iterator[Pool]:
     anyio.run(pool.open)
     yield pool
     anyio.run(partial(pool.aclose, drain=5.0))
-    executor = pool._executor
+    executor = inside.executor_of(pool)
     if isinstance(executor, ThreadPoolExecutor):
         executor.shutdown()
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 @pytest.fixture(autouse=True)
@@ -483,7 +484,7 @@ async def test_close_fails_what_still_runs(kind: Kind, entered: Fifo, gate: Fifo
         executor = options.get("executor")
         if isinstance(executor, ThreadPoolExecutor):
             executor.shutdown()
-        del Pool._registry["closing"]
+        inside.forget("closing")
     assert errors["running"].may_have_run
     assert not errors["queued"].may_have_run
     assert not caught.value.may_have_run

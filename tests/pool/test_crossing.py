@@ -26,10 +26,12 @@ from offload import (
     task_context,
 )
 from offload.errors import RemoteTraceback
-from tests.support.calls import call, open_files
+from tests.support import inside
+from tests.support.calls import open_files
 from tests.support.functions import bare as bare_functions
 from tests.support.functions import crossing as functions
 from tests.support.functions import pool as pool_functions
+from tests.support.inside import call
 from tests.support.processes import PATIENCE, Fifo, longer_and_longer, until
 
 HOME = "tests.support.functions.crossing"
@@ -186,7 +188,7 @@ def test_one_name_is_not_a_list_of_names() -> None:
     """A str, which is a list of letters to Python, is refused with what to write instead."""
     with pytest.raises(TypeError, match=r"not one str"):
         Pool("crossing refused", context_vars=f"{HOME}:user")  # type: ignore[arg-type]
-    assert "crossing refused" not in Pool._registry
+    assert inside.known("crossing refused") is None
 
 
 # --- log records ---
@@ -845,9 +847,7 @@ class TestCoalesce:
     async def joined(self, pool: Pool, count: int, entered: Fifo) -> None:
         """Wait for the run that so many callers wait for; under trio each comes by itself."""
         await entered.heard()
-        assert pool._running is not None
-        flights = pool._running._flights._flights
-        await until(lambda: sum(flight.waiting for flight in flights.values()) == count)
+        await until(lambda: sum(inside.callers_of_flights(pool)) == count)
 
     async def test_identical_calls_share_one_run(
         self, wide: Pool, entered: Fifo, gate: Fifo

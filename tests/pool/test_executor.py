@@ -12,6 +12,7 @@ import pytest
 
 from offload import ArgumentError, FunctionError, Pool, PoolClosedError, QueueFullError, RemoteError
 from offload.errors import RemoteTraceback
+from tests.support import inside
 from tests.support.functions import decorated as some_functions
 from tests.support.functions import executor as view_functions
 from tests.support.functions.executor import Account
@@ -415,7 +416,9 @@ class TestView:
         pool = Pool("closing view", max_workers=1)
         view = pool.executor()
         futures = [view.submit(view_functions.wait_for, tmp_path / "go", n) for n in range(3)]
-        futures += [view._mapping.submit(view_functions.wait_for, tmp_path / "go", 9)] * 2
+        futures += [
+            inside.mapping_executor(view).submit(view_functions.wait_for, tmp_path / "go", 9)
+        ] * 2
         until(lambda: list(tmp_path.iterdir()))
         asyncio.run(pool.aclose(drain=0.0))
         for future in futures:

@@ -26,6 +26,7 @@ from offload import (
     WorkerStartError,
     offload,
 )
+from tests.support import inside
 from tests.support.functions import pool as functions
 from tests.support.processes import (
     PATIENCE,
@@ -89,7 +90,7 @@ def pool(method: str) -> Iterator[Pool]:
     anyio.run(pool.open)
     yield pool
     anyio.run(partial(pool.aclose, drain=1.0))
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 @pytest.fixture
@@ -266,7 +267,7 @@ async def test_fault_while_starting_costs_the_call_and_says_why(
             await restarted(pool)
         finally:
             await pool.aclose(drain=0)
-            del Pool._registry[pool.name]
+            inside.forget(pool)
 
     before = supervisors()
     with anyio.fail_after(PATIENCE):
@@ -421,4 +422,4 @@ class _FaultPool:
         try:
             await self.pool.__aexit__(*how)
         finally:
-            del Pool._registry[self.pool.name]
+            inside.forget(self.pool)

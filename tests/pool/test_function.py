@@ -38,6 +38,7 @@ from offload import (
     offload,
 )
 from offload.function import Stream
+from tests.support import inside
 from tests.support.functions import decorated as functions
 from tests.support.functions.decorated import DoubleScale, Scale
 from tests.support.processes import PATIENCE
@@ -182,14 +183,14 @@ class TestOptions:
         quick = functions.with_options.options(timeout=1)
         assert quick is not functions.with_options
         assert await quick(5) == await functions.with_options(5) == 5
-        assert quick._options.timeout == 1
-        assert quick._options.queue_timeout == 30
-        assert functions.with_options._options.timeout == 30
+        assert inside.options_of(quick).timeout == 1
+        assert inside.options_of(quick).queue_timeout == 30
+        assert inside.options_of(functions.with_options).timeout == 30
 
     async def test_options_add_up(self):
         """Options of options keep what is not given again."""
         twice = functions.add.options(timeout=1).options(priority=2)
-        assert (twice._options.timeout, twice._options.priority) == (1, 2)
+        assert (inside.options_of(twice).timeout, inside.options_of(twice).priority) == (1, 2)
 
     async def test_timeout_of_a_call_counts(self, tmp_path):
         """A call's own timeout stops the function, and the error says so."""
@@ -228,7 +229,7 @@ class TestOptions:
 
     async def test_closed_pool_serves_again_once_opened(self):
         """A function finds its pool again after that was closed and opened anew."""
-        images = Pool._registry.get("images") or Pool("images", max_workers=1)
+        images = inside.known("images") or Pool("images", max_workers=1)
         for _ in range(2):
             async with images:
                 _, pid = await functions.on_images(1)
@@ -341,10 +342,10 @@ class TestIdentity:
     def test_its_options_pickle_with_it(self):
         """Other options, and the object that a method is bound to, survive pickling."""
         quick = pickle.loads(pickle.dumps(functions.add.options(timeout=5)))
-        assert quick._options == functions.add.options(timeout=5)._options
-        assert quick.options(priority=1)._options.timeout == 5
+        assert inside.options_of(quick) == inside.options_of(functions.add.options(timeout=5))
+        assert inside.options_of(quick.options(priority=1)).timeout == 5
         plain = pickle.loads(pickle.dumps(functions.add)).options(priority=1)
-        assert plain._options == functions.add.options(priority=1)._options
+        assert inside.options_of(plain) == inside.options_of(functions.add.options(priority=1))
         bound = pickle.loads(pickle.dumps(Scale(7).times))
         assert bound.bound == (Scale(7),)
         assert pickle.loads(pickle.dumps(DoubleScale.class_below)).bound == (DoubleScale,)
@@ -823,7 +824,7 @@ class TestStream:
             finally:
                 closed.append(True)
 
-        monkeypatch.setattr(functions.count._definition, "function", generator)
+        inside.replace_function(monkeypatch, functions.count, generator)
         async with functions.count.stream() as items:
             assert await anext(items) == 0
             assert not closed

@@ -33,14 +33,13 @@ from offload import (
     offload,
 )
 from offload._pool.single_flight import Flights
-from offload._pool.target import target_of
-from offload._values.options import CallOptions
 from offload._wire.frames import Flag, Kind, anonymous_file
-from offload._workers import logs
-from tests.support.calls import call, open_files
+from tests.support import inside
+from tests.support.calls import open_files
 from tests.support.functions import hostile as functions
 from tests.support.functions import hostile_module
 from tests.support.functions import pool as pool_functions
+from tests.support.inside import call
 from tests.support.processes import PATIENCE, Fifo, gone, gone_now, is_alive, parent_of, until
 
 pytestmark = pytest.mark.anyio
@@ -247,7 +246,7 @@ async def test_records_that_nobody_handles_are_bounded(
     pool: Pool, handled: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Records beyond what may wait for slow handlers are dropped, counted and told."""
-    monkeypatch.setattr(logs, "_MOST_BYTES", 1 << 20)
+    inside.limit_log_queue(monkeypatch, 1 << 20)
     free = threading.Event()
     handler = handled(lambda _: free.wait(PATIENCE))
     try:
@@ -340,7 +339,7 @@ async def test_close_with_replies_unread_tells_every_caller() -> None:
             await pool.aclose(drain=0.0)
             ends = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(end, PoolClosedError) or end is None for end in ends)
-        del Pool._registry[pool.name]
+        inside.forget(pool)
 
 
 @pytest.mark.guarantee(3)
@@ -348,8 +347,6 @@ async def test_call_that_was_assigned_twice_is_sent_once(tmp_path: Path) -> None
     """A worker that dies between assignment and sending costs nothing, and nothing runs twice."""
     path = tmp_path / "ran"
     async with Pool("hostile assign", max_workers=1, spare_workers=0) as pool:
-        engine = pool._running
-        assert engine is not None
         pid = await pool.run(pool_functions.pid)
         blocker = asyncio.ensure_future(pool.run(time.sleep, 0.3))
         noted = asyncio.ensure_future(pool.run(pool_functions.note, str(path), "ran"))
@@ -358,17 +355,17 @@ async def test_call_that_was_assigned_twice_is_sent_once(tmp_path: Path) -> None
         def kill_when_assigned() -> None:
             # On another thread, as from another event loop: the assignment is only on its way.
             deadline = time.monotonic() + PATIENCE
-            engine.abandon(next(iter(engine._running())), "cancel")
+            inside.cancel_running(pool)
             while time.monotonic() < deadline:
-                (*others,) = [w for w in engine.crew.workers() if w.task is not None]
-                if others and others[0].pid not in (None, pid):
+                others = inside.pids_with_task(pool)
+                if others and others[0] not in (None, pid):
                     break
                 time.sleep(0.001)
-            first = others[0].pid
+            first = others[0]
             os.kill(first, signal.SIGKILL)
             while time.monotonic() < deadline:
-                (*others,) = [w for w in engine.crew.workers() if w.task is not None]
-                if others and others[0].pid not in (None, pid, first):
+                others = inside.pids_with_task(pool)
+                if others and others[0] not in (None, pid, first):
                     return
                 time.sleep(0.001)
 
@@ -384,13 +381,11 @@ async def test_call_that_was_assigned_twice_is_sent_once(tmp_path: Path) -> None
 @pytest.mark.guarantee(5)
 async def test_call_that_the_collector_drops_waits_for_no_lock(pool: Pool) -> None:
     """The collector may run while this very thread decides for the pool: it only leaves word."""
-    engine = pool._running
-    assert engine is not None
     calls = [pool.run(time.sleep, 30.0) for _ in range(2)]  # one that runs, one that waits
     for each in calls:
         each.send(None)
     await until(lambda: pool.statistics().busy == 1 and pool.statistics().queued == 1)
-    with engine._lock:
+    with inside.lock_held(pool):
         for each in calls:
             each.close()
     await until(lambda: not (pool.statistics().busy or pool.statistics().queued))
@@ -413,7 +408,7 @@ async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int
         await gate
         return Kind.RESULT, Flag.LARGE, b"", descriptor
 
-    options: Any = Pool.named().resolve(CallOptions(single_flight=True))
+    options: Any = inside.resolved(Pool.named(), single_flight=True)
     first = asyncio.ensure_future(flights.join(b"same", options, begin))
     await asyncio.sleep(0.001)
     gates[0].set_result(None)
@@ -450,12 +445,10 @@ async def test_death_of_a_supervisor_while_workers_start_is_one_failure() -> Non
 
         for number in range(20):
             group.start_soon(one, number)
-        await until(lambda: pool._running and pool._running.crew._process)  # type: ignore[attr-defined]
-        assert pool._running is not None
-        process: Any = pool._running.crew
-        os.kill(process._process.pid, signal.SIGKILL)
+        await until(lambda: inside.supervisor_pid(pool))
+        os.kill(inside.supervisor_pid(pool), signal.SIGKILL)
     await pool.aclose()
-    del Pool._registry[pool.name]
+    inside.forget(pool)
     assert sorted(results) == list(range(20))
 
 
@@ -504,7 +497,7 @@ async def test_close_ends_a_supervisor_that_is_stopped() -> None:
         await pool.aclose(drain=0.0)
     await gone(pid, supervisor)
     assert not is_alive(supervisor)
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 @pytest.mark.guarantee(4)
@@ -592,7 +585,7 @@ async def test_close_does_not_wait_for_exit_hooks_and_ends_children() -> None:
     assert time.monotonic() - began < 10.0
     assert not is_alive(pid)
     await gone(child)
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 @pytest.mark.guarantee(5)
@@ -605,12 +598,11 @@ async def test_close_says_of_a_call_on_its_way_that_it_did_not_run(
     await entered.heard()
     second = asyncio.ensure_future(pool.run(pool_functions.echo, 1))
     await until(lambda: pool.statistics().queued)
-    engine: Any = pool._running
 
     def kill_when_assigned() -> None:
         deadline = time.monotonic() + PATIENCE
-        engine.abandon(engine._running()[0], "cancel")
-        while not engine._running() and time.monotonic() < deadline:
+        inside.cancel_running(pool)
+        while not inside.has_running(pool) and time.monotonic() < deadline:
             time.sleep(0.001)
         pool.kill().result(PATIENCE)
 
@@ -621,7 +613,7 @@ async def test_close_says_of_a_call_on_its_way_that_it_did_not_run(
         await second
     assert not caught.value.may_have_run
     first.cancel()
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 @pytest.mark.guarantee(7)
@@ -630,12 +622,11 @@ async def test_kill_from_a_signal_handler_waits_for_no_lock() -> None:
     """The handler runs on a thread that may be deciding something for this very pool."""
     pool = Pool("hostile signal", max_workers=1)
     pid = await pool.run(pool_functions.pid)
-    assert pool._running is not None
-    with pool._running._lock, pool._lock:  # as if the signal came here
+    with inside.every_lock_held(pool):  # as if the signal came here
         killed = pool.kill()
     await asyncio.wrap_future(killed)
     assert not is_alive(pid)
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 async def test_pool_whose_name_was_given_away_is_still_closed_at_exit() -> None:
@@ -643,8 +634,8 @@ async def test_pool_whose_name_was_given_away_is_still_closed_at_exit() -> None:
     first = Pool("hostile name")
     await first.aclose()
     second = Pool("hostile name")
-    assert {first, second} <= set(Pool._everyone)
-    del Pool._registry["hostile name"]
+    assert {first, second} <= inside.everyone()
+    inside.forget("hostile name")
 
 
 # --- executors, threads that cannot be had ---
@@ -706,7 +697,7 @@ async def test_exception_that_exits_in_its_text_is_no_exit_of_the_server() -> No
             with pytest.raises((RemoteError, functions.ExitsInText)):
                 await pool.run(functions.raise_exit_in_text)
             assert await pool.run(pool_functions.echo, 1) == 1
-        del Pool._registry["hostile text"]
+        inside.forget("hostile text")
 
 
 @pytest.mark.guarantee(5)
@@ -738,7 +729,7 @@ async def test_thread_that_cannot_be_had_is_had_later(
                 await until(lambda: handler.records)
     finally:
         await pool.aclose()
-        del Pool._registry[pool.name]
+        inside.forget(pool)
     assert failed
 
 
@@ -760,7 +751,7 @@ async def test_open_ends_where_only_some_workers_come_up(tmp_path: Path) -> None
         await pool.open()
         assert await pool.run(pool_functions.echo, 1) == 1
     await pool.aclose()
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 @pytest.mark.guarantee(5)
@@ -770,7 +761,7 @@ async def test_error_that_cannot_be_encoded_is_told_all_the_same() -> None:
     with pytest.raises(WorkerStartError, match=r"bad .udcff name"):
         await pool.run(pool_functions.echo, 1)
     await pool.aclose()
-    del Pool._registry[pool.name]
+    inside.forget(pool)
 
 
 async def test_module_of_context_variables_may_use_pools() -> None:
@@ -853,10 +844,9 @@ async def test_reply_that_came_in_time_is_no_timeout(pool: Pool) -> None:
 @pytest.mark.guarantee(3)
 async def test_caller_of_a_shared_run_that_is_dropped_cancels_no_newcomer(pool: Pool) -> None:
     """Who joins before the dropped one has left keeps the run."""
-    options: Any = pool.resolve(CallOptions(single_flight=True))
 
     def shared() -> Any:
-        return pool.run_target(target_of(pool_functions.echo), (1,), {}, options)
+        return call(pool, pool_functions.echo, 1, single_flight=True)
 
     dropped = shared()
     dropped.send(None)
@@ -910,8 +900,8 @@ def test_executors_worker_outlives_a_loop_that_ends_too_early() -> None:
     assert asyncio.run(second()) == 2
     asyncio.run(pool.aclose())
     for task in tasks:
-        task._log_destroy_pending = False  # by intent
-    del Pool._registry[pool.name]
+        inside.destroy_quietly(task)  # by intent
+    inside.forget(pool)
 
 
 @pytest.mark.guarantee(5)
@@ -920,14 +910,11 @@ def test_executors_worker_outlives_a_loop_that_ends_too_early() -> None:
 )
 async def test_stream_that_the_collector_drops_waits_for_no_lock(pool: Pool) -> None:
     """From Python 3.13 on the collector ends one while it waits for an item."""
-    target = target_of(pool_functions.stream_slowly)
-    stream: Any = pool.stream_target(target, (30.0,), {}, pool.resolve(CallOptions()))
+    stream: Any = inside.stream(pool, pool_functions.stream_slowly, 30.0)
     waiting = anext(stream)
     waiting.send(None)
     await until(lambda: pool.statistics().busy)
-    engine = pool._running
-    assert engine is not None
-    with engine._lock:
+    with inside.lock_held(pool):
         waiting.close()
     with anyio.fail_after(PATIENCE):
         await until(lambda: not pool.statistics().busy)
@@ -990,8 +977,6 @@ async def test_kill_that_finds_the_lock_taken_after_the_end_is_done() -> None:
     """Nobody is left to do anything then, and nothing is left to be done."""
     pool = Pool("hostile twice", max_workers=1)
     await pool.run(pool_functions.echo, 1)
-    engine = pool._running
-    assert engine is not None
+    engine = inside.engine_of(pool)
     await pool.aclose()
-    with engine._lock:
-        assert engine.kill().done()
+    assert inside.kill_under_its_lock(engine).done()

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from offload import Pool, PoolClosedError, QueueFullError, QueueTimeoutError
-from tests.support.calls import call, open_files, warm_up
+from tests.support.calls import open_files, warm_up
 from tests.support.functions import crossing as functions
 from tests.support.functions import pool as pool_functions
+from tests.support.inside import call
 from tests.support.processes import PATIENCE, Fifo, until
 
 pytestmark = pytest.mark.anyio

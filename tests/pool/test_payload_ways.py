@@ -5,6 +5,7 @@ import gc
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
-from offload._pool.target import target_of
 from offload._values.options import CallOptions
 from offload._wire import payload
 from offload._wire.large import decode_large, encode_large
@@ -24,6 +24,7 @@ from offload._wire.payload import TRAY_BYTES, Parcel, pack
 from offload._wire.pickling import TooLarge, dumps, in_pieces, pickled_size
 from offload._workers.keeper import threads
 from tests.pool.test_payloads import ANYTHING, same
+from tests.support import inside
 from tests.support.functions import crossing as functions
 from tests.support.functions import pool as pool_functions
 from tests.support.processes import PATIENCE, Fifo, until
@@ -107,9 +108,7 @@ class TestTrays:
 
     async def test_items_of_a_stream_are_not_mixed_up(self, pool: Pool) -> None:
         """Items that come faster than they are read find other ways than the one tray."""
-        options = pool.resolve(CallOptions())
-        target = target_of(functions.megabytes)
-        got = [item async for item in pool.stream_target(target, (12,), {}, options)]
+        got = [item async for item in inside.stream(pool, functions.megabytes, 12)]
         assert [(len(item), item[:1]) for item in got] == [
             (MIB + number, bytes([number])) for number in range(12)
         ]
@@ -176,10 +175,11 @@ class TestTrays:
     async def test_identical_medium_calls_share_a_run(self, pool: Pool, tmp_path: Path) -> None:
         """`single_flight` knows a call by its bytes, in a tray as in a frame."""
         path = str(tmp_path / "runs")
-        options = pool.resolve(CallOptions(single_flight=True))
-        target = target_of(functions.noted_length)
         sizes = (MIB, MIB, MIB + 1, MIB)
-        calls = [pool.run_target(target, (bytearray(size), path), {}, options) for size in sizes]
+        calls = [
+            inside.call(pool, functions.noted_length, bytearray(size), path, single_flight=True)
+            for size in sizes
+        ]
         assert await asyncio.gather(*calls) == list(sizes)
         assert await anyio.Path(path).read_text() == "ran\n" * 2
 
@@ -296,35 +296,32 @@ class TestLimits:
     @pytest.mark.parametrize("size", [5_000, 100_000, 5 * MIB])
     async def test_large_argument_is_refused_by_name_and_size(self, pool: Pool, size: int) -> None:
         """The error names the parameter, its size and the limit, and the function did not run."""
-        options = pool.resolve(CallOptions(max_payload_bytes=4_000))
-        target = target_of(functions.keep)
+        keep = partial(inside.call, pool, functions.keep, max_payload_bytes=4_000)
         for value in (bytes(size), [bytes(size)], np.zeros(size, "u1"), {"k": "x" * size}):
             with pytest.raises(ArgumentError) as caught:
-                await pool.run_target(target, (1, value), {}, options)
+                await keep(1, value)
             assert caught.value.parameter == "value"
             assert f"{pickled_size(value):,} bytes" in str(caught.value)
             assert "max_payload_bytes (4,000)" in str(caught.value)
             assert "did not run" in str(caught.value)
-        assert await pool.run_target(target, (1, b"x"), {}, options) == 1
+        assert await keep(1, b"x") == 1
 
     async def test_arguments_count_together(self, pool: Pool) -> None:
         """The limit is that of the whole call, and the largest argument is named."""
-        options = pool.resolve(CallOptions(max_payload_bytes=10_000))
-        target = target_of(functions.keep)
+        keep = partial(inside.call, pool, functions.keep, max_payload_bytes=10_000)
         with pytest.raises(
             ArgumentError, match=r"'value' takes 6,\d+ .* all of them 11,"
         ) as caught:
-            await pool.run_target(target, (bytes(5_000), bytes(6_000)), {}, options)
+            await keep(bytes(5_000), bytes(6_000))
         assert caught.value.parameter == "value"
 
     @pytest.mark.parametrize("size", [5_000, 100_000, 5 * MIB])
     async def test_large_result_is_refused_by_size(self, pool: Pool, size: int) -> None:
         """The error tells the size and the limit, and that the function ran; the worker goes on."""
-        options = pool.resolve(CallOptions(max_payload_bytes=4_000))
         pid = await pool.run(pool_functions.pid)
         for function in (functions.make_bytes, functions.make_list):
             with pytest.raises(ResultError, match=r"ran.*max_payload_bytes \(4,000\)") as caught:
-                await pool.run_target(target_of(function), (size,), {}, options)
+                await inside.call(pool, function, size, max_payload_bytes=4_000)
             assert f"{size // 1000:,}"[:3] in str(caught.value)
         assert await pool.run(pool_functions.pid) == pid
 
@@ -342,17 +339,15 @@ class TestLimits:
                 await pool.run(functions.make_bytes, 6_000)
             assert await pool.run(functions.make_bytes, 4_000) == bytes(4_000)
             for limit in (None, 100_000):
-                options = pool.resolve(CallOptions(max_payload_bytes=limit))
-                target = target_of(functions.make_bytes)
-                assert len(await pool.run_target(target, (6_000,), {}, options)) == 6_000
+                made = await inside.call(pool, functions.make_bytes, 6_000, max_payload_bytes=limit)
+                assert len(made) == 6_000
 
     async def test_items_of_a_stream_are_limited_one_by_one(self, pool: Pool) -> None:
         """Each item may have the size; the first larger one ends the stream with the error."""
-        options = pool.resolve(CallOptions(max_payload_bytes=MIB + 500))
-        target = target_of(functions.megabytes)
+        limited = partial(inside.stream, pool, functions.megabytes, max_payload_bytes=MIB + 500)
         got = 0
         with pytest.raises(ResultError, match="max_payload_bytes"):  # noqa: PT012 - counts
-            async for item in pool.stream_target(target, (1000, 100), {}, options):
+            async for item in limited(1000, 100):
                 got += len(item) > MIB - 1
         assert 1 <= got <= 6
 

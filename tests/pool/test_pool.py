@@ -36,6 +36,7 @@ from offload import (
 )
 from offload._system import BLAS_VARIABLES
 from offload._workers.keeper import threads
+from tests.support import inside
 from tests.support.calls import open_files
 from tests.support.functions import pool as functions
 from tests.support.processes import (
@@ -66,7 +67,7 @@ def new_pool() -> Iterator[Callable[..., Pool]]:
 
     yield make
     for pool in made:
-        Pool._registry.pop(pool.name, None)
+        inside.forget_if_known(pool.name)
 
 
 class Held:
@@ -140,9 +141,9 @@ def test_wrong_option_is_refused_when_the_pool_is_made(
         with pytest.raises(error) as caught:
             Pool(name, **options)
         assert next(iter(options), "name").removesuffix("s") in str(caught.value)
-        assert name not in Pool._registry
+        assert inside.known(name) is None
     finally:
-        Pool._registry.pop(name, None)
+        inside.forget_if_known(name)
 
 
 def test_two_pools_of_one_name_are_refused(new_pool: Callable[..., Pool]) -> None:
@@ -963,7 +964,7 @@ async def test_repr_tells_the_state(
         await until(lambda: pool.statistics().queued)
         assert repr(pool) == (
             f"<Pool '{name}' open: 1 busy of 1, 0 idle, 0 starting, 0 leaving, 1 queued "
-            f"({pool._method()}, priority normal)>"
+            f"({inside.start_method(pool)}, priority normal)>"
         )
         gate.let(2)
     await pool.aclose()
@@ -1034,7 +1035,7 @@ async def test_loop_that_is_closed_with_calls_pending_costs_nobody_else(
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         for task in (running, queued):
-            task._log_destroy_pending = False
+            inside.destroy_quietly(task)
 
     async with new_pool(max_workers=1) as pool:
         await anyio.to_thread.run_sync(forget_calls)

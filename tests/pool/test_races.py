@@ -17,13 +17,12 @@ import psutil
 import pytest
 
 from offload import Pool, QueueTimeoutError, ResultError, TaskKilledError, TaskTimeoutError
-from offload._pool.target import target_of
 from offload._values.call_record import CallRecord
-from offload._values.options import CallOptions
 from offload._workers import process
-from tests.support.calls import call
+from tests.support import inside
 from tests.support.functions import pool as pool_functions
 from tests.support.functions import races as race_functions
+from tests.support.inside import call
 from tests.support.processes import PATIENCE, Fifo, gone, is_alive, until
 
 
@@ -56,8 +55,7 @@ class TestWorkers:
 
         async def consume() -> None:
             try:
-                target = target_of(race_functions.unsendable_then_failing)
-                async for _ in pool.stream_target(target, (), {}, pool.resolve(CallOptions())):
+                async for _ in inside.stream(pool, race_functions.unsendable_then_failing):
                     raise AssertionError
             except ResultError as error:
                 errors.append(error)
@@ -85,9 +83,7 @@ class TestWorkers:
             pid = only_pid(pool)
 
             async def echo(number: int) -> None:
-                target = target_of(pool_functions.echo)
-                options = pool.resolve(CallOptions(max_crash_retries=1))
-                results[number] = await pool.run_target(target, (number,), {}, options)
+                results[number] = await call(pool, pool_functions.echo, number, max_crash_retries=1)
 
             async with anyio.create_task_group() as group:
                 group.start_soon(pool.run, race_functions.reply_twice)
@@ -115,7 +111,7 @@ class TestWorkers:
         # Another loop has used it before, so it needs a binding to this one.
         await asyncio.to_thread(asyncio.run, pool.run(pool_functions.echo, 0))
         pid = only_pid(pool)
-        monkeypatch.setattr(process, "Binding", fail)
+        inside.fail_bindings(monkeypatch, fail)
         assert await pool.run(pool_functions.pid) != pid
         await gone(pid)
         await until(lambda: not pool.statistics().leaving)
@@ -125,12 +121,11 @@ class TestWorkers:
         """A call whose worker died before receiving it waits no longer than its queue_timeout."""
         async with Pool("races requeued", max_workers=1, spare_workers=0) as pool:
             await pool.run(pool_functions.echo, 0)
-            assert pool._running is not None
             pid = only_pid(pool)
             os.kill(pid, signal.SIGSTOP)
             await until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
             # There is no other worker to be had.
-            pool._running.crew.start = lambda: None  # type: ignore[method-assign]
+            inside.start_no_worker(pool)
             waiting = asyncio.ensure_future(call(pool, pool_functions.echo, 1, queue_timeout=0.1))
             await until(lambda: pool.statistics().busy)
             os.kill(pid, signal.SIGKILL)
@@ -142,33 +137,19 @@ class TestWorkers:
         self, entered: Fifo, gate: Fifo, held: tuple[str, str]
     ) -> None:
         """A task that ends by itself while it is being cancelled takes its stop along."""
-        decided, proceed, ended = threading.Event(), threading.Event(), threading.Event()
         async with Pool("races stopped", max_workers=1, spare_workers=0) as pool:
-            assert pool._running is not None
-            crew: Any = pool._running.crew
-            stop, recovered = crew.stop, crew.recovered
-
-            def stop_late(*arguments: Any) -> None:
-                decided.set()
-                proceed.wait(PATIENCE)
-                stop(*arguments)
-
-            def tell_recovered(worker: Any) -> None:
-                recovered(worker)
-                ended.set()
-
-            crew.stop, crew.recovered = stop_late, tell_recovered
+            stop = inside.LateStop(pool, PATIENCE)
             pid = only_pid(pool)
             first = asyncio.ensure_future(call(pool, pool_functions.hold, *held, grace=PATIENCE))
             await entered.heard()
             stopping = asyncio.ensure_future(asyncio.to_thread(pool.kill_task, pid))
-            await asyncio.to_thread(decided.wait, PATIENCE)
+            await asyncio.to_thread(stop.decided.wait, PATIENCE)
             gate.let()
-            await asyncio.to_thread(ended.wait, PATIENCE)
+            await asyncio.to_thread(stop.recovered.wait, PATIENCE)
             function = race_functions.wait_and_tell_whether_wanted
             following = asyncio.ensure_future(pool.run(function, *held))
             await asyncio.sleep(0)  # to let it be sent, if there is a worker
-            proceed.set()
+            stop.proceed.set()
             assert await stopping
             with pytest.raises(TaskKilledError):
                 await first
@@ -197,9 +178,7 @@ def test_record_half_read_on_one_loop_is_read_on_on_the_next(
         await pool.run(race_functions.log_later, entered.path, gate.path, 100_000)
         gate.let()
         entered.heard_now()
-        assert pool._running is not None
-        (worker,) = pool._running.crew.workers()
-        assert worker.binding._read()
+        assert inside.read_from_worker(pool)
         # On this loop, which stands still, nothing more is read.
         other = threading.Thread(
             target=lambda: results.append(asyncio.run(pool.run(pool_functions.echo, 7))),
@@ -351,15 +330,12 @@ class TestBooks:
             pass
         watcher = Watcher(iter([None]))
         added = threading.Thread(target=pool.observe, args=(watcher,))
-        make = pool._new_engine
 
-        def make_slowly(*arguments: Any) -> Any:
-            engine = make(*arguments)
+        def add_meanwhile() -> None:
             added.start()
             added.join(0.2)  # it waits for the engine, or is too early for it
-            return engine
 
-        monkeypatch.setattr(pool, "_new_engine", make_slowly)
+        inside.make_engines_slowly(monkeypatch, pool, add_meanwhile)
         async with pool:
             await asyncio.to_thread(added.join)
             await pool.run(pool_functions.echo, 1)
@@ -416,7 +392,7 @@ def test_thousands_that_nobody_wants_are_passed_over(count: int, tmp_path: Path)
         assert (now.busy, now.queued, now.crashed, now.cancelled) == (0, 0, 0, count)
     finally:
         pool.kill().result(PATIENCE)
-        del Pool._registry[pool.name]
+        inside.forget(pool)
 
 
 @pytest.mark.anyio
@@ -427,7 +403,6 @@ async def test_call_that_is_given_up_before_it_is_sent_costs_no_worker(tmp_path:
     async with pool:
         pid = await pool.run(pool_functions.pid)
         asked: list[int] = []
-        target, options = target_of(pool_functions.echo), pool.resolve(CallOptions())
 
         def nobody() -> bool:
             asked.append(1)
@@ -439,11 +414,13 @@ async def test_call_that_is_given_up_before_it_is_sent_costs_no_worker(tmp_path:
                 await entered.heard()
                 async with anyio.create_task_group() as leavers:
                     for number in range(300):
-                        leavers.start_soon(pool.run_target, target, (number,), {}, options, nobody)
+                        leavers.start_soon(
+                            inside.call_if, pool, nobody, pool_functions.echo, number
+                        )
                     await until(lambda: pool.statistics().queued == 300)
                     gate.let()
                     await until(lambda: asked)
                     leavers.cancel_scope.cancel()
         await until(lambda: not pool.statistics().busy)
         assert await pool.run(pool_functions.pid) == pid
-    del Pool._registry[pool.name]
+    inside.forget(pool)

@@ -29,16 +29,16 @@ from offload import (
     WorkerStartError,
     offload,
 )
-from offload._decisions.dispatch import TaskState
 from offload._pool import codec
 from offload._pool.fanout import Width
-from offload._pool.target import target_of
 from offload._wire.frames import anonymous_file
 from offload._wire.shared_file import SharedFile
 from offload._workers.keeper import submit_once, threads
-from tests.support.calls import call, open_files
+from tests.support import inside
+from tests.support.calls import open_files
 from tests.support.functions import pool as pool_functions
 from tests.support.functions import seams as functions
+from tests.support.inside import call
 from tests.support.processes import PATIENCE, Fifo, gone, is_alive, until
 
 pytestmark = pytest.mark.anyio
@@ -149,7 +149,7 @@ async def test_file_is_closed_once_where_threads_run_out(
 ) -> None:
     """A number that is closed twice is, the second time, somebody else's connection."""
     executor = ThreadPoolExecutor(2, thread_name_prefix="seam")
-    monkeypatch.setattr(threads, "_executor", executor)
+    inside.replace_payload_threads(monkeypatch, executor)
     gate = threading.Event()
     threads.submit(gate.wait)
     no_thread("seam")
@@ -169,7 +169,7 @@ async def test_large_call_without_a_thread_is_refused_and_leaves_no_file(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its error says what ran out; the next call is as any other."""
-    monkeypatch.setattr(threads, "_executor", None)
+    inside.replace_payload_threads(monkeypatch, None)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", starting_none("offload-payload"))
         with pytest.raises(ArgumentError, match=r"did not run.*can't start new thread"):
@@ -250,12 +250,11 @@ async def test_progress_is_told_in_the_context_of_its_caller(
         assert set(told[: len(told) // 2]) == {"a"}
         assert set(told[len(told) // 2 :]) == {"b"}
         told.clear()
-        flights = pool._running._flights._flights  # type: ignore[union-attr]
         async with anyio.create_task_group() as group:
             for name in "cd":
                 group.start_soon(partial(ask, name, single_flight=True))
             # Who joins after the report is told nothing of it.
-            await until(lambda: [each.waiting for each in flights.values()] == [2])
+            await until(lambda: inside.callers_of_flights(pool) == [2])
             gate.let()
     assert set(told) == {"c", "d"}
 
@@ -390,8 +389,7 @@ async def test_handler_that_raises_hides_no_end_of_a_supervisor(
     pool = Pool("seam supervisor", max_workers=1, spare_workers=0)
     calling = asyncio.ensure_future(pool.run(functions.hang, entered.path))
     await entered.heard()
-    process = pool._running.crew._process  # type: ignore[union-attr]
-    os.kill(process.pid, 9)
+    os.kill(inside.supervisor_pid(pool), 9)
     with anyio.fail_after(PATIENCE):
         with pytest.raises(Exception, match="lost its worker"):
             await calling
@@ -483,10 +481,7 @@ async def test_call_that_is_put_behind_its_function_minds_its_queue_timeout(
             await until(lambda: pool.statistics().queued == 2)
             gate.let()
             assert await passing == 1
-            (entry,) = pool._running.lanes[target_of(functions.hang).name].parked  # type: ignore[union-attr]
-            parked: Any = entry[2]
-            assert parked.state is TaskState.PARKED
-            parked.wait_in_queue()
+            inside.wait_in_queue_again(pool, functions.hang)
             with pytest.raises(QueueTimeoutError), anyio.fail_after(PATIENCE):
                 await behind
             running.cancel()
@@ -548,7 +543,7 @@ async def test_pool_closes_on_executors_that_shut_down_in_their_own_way(
         await pool.aclose(drain=0.0)
         assert time.monotonic() - started < 5.0
         assert not pool.statistics().workers
-        del Pool._registry["seam shutdown"]
+        inside.forget("seam shutdown")
     assert "LookupError: of a shutdown" in caplog.text
     assert "Silent" not in caplog.text
 

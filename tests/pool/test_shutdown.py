@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from offload import Pool, WorkerCrashedError
+from tests.support import inside
 from tests.support.functions import pool as functions
 from tests.support.processes import (
     PATIENCE,
@@ -201,5 +202,5 @@ async def test_death_of_the_supervisor_costs_what_runs(method: str, tmp_path: Pa
             assert "supervisor process" in caplog.text
         finally:
             await pool.aclose(drain=0)
-            del Pool._registry[pool.name]
+            inside.forget(pool)
     await until(lambda: not descendants())

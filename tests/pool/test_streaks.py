@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from offload import Pool, offload
+from tests.support import inside
 from tests.support.functions import pool as functions
 
 pytestmark = [pytest.mark.anyio]
@@ -38,7 +39,7 @@ async def test_worker_that_nobody_calls_sleeps() -> None:
         await anyio.sleep(0.3)
         assert sum(process.cpu_times()[:2]) - begin < 0.1
         assert await pid() == worker
-    del Pool._registry["streak"]
+    inside.forget("streak")
 
 
 async def test_worker_that_is_called_now_and_then_does_not_look() -> None:
@@ -53,7 +54,7 @@ async def test_worker_that_is_called_now_and_then_does_not_look() -> None:
             assert await pid() == worker
         # Now and then a busy machine lets the next call come before it sleeps.
         assert switches(worker) - before >= 10
-    del Pool._registry["now and then"]
+    inside.forget("now and then")
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of the two")
@@ -75,4 +76,4 @@ async def test_worker_that_is_fed_sleeps_less_than_once_a_call() -> None:
             if shares[-1] < 0.5:
                 break
         assert min(shares) < 0.5
-    del Pool._registry["fed"]
+    inside.forget("fed")

@@ -1,22 +1,13 @@
-"""What tests do with pools beneath the decorator, and what they look at."""
+"""What tests do with pools, and what they look at."""
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from offload import Pool
-from offload._pool.target import target_of
-from offload._values.options import CallOptions, merge
 from offload._wire.page import PAGE_BYTES
 from tests.support.functions import crossing as crossing_functions
-
-
-async def call(pool: Pool, function: Any, *args: Any, **options: Any) -> Any:
-    """Call a plain function with options, as a decorated one is called."""
-    resolved = pool.resolve(merge(CallOptions(), options))
-    return await pool.run_target(target_of(function), args, {}, resolved)
 
 
 async def warm_up(pool: Pool) -> None:

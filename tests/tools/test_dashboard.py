@@ -26,6 +26,7 @@ from offload.dashboard._feed import Feed
 from offload.dashboard._state import Sampler
 from offload.dashboard._usage import Meter
 from tests.site.test_demo_server import started
+from tests.support import inside
 from tests.support.functions.paged import POOL, double, fail, spin
 from tests.support.processes import PATIENCE, until
 
@@ -403,7 +404,7 @@ class TestFeed:
             async with anyio.create_task_group() as first:
                 # It comes first, and so is the one that takes them.
                 first.start_soon(watch, feed, [], 1000)
-                await until(lambda: feed._latest.number)
+                await until(lambda: inside.latest_number(feed))
                 group.start_soon(watch, feed, seen, 3)
                 await until(lambda: seen)
                 first.cancel_scope.cancel()

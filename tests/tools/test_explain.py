@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from offload import Pool
 from offload._cli import main
 from offload._cli.explain import parse_argument, render
 from offload._cli.verdict import Measurement, Way, judge, milliseconds
+from tests.support import inside
 
 FUNCTIONS = "tests.support.functions.explained"
 WAY = Way(calls=20, seconds=0.050, held=0.050, loop_cpu=0.050)
@@ -35,7 +35,7 @@ MEASURED = Measurement(
 @pytest.fixture(autouse=True)
 def _pool_is_forgotten():
     yield
-    Pool._registry.pop("offload explain", None)
+    inside.forget_if_known("offload explain")
 
 
 def explain(capsys, *arguments):

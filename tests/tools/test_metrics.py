@@ -21,10 +21,11 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 import offload.metrics
-from offload import Pool, QueueFullError
+from offload import Pool, QueueFullError, watchdog
 from offload._values.histogram import Histogram
 from offload.metrics import PoolCollector, grafana_dashboard, metrics_app, register
 from offload.metrics._collector import BOUNDS
+from tests.support import inside
 from tests.support.functions import pool as functions
 from tests.support.processes import PATIENCE, Fifo
 
@@ -44,7 +45,7 @@ async def pool():
     pool = Pool("metered", max_workers=1, max_queued=1, os_priority="normal")
     async with pool:
         yield pool
-    del Pool._registry["metered"]
+    inside.forget("metered")
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ class TestHistograms:
         histogram = Histogram()
         for value in values:
             histogram.record(value)
-        buckets = offload.metrics._collector._cumulative(histogram.snapshot())
+        buckets = inside.cumulative(histogram.snapshot())
         assert [float(bound) for bound, _ in buckets] == [*BOUNDS, float("inf")]
         for bound, count in buckets:
             # Our own buckets are nine percent apart: a value on a bound may be taken for above.
@@ -298,8 +299,6 @@ class TestWatchdog:
 
     async def test_blocks_by_cause_and_route(self, registry, monkeypatch):
         """What the watchdog has seen is there: lag, blocks by cause, and by route."""
-        from offload import watchdog
-
         lag = Histogram()
         lag.record(0.25)
         seen = replace(
@@ -367,7 +366,7 @@ class TestGrafana:
         """Each label that a query filters or groups by is one of that metric, or of the scrape."""
         known = {"job", "instance", "le"}
         for family in PoolCollector().describe():
-            known |= set(getattr(family, "_labelnames", ()))
+            known |= set(inside.label_names(family))
         for query in self.targets():
             for group in re.findall(r"\bby \(([^)]*)\)", query):
                 assert set(group.replace(" ", "").split(",")) <= known, query
@@ -375,8 +374,7 @@ class TestGrafana:
 
     def test_outcomes_and_states_exist(self):
         """What a query asks an outcome or a state to be is a word that we use."""
-        words = set(offload.metrics._collector._OUTCOMES)
-        words |= {*offload.metrics._collector._STATES, *offload.metrics._collector._WORKER_STATES}
+        words = inside.label_values()
         for query in self.targets():
             for value in re.findall(r'(?:outcome|state)(?:=~|!=|=)"([^"]+)"', query):
                 assert set(value.split("|")) <= words, query
@@ -426,7 +424,7 @@ def test_documentation_lists_every_metric():
     }
     for family in PoolCollector().describe():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-        labels = ("version",) if family.type == "info" else tuple(family._labelnames)
+        labels = ("version",) if family.type == "info" else inside.label_names(family)
         assert table.pop(family.name + suffix) == (family.type, labels)
     assert table == {}
 
@@ -434,12 +432,12 @@ def test_documentation_lists_every_metric():
 def test_collecting_is_quick_in_a_thread_and_holds_no_loop(monkeypatch):
     """The pauses that let the loop run are made in other threads, never on the loop itself."""
     slept = []
-    monkeypatch.setattr(offload.metrics._collector.time, "sleep", slept.append)
-    offload.metrics._collector._breathe()
+    breathe = inside.breathe_into(monkeypatch, slept.append)
+    breathe()
     assert len(slept) == 1
 
     async def on_the_loop():
-        offload.metrics._collector._breathe()
+        breathe()
 
     asyncio.run(on_the_loop())
     assert len(slept) == 1

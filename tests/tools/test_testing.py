@@ -367,6 +367,7 @@ import time
 import pytest
 from offload import Pool, offload
 from tests.support.functions.executor import square
+from tests.support import inside
 
 
 @pytest.mark.anyio
@@ -382,13 +383,7 @@ async def test_own_block():
 
 @pytest.mark.anyio
 async def test_block_of_ours(monkeypatch):
-    import offload._pool.engine as engine
-
-    def slow(*_):
-        exec(compile("import time; time.sleep(1)", engine.__file__, "exec"))
-        return True
-
-    monkeypatch.setattr(engine.Engine, "refuse_early", slow)
+    inside.hold_loop_on_admission(monkeypatch, 1)
     async with Pool("slow", max_workers=1) as pool:
         await pool.run(square, 2)
 

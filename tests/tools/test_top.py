@@ -26,6 +26,7 @@ from offload._cli.screen import Screen, printable
 from offload._cli.top import DashboardError, fetch, state_url
 from offload.dashboard import Dashboard
 from offload.starlette import lifespan
+from tests.support import inside
 from tests.support.functions import pool as functions
 from tests.support.processes import PATIENCE
 
@@ -101,9 +102,7 @@ def shown(*states, width=120, height=40):
     if len(states) == 1:
         screen.print(states[0])
         return console.file.getvalue()
-    for each in states:
-        screen._before, screen._state = screen._state, each
-    console.print(screen._frame(height))
+    console.print(inside.frame_of(screen, states, height))
     return console.file.getvalue()
 
 
@@ -310,7 +309,7 @@ def dashboard() -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
-        del Pool._registry["shown"]
+        inside.forget("shown")
 
 
 class TestRealServer:

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from offload import Pool, QueueFullError, offload, tracing
 from offload._values.call_record import CallRecord
 from offload.tracing import _instant
+from tests.support import inside
 from tests.support.functions import pool as functions
 from tests.support.functions import traced as traced_functions
 from tests.support.functions import untraced as untraced_functions
@@ -76,7 +77,7 @@ async def pool():
     )
     async with pool:
         yield pool
-    del Pool._registry["traced"]
+    inside.forget("traced")
 
 
 async def test_one_trace_from_request_to_worker(pool, spans):
@@ -217,7 +218,7 @@ async def test_worker_imports_nothing_for_calls_without_a_trace():
         assert await pool.run(untraced_functions.imported, *names) == []
         tracing.instrument(pool, tracer_provider=trace.NoOpTracerProvider())
         assert await pool.run(untraced_functions.imported, *names) == []
-    del Pool._registry["untraced"]
+    inside.forget("untraced")
 
 
 async def test_undone(pool, spans):
@@ -228,7 +229,7 @@ async def test_undone(pool, spans):
     recorded = len(spans.finished)
     await pool.run(functions.echo, 1)
     assert recorded == len(spans.finished) == 3
-    assert pool._running.takes_short_cut
+    assert inside.takes_short_cut(pool)
 
 
 def test_wall_clock_that_is_set_meanwhile():

@@ -42,8 +42,9 @@ from offload.watchdog._ledger import Ledger
 from offload.watchdog._middleware import _here
 from offload.watchdog._requests import has_template, route_of
 from offload.watchdog._stack import Call, stack_of
-from offload.watchdog._watcher import Watcher, _Beat
+from offload.watchdog._watcher import Watcher
 from tests import conftest
+from tests.support import inside
 from tests.support.apps.blocking_handlers import WAYS
 from tests.support.functions.watchdog import burn
 
@@ -275,7 +276,7 @@ async def test_routes_are_told_by_their_templates(wrap, ledger):
     assert [block.route for block in blocks] == list(CALLS.values())
     assert {(block.cause, block.what) for block in blocks} == {("blocking", "sleep")}
     # Nothing that is not needed to answer a request is left in its context.
-    assert watchdog._requests.current_scope.get() is None
+    assert inside.current_scope() is None
 
 
 @pytest.mark.anyio
@@ -594,12 +595,7 @@ def test_late_beat_that_nobody_saw_is_counted():
     """On a busy machine the watcher may come when all is over: it goes on, and says what it can."""
     ledger = Ledger()
     watcher = Watcher(StandingLoop(), 0.05, ledger)
-    watcher._go_round()
-    reading = watcher._meter.read()
-    computed = reading._replace(cpu=reading.cpu + 0.4)
-    watcher._beats.append(_Beat(watcher._due, watcher._due + 0.3, computed))
-    watcher._turn()
-    watcher._meter.close()
+    inside.turn_after_late_beat(watcher, late=0.3, cpu=0.4)
 
     [block] = ledger.statistics().recent
     assert block.late == pytest.approx(0.3)
@@ -624,7 +620,7 @@ def test_watchdog_that_fails_leaves_the_application_alone(ledger, monkeypatch, c
                     await anyio.sleep(0.01)
             # It keeps nothing that nobody will read, and another may watch in its place.
             await anyio.sleep(0.2)
-            assert not watcher._beats
+            assert not inside.unread_beats(watcher)
             assert not _here.is_watched()
 
     anyio.run(main)
@@ -717,7 +713,7 @@ def test_looking_at_locals_leaves_them_alone():
     """A frame that goes on finds its variables as they were, and keeps nothing longer alive."""
 
     def look():
-        frame = sys._getframe(1)
+        frame = inside.frame_here(1)
         return local(frame, "value"), local(frame, "seen"), local(frame, "absent")
 
     value = ["a"]
@@ -731,7 +727,7 @@ def test_looking_at_locals_empties_no_dictionary_of_others():
     """Before Python 3.13 a function that has called `locals()` has the very one of its frame."""
 
     def look():
-        return local(sys._getframe(1), "value")
+        return local(inside.frame_here(1), "value")
 
     value = ["a"]
     mine = locals()
@@ -746,7 +742,7 @@ def test_looking_at_locals_keeps_nothing_alive():
         pass
 
     def look():
-        return local(sys._getframe(1), "value") is not None
+        return local(inside.frame_here(1), "value") is not None
 
     value = Large()
     seen = weakref.ref(value)
@@ -759,7 +755,7 @@ def test_expression_is_told_exactly():
     """Of a line with several calls, the one that runs."""
 
     def frame():
-        return sys._getframe()
+        return inside.frame_here()
 
     def two_calls():
         return (len([1]), stack_of(frame()))[1]
@@ -774,7 +770,7 @@ def test_start_of_a_process_is_told_as_such(start):
     """What a library does to start a process is not taken for what its module mostly does."""
     code = start.__code__
     inside = Call(code, code.co_firstlineno, 0, start.__module__)
-    stack = (inside, *stack_of(sys._getframe()))
+    stack = (inside, *stack_of(inside.frame_here()))
 
     kind, advice = advise(Verdict("blocking", 0.1), "blocking", stack, 1, "")
 

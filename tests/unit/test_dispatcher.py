@@ -19,6 +19,7 @@ from offload._decisions.dispatch import (
     Worker,
     WorkerState,
 )
+from tests.support import inside
 
 START = StartWorker()
 
@@ -335,7 +336,7 @@ class TestWithdrawal:
         stays = submit(pool)
         for _ in range(1000):
             assert pool.withdraw(submit(pool))
-        assert len(pool._ready) < 150
+        assert len(inside.ready_heap(pool)) < 150
         assert pool.finish(running.worker, 1.0) is stays
 
     def test_withdrawn_tasks_do_not_pile_up_behind_a_full_lane(self):

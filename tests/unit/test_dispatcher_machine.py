@@ -38,6 +38,7 @@ from offload._decisions.dispatch import (
     Worker,
     WorkerState,
 )
+from tests.support import inside
 
 FAILURES_UNTIL_REFUSAL = 3
 # Less than what the dispatcher has, so that a short history gets to a rebuild.
@@ -68,7 +69,9 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.patch = mock.patch.object(dispatch, "_STALE_WORTH_A_REBUILD", STALE_WORTH_A_REBUILD)
+        self.patch = mock.patch.object(
+            dispatch, inside.STALE_WORTH_A_REBUILD, STALE_WORTH_A_REBUILD
+        )
         self.patch.start()
         self.now = 1000.0
         self.timer = math.inf
@@ -562,7 +565,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert dispatcher.retry_after(self.now, self.running.values()) >= 0
 
     def task_is_in_one_place(self):
-        ready = [task for _, _, task in self.dispatcher._ready]
+        ready = [task for _, _, task in inside.ready_heap(self.dispatcher)]
         parked = [task for lane in self.lanes for _, _, task in lane.parked]
         assert Counter(
             [task for task in ready if task.state is TaskState.QUEUED]
@@ -580,7 +583,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def heap(self, lane):
         """Return the heap of a lane, or of all that is ready, and how much of it is stale."""
         if lane is None:
-            return self.dispatcher._ready, self.dispatcher._stale
+            return inside.ready_heap(self.dispatcher), inside.stale_count(self.dispatcher)
         return lane.parked, lane.stale
 
     def withdrawn_tasks_are_counted(self):

@@ -33,6 +33,7 @@ from offload._wire.frames import (
 )
 from offload._wire.large import decode_large, encode_large
 from offload._wire.pickling import TooLarge, encode
+from tests.support import inside
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="workers with a socket of their own are for POSIX"
@@ -172,7 +173,7 @@ class TestLarge:
 
     def test_calls_are_split(self, monkeypatch):
         """What is more than the kernel moves in one call is moved in several."""
-        monkeypatch.setattr(large, "_CALL_BYTES", 1000)
+        inside.move_bytes_at_once(monkeypatch, 1000)
         value = [b"b" * 99_999, "s" * 99_999, bytearray(99_999), np.arange(99_999)]
         *again, array = crossed(value)
         assert again == value[:-1]
@@ -357,7 +358,7 @@ class TestDescriptors:
         """A server that keeps a thousand arrays can still open sockets."""
         before = descriptors()
         kept = [crossed(np.full(1_000, number)) for number in range(300)]
-        limit = 0 if sys.version_info >= (3, 13) else large._MAX_MAPPINGS
+        limit = 0 if sys.version_info >= (3, 13) else inside.max_mappings()
         assert len(descriptors() - before) <= limit
         assert all((array == number).all() for number, array in enumerate(kept))
         kept[0][:] = kept[-1][:] = 7  # mapped or copied, it is the receiver's own
@@ -366,11 +367,11 @@ class TestDescriptors:
 
     def test_mapping_is_used_again_after_many_were_kept(self):
         """What was kept and given up again no longer counts."""
-        kept = [crossed(np.zeros(1_000)) for _ in range(large._MAX_MAPPINGS + 5)]
+        kept = [crossed(np.zeros(1_000)) for _ in range(inside.max_mappings() + 5)]
         del kept
         gc.collect()
         array = crossed(np.zeros(1_000))
-        used = sum(known() is not None for known in large._mappings)
+        used = inside.used_mappings()
         assert used == (0 if sys.version_info >= (3, 13) else 1)
         assert not array.any()
 

@@ -19,6 +19,7 @@ from offload._pool.scope import current_guard
 from offload._pool.target import target_of
 from offload._values.options import ResolvedOptions
 from offload.starlette import CancelOnDisconnect, exception_handlers
+from tests.support import inside
 from tests.support.connection import DISCONNECT, Connection, answer, part
 from tests.support.functions import requests as functions
 from tests.support.processes import PATIENCE, Fifo, gone, until
@@ -95,7 +96,7 @@ class TestCalls:
         async def run(target, arguments, keywords, options, started):
             connection.say(DISCONNECT)
             with anyio.CancelScope(shield=True):
-                await until(lambda: started.__self__._has_left)
+                await until(lambda: inside.has_left(started))
                 begun.append(started())
             await anyio.lowlevel.checkpoint()
 

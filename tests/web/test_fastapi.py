@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from offload import Pool
 from offload.starlette import lifespan
+from tests.support import inside
 from tests.support.apps import fastapi_app
 from tests.support.functions import pool as pool_functions
 
@@ -42,7 +43,7 @@ async def test_pool_lives_as_long_as_the_application():
             assert await pool.run(pool_functions.pid) != os.getpid()
         assert pool.statistics().state == "closed"
     finally:
-        del Pool._registry[pool.name]
+        inside.forget(pool)
 
 
 @pytest.mark.parametrize("path", ["/awaited", "/model"])

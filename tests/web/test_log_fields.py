@@ -15,6 +15,7 @@ from offload._middleware import log_fields
 from offload._values.call_record import CallRecord
 from offload.errors import ClientDisconnectedError
 from offload.starlette import exception_handlers
+from tests.support import inside
 from tests.support.functions import pool as functions
 from tests.support.functions import untraced as untraced_functions
 from tests.support.processes import PATIENCE
@@ -85,7 +86,7 @@ async def test_records_of_workers(caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO):
             pid = await pool.run(untraced_functions.warn)
         await pool.run(functions.echo, 1)
-    del Pool._registry["logging"]
+    inside.forget("logging")
     (record,) = [each for each in caplog.records if each.name == "of the user"]
     assert fields(record) == {
         "offload_function": "tests.support.functions.untraced:warn",
@@ -102,7 +103,7 @@ async def test_workers_that_ended(caplog: pytest.LogCaptureFixture) -> None:
             with anyio.fail_after(PATIENCE):
                 while not caplog.records:  # noqa: ASYNC110 - no event tells of a log record
                     await anyio.sleep(0.01)
-    del Pool._registry["ending"]
+    inside.forget("ending")
     (record,) = caplog.records
     assert fields(record) == {"offload_pool": "ending", "offload_pid": pid}
 
@@ -121,7 +122,7 @@ async def test_observers_that_fail(caplog: pytest.LogCaptureFixture) -> None:
         pool.observe(Broken())
         with caplog.at_level(logging.ERROR, "offload"):
             await pool.run(functions.echo, 1)
-    del Pool._registry["observed"]
+    inside.forget("observed")
     (record,) = [each for each in caplog.records if each.name == "offload.pool"]
     assert fields(record) == {
         "offload_pool": "observed",

@@ -28,8 +28,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from offload import ArgumentError, Pool, ResultError, offload
-from offload._pool.target import target_of
-from offload._values.options import CallOptions
 from offload.starlette import (
     BytesResponse,
     CancelOnDisconnect,
@@ -39,6 +37,7 @@ from offload.starlette import (
     receive_file,
     spool_upload,
 )
+from tests.support import inside
 from tests.support.functions import crossing as functions
 from tests.support.processes import PATIENCE, Fifo, until
 
@@ -156,14 +155,9 @@ class TestFiles:
         self, pool: Pool, tmp_path: Path
     ) -> None:
         """What a worker read before it died is read again by the next one."""
-        options = pool.resolve(CallOptions(max_crash_retries=1))
+        flag = str(tmp_path / "flag")
         with spooled(b"abc") as file:
-            call = pool.run_target(
-                target_of(functions.read_and_crash_once),
-                (file, str(tmp_path / "flag")),
-                {},
-                options,
-            )
+            call = inside.call(pool, functions.read_and_crash_once, file, flag, max_crash_retries=1)
             assert await call == b"abc"
 
     async def test_no_descriptor_is_left_in_the_worker(self, pool: Pool) -> None:
@@ -214,10 +208,9 @@ class TestFiles:
 
     async def test_file_does_not_count_against_the_limit(self, pool: Pool) -> None:
         """`max_payload_bytes` is for what is pickled."""
-        options = pool.resolve(CallOptions(max_payload_bytes=2_000))
         with spooled(bytes(100_000)) as file:
-            target = target_of(functions.length_of)
-            assert await pool.run_target(target, (file,), {}, options) == 100_000
+            call = inside.call(pool, functions.length_of, file, max_payload_bytes=2_000)
+            assert await call == 100_000
 
 
 class TestSpooledFile:
@@ -516,7 +509,7 @@ class TestBytesResponse:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 class TestStreamResponse:
     def stream(self, pool: Pool, function: Any, *args: Any) -> Any:
-        return pool.stream_target(target_of(function), args, {}, pool.resolve(CallOptions()))
+        return inside.stream(pool, function, *args)
 
     async def test_items_arrive_in_order(self, pool: Pool) -> None:
         """Bytes, text and views, small and large, are the body."""
