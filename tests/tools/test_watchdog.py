@@ -769,8 +769,8 @@ def test_expression_is_told_exactly():
 def test_start_of_a_process_is_told_as_such(start):
     """What a library does to start a process is not taken for what its module mostly does."""
     code = start.__code__
-    inside = Call(code, code.co_firstlineno, 0, start.__module__)
-    stack = (inside, *stack_of(inside.frame_here()))
+    library = Call(code, code.co_firstlineno, 0, start.__module__)
+    stack = (library, *stack_of(inside.frame_here()))
 
     kind, advice = advise(Verdict("blocking", 0.1), "blocking", stack, 1, "")
 
