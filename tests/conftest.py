@@ -16,7 +16,8 @@ import offload.testing
 from offload import Pool
 from offload.pool import import_what_calls_need
 from offload.testing import Footprint, LoopBlock, LoopBlockDetector
-from tests.processes import Fifo, until
+from tests.support import inside
+from tests.support.processes import Fifo, until
 
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -98,7 +99,7 @@ def held(entered: Fifo, gate: Fifo) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def _open_request_pools() -> Iterator[tuple[Pool, ...]]:
-    from tests import request_functions
+    from tests.support.functions import requests as request_functions
 
     pools = request_functions.pool, request_functions.small
     for pool in pools:
@@ -110,7 +111,7 @@ def _open_request_pools() -> Iterator[tuple[Pool, ...]]:
 
 @pytest.fixture
 async def request_pools(_open_request_pools: tuple[Pool, ...]) -> AsyncIterator[None]:
-    """Have the pools of `request_functions` open, and nothing left in them when a request ends."""
+    """Have the pools of `functions.requests` open, and nothing left in them when a request ends."""
     yield
     for pool in _open_request_pools:
         await until(lambda pool=pool: not (pool.statistics().busy or pool.statistics().queued))
@@ -153,10 +154,10 @@ async def _watched_loop(request: pytest.FixtureRequest):
 def _nothing_left_behind(request: pytest.FixtureRequest):
     """Fail a test that leaves a pool open, a process, a descriptor or a thread of ours."""
     check_reason(request, "leaves_behind")
-    open_before = open_pools()
+    open_before = inside.open_pools()
     before = Footprint.now()
     yield
-    left_open = [pool for pool in open_pools() if pool not in open_before]
+    left_open = [pool for pool in inside.open_pools() if pool not in open_before]
     for pool in left_open:
         asyncio.run(pool.aclose(drain=0.0))
     if request.node.get_closest_marker("leaves_behind"):
@@ -180,16 +181,11 @@ def _loop_stays_free(request: pytest.FixtureRequest, _nothing_left_behind: None)
         request.getfixturevalue("_watched_loop")
 
 
-def open_pools() -> list[Pool]:
-    """Return the pools of this process that have workers."""
-    return [pool for pool in list(Pool._registry.values()) if pool._running is not None]
-
-
 def shares_fixtures(request: pytest.FixtureRequest) -> bool:
     """Return whether the test uses a fixture of this suite that other tests use as well."""
     return any(
         definition.scope != "function" and definition.func.__module__.startswith("tests.")
-        for definitions in request.node._fixtureinfo.name2fixturedefs.values()
+        for definitions in inside.fixture_definitions(request).values()
         for definition in definitions
     )
 

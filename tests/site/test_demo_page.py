@@ -1,0 +1,110 @@
+"""What the demo page asks its server for, without a browser."""
+
+import json
+import signal
+import time
+
+import httpx
+import pytest
+
+from tests.site.test_demo_server import PATIENCE, started
+
+MAX_QUEUED = 3
+
+
+@pytest.fixture(scope="module")
+def http():
+    """Share one server, with a queue that is soon full."""
+    with (
+        started(DEMO_MAX_QUEUED=str(MAX_QUEUED)) as server,
+        httpx.Client(base_url=server.url, timeout=PATIENCE) as http,
+    ):
+        yield http
+        server.end(signal.SIGTERM)
+
+
+def lines(response):
+    """Return what each line of an answer says."""
+    assert response.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+@pytest.mark.parametrize("way", ["inline", "thread", "offloaded"])
+def test_a_burst_tells_of_each_piece_of_work(http, way):
+    """One line for each, with how long it ran and in which process."""
+    told = lines(http.post("/burst", params={"way": way, "count": 4, "n": 100}))
+    server = http.get("/heavy/inline", params={"n": 1}).json()["pid"]
+
+    assert len(told) == 4
+    assert all(each["seconds"] > 0 for each in told)
+    assert (server in {each["pid"] for each in told}) == (way != "offloaded")
+
+
+def test_a_burst_tells_what_was_refused(http):
+    """More than may wait are refused, each by itself; the others are done."""
+    count = 2 + MAX_QUEUED + 20
+    told = lines(http.post("/burst", params={"count": count, "n": 100_000}))
+    refused = [each for each in told if "error" in each]
+
+    assert len(told) == count
+    assert refused
+    assert all(each == {"error": "QueueFullError", "refused": True} for each in refused)
+    # All that ran or waited when the first was refused.
+    assert count - len(refused) >= 2 + MAX_QUEUED
+
+
+@pytest.mark.parametrize(
+    "question",
+    [{"way": "magic"}, {"count": "0"}, {"count": "many"}, {"count": "1004"}, {"n": "-1"}],
+)
+def test_a_burst_that_cannot_be_is_a_clear_400(http, question):
+    """Every wrong parameter is named."""
+    answer = http.post("/burst", params=question)
+
+    assert answer.status_code == 400
+    assert next(iter(question)) in answer.json()["detail"]
+
+
+def test_a_burst_ends_with_its_client(http):
+    """When the connection closes, what runs is stopped, and what waits never runs."""
+    before = http.get("/stats").json()
+    limit = time.monotonic() + PATIENCE
+    with http.stream("POST", "/burst", params={"count": 5, "n": 2_000_000}):
+        # All of them: one that has not been called yet when the client leaves is never counted.
+        while (now := http.get("/stats").json())["busy"] + now["queued"] < 5:
+            assert time.monotonic() < limit, now
+    while (now := http.get("/stats").json())["busy"] or now["queued"]:
+        assert time.monotonic() < limit, now
+
+    assert now["completed"] == before["completed"]
+    assert now["cancelled"] == before["cancelled"] + 5
+
+
+def test_the_page_is_guarded(http):
+    """No inline code, nothing from another host, no frame."""
+    answer = http.get("/")
+    policy = answer.headers["content-security-policy"]
+
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    # What it refers to is there.
+    for name in ("demo.css", "demo.js", "chart.js", "text.js", "upload.js"):
+        assert http.get(f"/static/{name}").headers["x-content-type-options"] == "nosniff"
+    assert http.get("/static/index.html").status_code == 404
+    assert "{" not in answer.text.partition("<main>")[2]
+
+
+def test_the_host_that_a_client_claims_is_only_text(http):
+    """The page quotes the address that it was asked by: escaped."""
+    answer = http.get("/", headers={"host": "a'><script>alert(1)</script>"})
+
+    assert "<script>alert" not in answer.text
+
+
+def test_numbers_for_everybody_hold_no_texts(http):
+    """What clients have sent is not in the open statistics, however it failed."""
+    http.post("/csv", content=b"\xff secret", headers={"content-type": "text/csv"})
+    told = http.get("/stats").json()
+
+    assert not {"functions", "failures"} & set(told)
+    assert told["failed"]

@@ -1,0 +1,45 @@
+"""Plain functions for `tests.pool.test_executor`; both executors find them by name."""
+
+import os
+import time
+from pathlib import Path
+
+
+def square(value):
+    return value * value
+
+
+def add(left, right=10, *, scale=1):
+    return (left + right) * scale
+
+
+def process_id():
+    return os.getpid()
+
+
+def fail(text):
+    raise ValueError(text)
+
+
+def wait_for(path, value=None):
+    """Wait for a file that the test makes, having made one that the test waits for."""
+    path = Path(path)
+    (path.parent / f"{path.name}-{value}-began").touch()
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        if time.monotonic() > deadline:
+            message = f"{path} did not appear"
+            raise TimeoutError(message)
+        time.sleep(0.005)
+    return value
+
+
+class Account:
+    def __init__(self, balance):
+        self.balance = balance
+
+    def plus(self, amount):
+        return self.balance + amount
+
+    def __call__(self, amount):
+        return self.balance - amount

@@ -1,0 +1,387 @@
+"""The private side of the library, for tests that must reach it; no other file of the tests does.
+
+Faults are injected from inside, and some states are seen from nowhere else. The linter keeps it so:
+`SLF001` is allowed in this file alone. Where what is private changes, this file follows.
+"""
+
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from offload import Pool
+from offload._decisions.dispatch import TaskState
+from offload._pool.target import target_of
+from offload._values.options import CallOptions, ResolvedOptions, merge
+
+# --- calls beneath the decorator ---
+
+
+def resolved(pool: Pool, **options: Any) -> ResolvedOptions:
+    """Return the options of a call of this pool."""
+    return pool.resolve(merge(CallOptions(), options))
+
+
+def call(pool: Pool, function: Any, *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
+    """Call a plain function with options, as a decorated one is called."""
+    return pool.run_target(target_of(function), args, {}, resolved(pool, **options))
+
+
+def call_if(
+    pool: Pool, begin: Callable[[], bool], function: Any, *args: Any, **options: Any
+) -> Coroutine[Any, Any, Any]:
+    """Call a plain function that runs only if `begin` agrees when a worker is free for it."""
+    return pool.run_target(target_of(function), args, {}, resolved(pool, **options), begin)
+
+
+def stream(pool: Pool, function: Any, *args: Any, **options: Any) -> AsyncIterator[Any]:
+    """Stream the items of a plain generator function, as a decorated one's are."""
+    return pool.stream_target(target_of(function), args, {}, resolved(pool, **options))
+
+
+def options_of(function: Any) -> CallOptions:
+    """Return the options that a decorated function was given."""
+    return function._options
+
+
+def replace_function(monkeypatch: pytest.MonkeyPatch, decorated: Any, function: Any) -> None:
+    """Have a decorated function stand for another one."""
+    monkeypatch.setattr(decorated._definition, "function", function)
+
+
+# --- the pools of this process ---
+
+
+def forget(pool: Pool | str) -> None:
+    """Free the name of a pool, as if it had never been made."""
+    del Pool._registry[pool if isinstance(pool, str) else pool.name]
+
+
+def forget_if_known(name: str) -> None:
+    """Free the name of a pool, if there is one of that name."""
+    Pool._registry.pop(name, None)
+
+
+def known(name: str) -> Pool | None:
+    """Return the pool of a name, if there is one."""
+    return Pool._registry.get(name)
+
+
+def everyone() -> set[Pool]:
+    """Return all pools of this process, also those whose name is another one's by now."""
+    return set(Pool._everyone)
+
+
+def open_pools() -> list[Pool]:
+    """Return the pools of this process that have workers."""
+    return [pool for pool in list(Pool._registry.values()) if pool._running is not None]
+
+
+def executor_of(pool: Pool) -> Any:
+    """Return what a pool was given as its `executor`."""
+    return pool._executor
+
+
+def start_method(pool: Pool) -> str:
+    """Return how the workers of a pool are started."""
+    return pool._method()
+
+
+def mapping_executor(view: Any) -> Executor:
+    """Return the executor that does the calls of a view's `map`."""
+    return view._mapping
+
+
+# --- an open pool: its engine ---
+
+
+def engine_of(pool: Pool) -> Any:
+    """Return what runs the calls of a pool while that is open."""
+    assert pool._running is not None
+    return pool._running
+
+
+def takes_short_cut(pool: Pool) -> bool:
+    """Return whether calls take the way that passes observers by."""
+    return engine_of(pool).takes_short_cut
+
+
+def supervisor_pid(pool: Pool) -> int | None:
+    """Return the process id of a pool's supervisor; None: there is none."""
+    if pool._running is None:
+        return None
+    crew: Any = pool._running.crew
+    return crew._process.pid if crew._process else None
+
+
+@contextmanager
+def lock_held(pool: Pool) -> Iterator[None]:
+    """Hold the lock under which the engine of a pool decides."""
+    with engine_of(pool)._lock:
+        yield
+
+
+@contextmanager
+def every_lock_held(pool: Pool) -> Iterator[None]:
+    """Hold the locks of a pool and of its engine."""
+    with ExitStack() as stack:
+        stack.enter_context(engine_of(pool)._lock)
+        stack.enter_context(pool._lock)
+        yield
+
+
+def kill_under_its_lock(engine: Any) -> Future[None]:
+    """Kill an engine, as a signal handler does that interrupts it in the middle of a decision."""
+    with engine._lock:
+        return engine.kill()
+
+
+def make_engines_slowly(
+    monkeypatch: pytest.MonkeyPatch, pool: Pool, meanwhile: Callable[[], object]
+) -> None:
+    """Have something done between the making of a pool's engine and its first use."""
+    make = pool._new_engine
+
+    def make_slowly(*arguments: Any) -> Any:
+        engine = make(*arguments)
+        meanwhile()
+        return engine
+
+    monkeypatch.setattr(pool, "_new_engine", make_slowly)
+
+
+def hold_loop_on_admission(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have code of the engine hold the event loop at each call."""
+    from offload._pool import engine
+
+    def slow(*_: Any) -> bool:
+        exec(compile(f"import time; time.sleep({seconds})", engine.__file__, "exec"))  # noqa: S102
+        return True
+
+    monkeypatch.setattr(engine.Engine, "refuse_early", slow)
+
+
+# --- tasks and single flights ---
+
+
+def cancel_running(pool: Pool) -> None:
+    """Cancel the task that runs, from whatever thread."""
+    engine = engine_of(pool)
+    engine.abandon(engine._running()[0], "cancel")
+
+
+def has_running(pool: Pool) -> bool:
+    """Return whether a task is with a worker, if only by decision."""
+    return bool(engine_of(pool)._running())
+
+
+def pids_with_task(pool: Pool) -> list[int | None]:
+    """Return the process ids of the workers that were assigned a task."""
+    return [each.pid for each in engine_of(pool).crew.workers() if each.task is not None]
+
+
+def wait_in_queue_again(pool: Pool, function: Any) -> None:
+    """Do to the one task that waits behind others of its function what a requeuing does."""
+    (entry,) = engine_of(pool).lanes[target_of(function).name].parked
+    parked = entry[2]
+    assert parked.state is TaskState.PARKED
+    parked.wait_in_queue()
+
+
+def callers_of_flights(pool: Pool) -> list[int]:
+    """Return how many callers wait for each run that identical calls share."""
+    return [flight.waiting for flight in engine_of(pool)._flights._flights.values()]
+
+
+def has_left(begin: Any) -> bool:
+    """Return whether the client of the wait that `begin` belongs to has left."""
+    return begin.__self__._has_left
+
+
+# --- workers ---
+
+
+def start_no_worker(pool: Pool) -> None:
+    """Have a pool start no workers any more."""
+    engine_of(pool).crew.start = lambda: None
+
+
+def fail_bindings(monkeypatch: pytest.MonkeyPatch, fail: Callable[..., Any]) -> None:
+    """Have `fail` called where a worker's socket is bound to an event loop."""
+    from offload._workers import process
+
+    monkeypatch.setattr(process, "Binding", fail)
+
+
+def read_from_worker(pool: Pool) -> bool:
+    """Have the only worker's socket read, as its event loop does; return whether it goes on."""
+    (worker,) = engine_of(pool).crew.workers()
+    return worker.binding._read()
+
+
+class LateStop:
+    """Has each decision to stop a worker carried out only when the test lets it.
+
+    Args:
+        pool: whose workers.
+        patience: seconds after which it is carried out all the same.
+    """
+
+    def __init__(self, pool: Pool, patience: float) -> None:
+        self.decided, self.proceed, self.recovered = (threading.Event() for _ in range(3))
+        crew = engine_of(pool).crew
+        stop, recovered = crew.stop, crew.recovered
+
+        def stop_late(*arguments: Any) -> None:
+            self.decided.set()
+            self.proceed.wait(patience)
+            stop(*arguments)
+
+        def tell_recovered(worker: Any) -> None:
+            recovered(worker)
+            self.recovered.set()
+
+        crew.stop, crew.recovered = stop_late, tell_recovered
+
+
+def replace_payload_threads(monkeypatch: pytest.MonkeyPatch, executor: Executor | None) -> None:
+    """Have other threads read and write payloads; None: those that are started when needed."""
+    from offload._workers.keeper import threads
+
+    monkeypatch.setattr(threads, "_executor", executor)
+
+
+def limit_log_queue(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    """Have so many bytes of log records wait for their handlers at most."""
+    from offload._workers import logs
+
+    monkeypatch.setattr(logs, "_MOST_BYTES", size_bytes)
+
+
+# --- pure rooms, and the wire ---
+
+
+def ready_heap(dispatcher: Any) -> list[Any]:
+    """Return the entries of a dispatcher's queue, stale ones among them."""
+    return dispatcher._ready
+
+
+def stale_count(dispatcher: Any) -> int:
+    """Return how many entries of a dispatcher's queue it believes to be stale."""
+    return dispatcher._stale
+
+
+# Name, in `offload._decisions.dispatch`, of how many stale entries are worth a rebuild.
+STALE_WORTH_A_REBUILD = "_STALE_WORTH_A_REBUILD"
+
+
+def pending_values(histogram: Any) -> int:
+    """Return how many values a histogram has not sorted into buckets yet."""
+    return len(histogram._pending)
+
+
+def move_bytes_at_once(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    """Have one system call move so much of a payload at most."""
+    from offload._wire import large
+
+    monkeypatch.setattr(large, "_CALL_BYTES", size_bytes)
+
+
+def max_mappings() -> int:
+    """Return how many payloads may be mapped at once."""
+    from offload._wire import large
+
+    return large._MAX_MAPPINGS
+
+
+def used_mappings() -> int:
+    """Return how many payloads are mapped."""
+    from offload._wire import large
+
+    return sum(known() is not None for known in large._mappings)
+
+
+# --- tools ---
+
+
+def cumulative(snapshot: Any) -> Any:
+    """Return the buckets of a histogram as Prometheus takes them."""
+    from offload.metrics import _collector
+
+    return _collector._cumulative(snapshot)
+
+
+def label_values() -> set[str]:
+    """Return the words that metrics have for outcomes and states."""
+    from offload.metrics import _collector
+
+    return {*_collector._OUTCOMES, *_collector._STATES, *_collector._WORKER_STATES}
+
+
+def breathe_into(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], object]) -> Any:
+    """Return what the collector does between two pools, with another `time.sleep`."""
+    from offload.metrics import _collector
+
+    monkeypatch.setattr(_collector.time, "sleep", sleep)
+    return _collector._breathe
+
+
+def label_names(family: Any) -> tuple[str, ...]:
+    """Return the names of the labels of one of prometheus_client's metric families."""
+    return tuple(getattr(family, "_labelnames", ()))
+
+
+def latest_number(feed: Any) -> int:
+    """Return the number of the last sample that a dashboard's feed has taken."""
+    return feed._latest.number
+
+
+def frame_of(screen: Any, states: Any, height: int) -> Any:
+    """Return what `offload top` draws after these states."""
+    for each in states:
+        screen._before, screen._state = screen._state, each
+    return screen._frame(height)
+
+
+def current_scope() -> Any:
+    """Return the request that the watchdog takes for the current one."""
+    from offload.watchdog import _requests
+
+    return _requests.current_scope.get()
+
+
+def turn_after_late_beat(watcher: Any, late: float, cpu: float) -> None:
+    """Have a watcher find a beat that came late, and that nobody saw while it was late."""
+    from offload.watchdog._watcher import _Beat
+
+    watcher._go_round()
+    reading = watcher._meter.read()
+    computed = reading._replace(cpu=reading.cpu + cpu)
+    watcher._beats.append(_Beat(watcher._due, watcher._due + late, computed))
+    watcher._turn()
+    watcher._meter.close()
+
+
+def unread_beats(watcher: Any) -> Any:
+    """Return the beats that a watcher has not looked at yet."""
+    return watcher._beats
+
+
+# --- others' ---
+
+# As `sys._getframe` is called: a function of ours would be one frame more.
+frame_here = sys._getframe
+
+
+def destroy_quietly(task: Any) -> None:
+    """Have asyncio not complain of a task that is destroyed while it waits: that is intended."""
+    task._log_destroy_pending = False
+
+
+def fixture_definitions(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return all fixtures that a test uses, by name."""
+    return request.node._fixtureinfo.name2fixturedefs
