@@ -50,9 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("offload")
     # Who goes first is the matter of few tests, and they say so. At idle priority, the default, a
     # worker waits for every other process of a shared machine, and a test with it.
-    defaults = Pool.__init__.__kwdefaults__
-    assert defaults["os_priority"] == "idle"
-    defaults["os_priority"] = "normal"
+    inside.make_normal_priority_the_default()
     for name in ("holds_loop", "leaves_behind"):
         config.addinivalue_line("markers", f"{name}(reason): allowed here, for the reason given")
     if sys.platform != "win32":

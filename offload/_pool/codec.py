@@ -14,9 +14,10 @@ from offload._pool.call_errors import bad_result
 from offload._pool.pickling_errors import raise_argument_error, raise_size_error
 from offload._pool.target import pickle_by_value
 from offload._wire.exceptions import may_be_raised
-from offload._wire.frames import INLINE_BYTES, Flag, Kind, frame
-from offload._wire.large import decode_large, dumps_with_files, encode_with_files
-from offload._wire.payload import TRAY_BYTES, Parcel, Request, has_trays, pack
+from offload._wire.frames import INLINE_BYTES, Flag, Kind
+from offload._wire.large import decode_large, dumps_with_files
+from offload._wire.page import BUFFER_BYTES
+from offload._wire.payload import Request, request_here, request_in_thread
 from offload._wire.pickling import (
     TooLarge,
     TooManyBytes,
@@ -97,15 +98,15 @@ def _looks_large(argument: Any) -> bool:
         size = len(argument)
         # To make UTF-8 takes twenty times as long as to copy, which is all that ASCII needs.
         return size > INLINE_BYTES and (
-            size > TRAY_BYTES or (kind is str and not argument.isascii())
+            size > BUFFER_BYTES or (kind is str and not argument.isascii())
         )
     size = getattr(argument, "nbytes", 0)
     return type(size) is int and size > INLINE_BYTES and not _is_quick(argument, size)
 
 
 def _is_quick(argument: Any, size: int) -> bool:
-    """Return whether an array or a view is in one piece that fits a tray."""
-    if size > TRAY_BYTES:
+    """Return whether an array or a view is in one piece that fits the shared buffer."""
+    if size > BUFFER_BYTES:
         return False
     try:
         with memoryview(argument) as view:
@@ -129,14 +130,14 @@ def glance_bytes(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int:
 
 def close_request(request: Request) -> None:
     """Close the file of a request, if it has one, off the event loop where that takes long."""
-    descriptor = request.take_descriptor()
-    if descriptor is None:
-        return
     # The last one to close it waits for its memory to be freed: 64 MiB take 5 ms.
-    if request.size_bytes >= _SLOW_CLOSE_BYTES:
-        with contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
-            threads.submit(os.close, descriptor)
-            return
+    request.close(os.close if request.size_bytes < _SLOW_CLOSE_BYTES else _close_in_thread)
+
+
+def _close_in_thread(descriptor: int) -> None:
+    with contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
+        threads.submit(os.close, descriptor)
+        return
     os.close(descriptor)
 
 
@@ -176,17 +177,13 @@ async def encode_request(
 
 def _encode_here(payload: tuple[Any, ...], kind: int, *, has_descriptors: bool) -> Request | None:
     """Pickle a call on the event loop; None: it is too large for that."""
+    if has_descriptors:
+        return request_here(payload, kind)
     try:
-        if not has_descriptors:
-            body = encode(payload)
-            return Request(body, None, len(body))
-        packed = pack(payload) if has_trays() else encode(payload)
+        body = encode(payload)
     except TooLarge:
         return None
-    if isinstance(packed, bytes):
-        return Request(frame(kind, packed), None, len(packed))
-    packed.kind = kind
-    return Request(packed, None, packed.size)
+    return Request(body, None, len(body))
 
 
 async def _encode_large(invocation: Invocation, payload: tuple[Any, ...], kind: int) -> Request:
@@ -197,11 +194,11 @@ async def _encode_large(invocation: Invocation, payload: tuple[Any, ...], kind: 
         payload = (reference, whole, {k: in_pieces(v) for k, v in keywords.items()}, meta)
     limit: int | None = payload[3].get("max_payload_bytes") if payload[3] is not None else None
     try:
-        encoding = threads.submit(encode_with_files, payload, limit)
+        encoding = threads.submit(request_in_thread, payload, kind, limit)
     except RuntimeError as error:
         raise _no_room(target, error) from error
     try:
-        body, descriptor, size, files = await asyncio.wrap_future(encoding)
+        request: Request = await asyncio.wrap_future(encoding)
     except (asyncio.CancelledError, GeneratorExit):
         # The thread goes on; what it makes must be closed when it is made.
         if not encoding.cancel():
@@ -218,11 +215,7 @@ async def _encode_large(invocation: Invocation, payload: tuple[Any, ...], kind: 
             raise _no_room(target, error) from error
         await threads.run(raise_argument_error, invocation, payload[3], error)
         raise
-    if not files:
-        return Request(frame(kind, body, Flag.LARGE), descriptor, size)
-    parcel = Parcel([], size)
-    parcel.kind, parcel.body, parcel.files = kind, body, files
-    return Request(parcel, descriptor, size)
+    return request
 
 
 def _no_room(target: Target, error: Exception) -> ArgumentError:
@@ -236,14 +229,12 @@ def _no_room(target: Target, error: Exception) -> ArgumentError:
 async def decode_reply(frame: Frame, target: Target) -> Any:
     """Unpickle what a worker replied, off the event loop where that would hold it.
 
-    The descriptor of the frame is taken, whatever happens.
-
     Raises:
         ResultError: it does not unpickle here.
     """
-    body, flags = frame.body, frame.flags
+    body, flags, descriptor = frame.body, frame.flags, frame.take_descriptor()
     try:
-        if (descriptor := frame.take_descriptor()) is not None:
+        if descriptor is not None:
             try:
                 decoding = threads.submit(without_exits, decode_large, body, descriptor)
             except RuntimeError:  # no more threads
@@ -288,6 +279,6 @@ async def decode_error(data: bytes) -> Exception | None:
     return error if may_be_raised(error) else None
 
 
-def _close_unwanted(encoding: Future[tuple[bytes, int, int, list[Any]]]) -> None:
+def _close_unwanted(encoding: Future[Request]) -> None:
     if not encoding.cancelled() and encoding.exception() is None:
-        os.close(encoding.result()[1])
+        encoding.result().close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from offload._child.context import in_worker
-from offload._child.functions import inline
+from offload._child.main_module import inline
 from offload._pool.invocation import Invocation
 from offload._pool.scope import current_scope
 from offload._wire.frames import Flag, Kind

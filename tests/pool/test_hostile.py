@@ -977,6 +977,6 @@ async def test_kill_that_finds_the_lock_taken_after_the_end_is_done() -> None:
     """Nobody is left to do anything then, and nothing is left to be done."""
     pool = Pool("hostile twice", max_workers=1)
     await pool.run(pool_functions.echo, 1)
-    engine = inside.engine_of(pool)
+    engine = inside.running_of(pool)
     await pool.aclose()
     assert inside.kill_under_its_lock(engine).done()

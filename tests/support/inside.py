@@ -14,9 +14,22 @@ from typing import Any
 import pytest
 
 from offload import Pool
-from offload._decisions.dispatch import TaskState
+from offload._decisions.words import StopReason, TaskState
+from offload._pool.invocation import Invocation
 from offload._pool.target import target_of
 from offload._values.options import CallOptions, ResolvedOptions, merge
+from offload._values.pool_options import PoolOptions
+
+# --- options ---
+
+
+def make_normal_priority_the_default() -> None:
+    """Have workers run at normal priority where a pool is told nothing else."""
+    defaults = PoolOptions._field_defaults
+    assert defaults["os_priority"] == "idle"
+    changed = defaults | {"os_priority": "normal"}
+    PoolOptions.__new__.__defaults__ = tuple(changed[name] for name in PoolOptions._fields)
+
 
 # --- calls beneath the decorator ---
 
@@ -26,21 +39,26 @@ def resolved(pool: Pool, **options: Any) -> ResolvedOptions:
     return pool.resolve(merge(CallOptions(), options))
 
 
+def invocation_of(pool: Pool, function: Any, *args: Any, **options: Any) -> Invocation:
+    """Return a call of a plain function with options, as a decorated one makes it."""
+    return Invocation(target_of(function), args, {}, resolved(pool, **options))
+
+
 def call(pool: Pool, function: Any, *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
     """Call a plain function with options, as a decorated one is called."""
-    return pool.run_target(target_of(function), args, {}, resolved(pool, **options))
+    return pool.run_invocation(invocation_of(pool, function, *args, **options))
 
 
 def call_if(
     pool: Pool, begin: Callable[[], bool], function: Any, *args: Any, **options: Any
 ) -> Coroutine[Any, Any, Any]:
     """Call a plain function that runs only if `begin` agrees when a worker is free for it."""
-    return pool.run_target(target_of(function), args, {}, resolved(pool, **options), begin)
+    return pool.run_invocation(invocation_of(pool, function, *args, **options), begin)
 
 
 def stream(pool: Pool, function: Any, *args: Any, **options: Any) -> AsyncIterator[Any]:
     """Stream the items of a plain generator function, as a decorated one's are."""
-    return pool.stream_target(target_of(function), args, {}, resolved(pool, **options))
+    return pool.stream_invocation(invocation_of(pool, function, *args, **options))
 
 
 def options_of(function: Any) -> CallOptions:
@@ -58,12 +76,16 @@ def replace_function(monkeypatch: pytest.MonkeyPatch, decorated: Any, function: 
 
 def forget(pool: Pool | str) -> None:
     """Free the name of a pool, as if it had never been made."""
-    del Pool._registry[pool if isinstance(pool, str) else pool.name]
+    found = Pool._registry.get(pool if isinstance(pool, str) else pool.name)
+    assert found is not None
+    Pool._registry.discard(found)
 
 
 def forget_if_known(name: str) -> None:
     """Free the name of a pool, if there is one of that name."""
-    Pool._registry.pop(name, None)
+    found = Pool._registry.get(name)
+    if found is not None:
+        Pool._registry.discard(found)
 
 
 def known(name: str) -> Pool | None:
@@ -73,22 +95,22 @@ def known(name: str) -> Pool | None:
 
 def everyone() -> set[Pool]:
     """Return all pools of this process, also those whose name is another one's by now."""
-    return set(Pool._everyone)
+    return set(Pool._registry._everyone)
 
 
 def open_pools() -> list[Pool]:
     """Return the pools of this process that have workers."""
-    return [pool for pool in list(Pool._registry.values()) if pool._running is not None]
+    return [pool for pool in Pool.all() if pool.periods.running is not None]
 
 
 def executor_of(pool: Pool) -> Any:
     """Return what a pool was given as its `executor`."""
-    return pool._executor
+    return pool.setup.options.executor
 
 
 def start_method(pool: Pool) -> str:
     """Return how the workers of a pool are started."""
-    return pool._method()
+    return pool.setup.start_method
 
 
 def mapping_executor(view: Any) -> Executor:
@@ -99,70 +121,80 @@ def mapping_executor(view: Any) -> Executor:
 # --- an open pool: its engine ---
 
 
-def engine_of(pool: Pool) -> Any:
+def running_of(pool: Pool) -> Any:
     """Return what runs the calls of a pool while that is open."""
-    assert pool._running is not None
-    return pool._running
+    assert pool.periods.running is not None
+    return pool.periods.running
+
+
+def shell_of(pool: Pool) -> Any:
+    """Return what has the tasks and workers of a pool while that is open."""
+    return running_of(pool).shell
 
 
 def takes_short_cut(pool: Pool) -> bool:
     """Return whether calls take the way that passes observers by."""
-    return engine_of(pool).takes_short_cut
+    return running_of(pool).takes_short_cut
 
 
 def supervisor_pid(pool: Pool) -> int | None:
     """Return the process id of a pool's supervisor; None: there is none."""
-    if pool._running is None:
+    if pool.periods.running is None:
         return None
-    crew: Any = pool._running.crew
-    return crew._process.pid if crew._process else None
+    backend: Any = pool.periods.running.shell.backend
+    return backend.supervisor_pid
 
 
 @contextmanager
 def lock_held(pool: Pool) -> Iterator[None]:
-    """Hold the lock under which the engine of a pool decides."""
-    with engine_of(pool)._lock:
+    """Hold the lock under which a pool decides."""
+    with shell_of(pool).decider.lock:
         yield
 
 
 @contextmanager
 def every_lock_held(pool: Pool) -> Iterator[None]:
-    """Hold the locks of a pool and of its engine."""
+    """Hold the lock under which a pool decides, and the one of its opening and closing."""
     with ExitStack() as stack:
-        stack.enter_context(engine_of(pool)._lock)
-        stack.enter_context(pool._lock)
+        stack.enter_context(shell_of(pool).decider.lock)
+        stack.enter_context(pool.periods.lock)
         yield
 
 
-def kill_under_its_lock(engine: Any) -> Future[None]:
-    """Kill an engine, as a signal handler does that interrupts it in the middle of a decision."""
-    with engine._lock:
-        return engine.kill()
+def kill_under_its_lock(running: Any) -> Future[None]:
+    """Kill a pool, as a signal handler does that interrupts it in the middle of a decision."""
+    with running.shell.decider.lock:
+        return running.life.kill()
 
 
 def make_engines_slowly(
     monkeypatch: pytest.MonkeyPatch, pool: Pool, meanwhile: Callable[[], object]
 ) -> None:
     """Have something done between the making of a pool's engine and its first use."""
-    make = pool._new_engine
+    prepare = pool.periods._prepare
 
-    def make_slowly(*arguments: Any) -> Any:
-        engine = make(*arguments)
-        meanwhile()
-        return engine
+    def prepare_slowly() -> Callable[[], Any]:
+        make = prepare()
 
-    monkeypatch.setattr(pool, "_new_engine", make_slowly)
+        def make_slowly() -> Any:
+            running = make()
+            meanwhile()
+            return running
+
+        return make_slowly
+
+    monkeypatch.setattr(pool.periods, "_prepare", prepare_slowly)
 
 
 def hold_loop_on_admission(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Have code of the engine hold the event loop at each call."""
-    from offload._pool import engine
+    from offload._pool import admission
 
     def slow(*_: Any) -> bool:
-        exec(compile(f"import time; time.sleep({seconds})", engine.__file__, "exec"))  # noqa: S102
+        exec(compile(f"import time; time.sleep({seconds})", admission.__file__, "exec"))  # noqa: S102
         return True
 
-    monkeypatch.setattr(engine.Engine, "refuse_early", slow)
+    monkeypatch.setattr(admission.Admission, "refuse_early", slow)
 
 
 # --- tasks and single flights ---
@@ -170,31 +202,31 @@ def hold_loop_on_admission(monkeypatch: pytest.MonkeyPatch, seconds: float) -> N
 
 def cancel_running(pool: Pool) -> None:
     """Cancel the task that runs, from whatever thread."""
-    engine = engine_of(pool)
-    engine.abandon(engine._running()[0], "cancel")
+    shell = shell_of(pool)
+    shell.stop(shell.running()[0], StopReason.CANCEL)
 
 
 def has_running(pool: Pool) -> bool:
     """Return whether a task is with a worker, if only by decision."""
-    return bool(engine_of(pool)._running())
+    return bool(shell_of(pool).running())
 
 
 def pids_with_task(pool: Pool) -> list[int | None]:
     """Return the process ids of the workers that were assigned a task."""
-    return [each.pid for each in engine_of(pool).crew.workers() if each.task is not None]
+    return [each.pid for each in shell_of(pool).backend.workers() if each.task is not None]
 
 
 def wait_in_queue_again(pool: Pool, function: Any) -> None:
     """Do to the one task that waits behind others of its function what a requeuing does."""
-    (entry,) = engine_of(pool).lanes[target_of(function).name].parked
+    (entry,) = shell_of(pool).lanes[target_of(function).name].parked
     parked = entry[2]
     assert parked.state is TaskState.PARKED
-    parked.wait_in_queue()
+    shell_of(pool)._time_limits.start_waiting(parked)
 
 
 def callers_of_flights(pool: Pool) -> list[int]:
     """Return how many callers wait for each run that identical calls share."""
-    return [flight.waiting for flight in engine_of(pool)._flights._flights.values()]
+    return [flight.waiting for flight in running_of(pool)._parts.single_flight._flights.values()]
 
 
 def has_left(begin: Any) -> bool:
@@ -207,7 +239,7 @@ def has_left(begin: Any) -> bool:
 
 def start_no_worker(pool: Pool) -> None:
     """Have a pool start no workers any more."""
-    engine_of(pool).crew.start = lambda: None
+    shell_of(pool).backend.start = lambda: None
 
 
 def fail_bindings(monkeypatch: pytest.MonkeyPatch, fail: Callable[..., Any]) -> None:
@@ -219,7 +251,7 @@ def fail_bindings(monkeypatch: pytest.MonkeyPatch, fail: Callable[..., Any]) -> 
 
 def read_from_worker(pool: Pool) -> bool:
     """Have the only worker's socket read, as its event loop does; return whether it goes on."""
-    (worker,) = engine_of(pool).crew.workers()
+    (worker,) = shell_of(pool).backend.workers()
     return worker.binding._read()
 
 
@@ -233,19 +265,22 @@ class LateStop:
 
     def __init__(self, pool: Pool, patience: float) -> None:
         self.decided, self.proceed, self.recovered = (threading.Event() for _ in range(3))
-        crew = engine_of(pool).crew
-        stop, recovered = crew.stop, crew.recovered
+        (worker,) = shell_of(pool).backend.workers()
+        kind = type(worker)
+        stop, ended = kind.stop, kind._task_ended
 
-        def stop_late(*arguments: Any) -> None:
+        def stop_late(self_: Any, *arguments: Any) -> None:
             self.decided.set()
             self.proceed.wait(patience)
-            stop(*arguments)
+            stop(self_, *arguments)
 
-        def tell_recovered(worker: Any) -> None:
-            recovered(worker)
+        def tell_recovered(self_: Any) -> None:
+            ended(self_)
             self.recovered.set()
 
-        crew.stop, crew.recovered = stop_late, tell_recovered
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(kind, "stop", stop_late)
+        self._patch.setattr(kind, "_task_ended", tell_recovered)
 
 
 def replace_payload_threads(monkeypatch: pytest.MonkeyPatch, executor: Executor | None) -> None:
@@ -267,15 +302,15 @@ def limit_log_queue(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
 
 def ready_heap(dispatcher: Any) -> list[Any]:
     """Return the entries of a dispatcher's queue, stale ones among them."""
-    return dispatcher._ready
+    return dispatcher.queue.heap
 
 
 def stale_count(dispatcher: Any) -> int:
     """Return how many entries of a dispatcher's queue it believes to be stale."""
-    return dispatcher._stale
+    return dispatcher.queue.stale
 
 
-# Name, in `offload._decisions.dispatch`, of how many stale entries are worth a rebuild.
+# Name, in `offload._decisions.wait_queue`, of how many stale entries are worth a rebuild.
 STALE_WORTH_A_REBUILD = "_STALE_WORTH_A_REBUILD"
 
 
