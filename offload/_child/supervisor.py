@@ -27,7 +27,7 @@ import sys
 import time
 
 from offload._child import context
-from offload._wire.frames import unpack_descriptors
+from offload._wire.frames import RECEIVE_FLAGS, unpack_descriptors
 from offload._wire.lean import signal, socket, struct
 
 TYPE_CHECKING = False
@@ -63,6 +63,8 @@ def main(control_fd: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Modules that are preloaded must find themselves where they will be used.
     context.process.is_worker = True
+    # It had to be inheritable to come here (`pass_fds`); nothing that is started from here gets it.
+    os.set_inheritable(control_fd, False)
     control = socket.socket(fileno=control_fd)
     settings = _receive_settings(control)
     sys.argv[:] = settings["argv"]
@@ -244,10 +246,16 @@ class Supervisor:
 
     def _obey(self) -> bool:
         try:
-            data, ancillary, _, _ = self._control.recvmsg(COMMAND.size, socket.CMSG_SPACE(8))
+            data, ancillary, _, _ = self._control.recvmsg(
+                COMMAND.size, socket.CMSG_SPACE(8), RECEIVE_FLAGS
+            )
         except ConnectionError:
             return False
         fds = unpack_descriptors(ancillary)
+        for fd in fds:
+            # Where the kernel cannot do so as it hands them over: macOS.
+            if not RECEIVE_FLAGS:
+                os.set_inheritable(fd, False)
         if not data:
             return False
         if len(data) < COMMAND.size:

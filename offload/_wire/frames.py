@@ -34,8 +34,8 @@ INLINE_BYTES = 64 * 1024
 RECEIVE_BYTES = INLINE_BYTES + 4096
 SOCKET_BUFFER_BYTES = 4 * INLINE_BYTES
 # What we receive is not for programs that we start; Python marks only what it opens itself.
-_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-DONT_WAIT = _RECEIVE_FLAGS | getattr(socket, "MSG_DONTWAIT", 0)
+RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+DONT_WAIT = RECEIVE_FLAGS | getattr(socket, "MSG_DONTWAIT", 0)
 _TRUNCATED = getattr(socket, "MSG_CTRUNC", 0)
 # Descriptors beside one frame: the payload's, and those of files that are arguments. Arbitrary, and
 # far below what the kernel passes at once (SCM_MAX_FD, 253).
@@ -131,7 +131,7 @@ class Assembler:
         # The number of its task.
         self.task = 0
 
-    def receive(self, connection: socket.socket, how: int = _RECEIVE_FLAGS) -> bool:
+    def receive(self, connection: socket.socket, how: int = RECEIVE_FLAGS) -> bool:
         """Read once; False at the end of the stream.
 
         Args:
@@ -148,7 +148,7 @@ class Assembler:
         if ancillary:
             fds = unpack_descriptors(ancillary)
             self._fds += fds
-            if not _RECEIVE_FLAGS:
+            if not RECEIVE_FLAGS:
                 for fd in fds:
                     os.set_inheritable(fd, False)
         if flags & _TRUNCATED:
