@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from offload._child.context import in_worker
-from offload._child.functions import inline
+from offload._child.main_module import inline
 from offload._pool.scope import current_guard
 from offload._pool.short_cut import Prepared, call
 from offload._pool.target import check, is_generator_function, target_of

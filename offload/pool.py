@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from offload._pool.target import Target
     from offload._values.call_record import Observer
     from offload._values.statistics import PoolStatistics
-    from offload._workers.backend import Crew
+    from offload._workers.backend import WorkerBackend
     from offload.executor import PoolExecutor
 
 __all__ = ["Pool", "import_what_calls_need"]
@@ -656,7 +656,7 @@ class Pool:
             observers=(*self._common_observers, *self._own_observers),
         )
 
-    def _new_crew(self, engine: Engine) -> Crew:
+    def _new_crew(self, engine: Engine) -> WorkerBackend:
         from offload._workers.backend import Settings
 
         executor = self._executor_or_default()
@@ -671,12 +671,12 @@ class Pool:
             max_memory_bytes=self._max_worker_memory_bytes,
         )
         if executor is not None:
-            from offload._workers.executor import ExecutorCrew
+            from offload._workers.executor import ExecutorBackend
 
-            return ExecutorCrew(engine, settings, executor)
-        from offload._workers.process import ProcessCrew
+            return ExecutorBackend(engine, settings, executor)
+        from offload._workers.process import ProcessBackend
 
-        return ProcessCrew(engine, settings)
+        return ProcessBackend(engine, settings)
 
     def _executor_or_default(self) -> Any:
         if self._executor is None and not hasattr(os, "fork"):

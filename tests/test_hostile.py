@@ -449,10 +449,10 @@ async def test_death_of_a_supervisor_while_workers_start_is_one_failure() -> Non
 
         for number in range(20):
             group.start_soon(one, number)
-        await until(lambda: pool._running and pool._running.crew._process)  # type: ignore[attr-defined]
+        await until(lambda: pool._running and pool._running.crew.supervisor.is_alive)  # type: ignore[attr-defined]
         assert pool._running is not None
-        process: Any = pool._running.crew
-        os.kill(process._process.pid, signal.SIGKILL)
+        crew: Any = pool._running.crew
+        os.kill(crew.supervisor._process.pid, signal.SIGKILL)
     await pool.aclose()
     del Pool._registry[pool.name]
     assert sorted(results) == list(range(20))

@@ -20,7 +20,8 @@ from offload import Pool, QueueTimeoutError, ResultError, TaskKilledError, TaskT
 from offload._pool.target import target_of
 from offload._values.call_record import CallRecord
 from offload._values.options import CallOptions
-from offload._workers import process
+from offload._workers import connection
+from offload._workers.process_worker import ProcessWorker
 from tests import pool_functions, race_functions
 from tests.calls import call
 from tests.processes import PATIENCE, Fifo, gone, is_alive, until
@@ -95,24 +96,24 @@ class TestWorkers:
         assert "replied twice" in caplog.text
 
     @pytest.mark.guarantee(3)
-    async def test_forked_child_that_returns_leaves_the_tray_alone(self, pool: Pool) -> None:
+    async def test_forked_child_that_returns_leaves_the_buffer_alone(self, pool: Pool) -> None:
         """A child that a task forks, and that runs on into our code, writes nothing for others."""
-        assert await pool.run(race_functions.tray_after_child_returned, 1_000_000) == 0
+        assert await pool.run(race_functions.buffer_after_child_returned, 1_000_000) == 0
 
     async def test_live_worker_that_cannot_be_sent_to_is_ended(
         self, pool: Pool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Out of descriptors, the pool does not lose a worker that nobody will use or end."""
-        made = process.Binding
+        made = connection.WorkerConnection
 
         def fail(*_: Any) -> Any:
-            monkeypatch.setattr(process, "Binding", made)
+            monkeypatch.setattr(connection, "WorkerConnection", made)
             raise OSError(errno.EMFILE, "no descriptors")
 
-        # Another loop has used it before, so it needs a binding to this one.
+        # Another loop has used it before, so it needs a connection to this one.
         await asyncio.to_thread(asyncio.run, pool.run(pool_functions.echo, 0))
         pid = only_pid(pool)
-        monkeypatch.setattr(process, "Binding", fail)
+        monkeypatch.setattr(connection, "WorkerConnection", fail)
         assert await pool.run(pool_functions.pid) != pid
         await gone(pid)
         await until(lambda: not pool.statistics().leaving)
@@ -136,25 +137,29 @@ class TestWorkers:
 
     @pytest.mark.guarantee(3)
     async def test_stop_that_comes_late_is_not_for_the_next_task(
-        self, entered: Fifo, gate: Fifo, held: tuple[str, str]
+        self,
+        entered: Fifo,
+        gate: Fifo,
+        held: tuple[str, str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A task that ends by itself while it is being cancelled takes its stop along."""
         decided, proceed, ended = threading.Event(), threading.Event(), threading.Event()
         async with Pool("races stopped", max_workers=1, spare_workers=0) as pool:
             assert pool._running is not None
-            crew: Any = pool._running.crew
-            stop, recovered = crew.stop, crew.recovered
+            stop, task_ended = ProcessWorker.stop, ProcessWorker._task_ended
 
             def stop_late(*arguments: Any) -> None:
                 decided.set()
                 proceed.wait(PATIENCE)
                 stop(*arguments)
 
-            def tell_recovered(worker: Any) -> None:
-                recovered(worker)
+            def tell_ended(worker: ProcessWorker) -> None:
+                task_ended(worker)
                 ended.set()
 
-            crew.stop, crew.recovered = stop_late, tell_recovered
+            monkeypatch.setattr(ProcessWorker, "stop", stop_late)
+            monkeypatch.setattr(ProcessWorker, "_task_ended", tell_ended)
             pid = only_pid(pool)
             first = asyncio.ensure_future(call(pool, pool_functions.hold, *held, grace=PATIENCE))
             await entered.heard()
@@ -196,7 +201,7 @@ def test_record_half_read_on_one_loop_is_read_on_on_the_next(
         entered.heard_now()
         assert pool._running is not None
         (worker,) = pool._running.crew.workers()
-        assert worker.binding._read()
+        assert worker.socket.connection.read()  # type: ignore[attr-defined]
         # On this loop, which stands still, nothing more is read.
         other = threading.Thread(
             target=lambda: results.append(asyncio.run(pool.run(pool_functions.echo, 7))),

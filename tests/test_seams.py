@@ -34,6 +34,7 @@ from offload._pool import codec
 from offload._pool.fanout import Width
 from offload._pool.target import target_of
 from offload._wire.frames import anonymous_file
+from offload._wire.payload import Request
 from offload._wire.shared_file import SharedFile
 from offload._workers.keeper import submit_once, threads
 from tests import pool_functions
@@ -154,7 +155,7 @@ async def test_file_is_closed_once_where_threads_run_out(
     threads.submit(gate.wait)
     no_thread("seam")
     ours, theirs = os.pipe()
-    codec.close_file(theirs, 64 * MIB)
+    codec.close_request(Request(b"", theirs, 64 * MIB))
     again = os.open(os.devnull, os.O_RDONLY)
     assert again == theirs, "the lowest number that is free"
     gate.set()
@@ -390,7 +391,7 @@ async def test_handler_that_raises_hides_no_end_of_a_supervisor(
     pool = Pool("seam supervisor", max_workers=1, spare_workers=0)
     calling = asyncio.ensure_future(pool.run(functions.hang, entered.path))
     await entered.heard()
-    process = pool._running.crew._process  # type: ignore[union-attr]
+    process = pool._running.crew.supervisor._process  # type: ignore[union-attr]
     os.kill(process.pid, 9)
     with anyio.fail_after(PATIENCE):
         with pytest.raises(Exception, match="lost its worker"):

@@ -197,9 +197,10 @@ class Task:
 class Worker:
     """One worker as the decisions see it; the shell subclasses it."""
 
-    __slots__ = ("idle_since", "is_recycled", "lingers_in", "state", "task", "tasks_done")
+    __slots__ = ("idle_since", "is_recycled", "lingers_in", "number", "state", "task", "tasks_done")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
         self.state = WorkerState.STARTING
         # Whether it is to be replaced when its task has ended.
         self.is_recycled = False

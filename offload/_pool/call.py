@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pickle
 import time
 from asyncio import CancelledError, events
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from offload._decisions.dispatch import WAITING, Task, TaskState
 from offload._pool.outcome import deadline_error, task_timeout_error
 from offload._wire.frames import Flag, Kind
-from offload._wire.pickling import tamed
+from offload._wire.pickling import without_exits
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
 
     from offload._decisions.dispatch import Worker
     from offload._pool.accounts import Account
-    from offload._pool.codec import Request
     from offload._pool.target import Target
     from offload._values.options import Progress, ResolvedOptions
-    from offload._workers.backend import Crew, Reply
+    from offload._wire.frames import Frame
+    from offload._wire.payload import Request
+    from offload._workers.backend import PoolWorker, WorkerBackend
 
 __all__ = ["Call", "Calls", "in_this_context"]
 
@@ -50,7 +50,7 @@ def in_this_context(on_progress: Progress) -> Progress:
 class Calls(Protocol):
     """The engine, as a call sees it."""
 
-    crew: Crew
+    crew: WorkerBackend
     lanes: dict[str, Account]
     is_watching: bool
 
@@ -97,12 +97,13 @@ class Call(Task):
     # Defaults in the class, not in slots: most calls never set them, and setting a dozen of them
     # to None is a good part of what making a call costs.
     lane: Account
+    worker: PoolWorker | None
     queue_timeout: float | None = None
     deadline: float | None = None
     timer: asyncio.TimerHandle | None = None
-    reply: Reply | None = None
+    reply: Frame | None = None
     error: BaseException | None = None
-    items: deque[Reply] | None = None
+    items: deque[Frame] | None = None
     started: Callable[[], object] | None = None
     # Whether it is in the books already, its worker being one that cannot be stopped and will
     # report its end when nobody waits for it any more.
@@ -123,7 +124,8 @@ class Call(Task):
         lane = self.lane = engine.lanes.get(target.name) or engine.new_lane(target)
         if lane.limit != target.max_concurrency:
             engine.adopt_limit(lane, target)
-        self.request, self.descriptor, self.size_bytes = request
+        self.request = request
+        self.size_bytes = request.size_bytes
         self.priority = options.priority
         self.timeout = options.timeout
         self.grace = options.grace
@@ -186,7 +188,7 @@ class Call(Task):
             if not is_wanted:
                 return engine.unused(self)
         self.is_sent = True
-        if not engine.crew.begin(worker, self):
+        if not worker.send(self):
             self.is_sent = False
             self.stop_at = None
             engine.not_received(worker, self)
@@ -203,23 +205,23 @@ class Call(Task):
                 engine.watch()
         return None
 
-    def take(self, reply: Reply) -> None:
+    def take(self, reply: Frame) -> None:
         """Accept a frame from the worker."""
-        if reply[0] >= Kind.ITEM:
+        if reply.kind >= Kind.ITEM:
             self._take_news(reply)
             return
         self.reply = reply
-        self.engine.finished(self, recycle=bool(reply[1] & Flag.RECYCLE))
+        self.engine.finished(self, recycle=bool(reply.flags & Flag.RECYCLE))
         self._wake()
 
-    def _take_news(self, reply: Reply) -> None:
-        if reply[0] == Kind.ITEM:
+    def _take_news(self, reply: Frame) -> None:
+        if reply.kind == Kind.ITEM:
             if self.items is not None:
                 self.items.append(reply)
                 self._wake()
         elif self.on_progress is not None:
             try:
-                done, total = tamed(pickle.loads, reply[2])
+                done, total = without_exits(pickle.loads, reply.body)
                 self.on_progress(done, total)
             except (Exception, CancelledError):  # noqa: BLE001 - it is logged
                 # What came with it is still to be told, the result perhaps, whatever handlers do.
@@ -237,12 +239,12 @@ class Call(Task):
         self.error = error
         self._wake()
 
-    def take_on_thread(self, reply: Reply | None, error: BaseException | None = None) -> None:
+    def take_on_thread(self, reply: Frame | None, error: BaseException | None = None) -> None:
         """Accept the end of the task on another thread than the loop's, which may be no more."""
         self.reply = reply
         if error is not None:
             self.error = error
-        self.engine.finished(self, recycle=bool(reply and reply[1] & Flag.RECYCLE))
+        self.engine.finished(self, recycle=bool(reply and reply.flags & Flag.RECYCLE))
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
             self.loop.call_soon_threadsafe(self._wake)
 
@@ -271,7 +273,7 @@ class Call(Task):
 
     def _has_replied(self) -> bool:
         worker = self.worker
-        return worker is not None and self.engine.crew.has_replied(worker, self)
+        return worker is not None and worker.has_replied(self)
 
     def stop_late(self, *, even_if_replied: bool = False) -> Exception | None:
         """Stop the task, whose time is over; on any thread.
@@ -299,6 +301,6 @@ class Call(Task):
 
     def drop_reply(self) -> None:
         """Free a reply that nobody will read."""
-        if self.reply is not None and self.reply[3] is not None:
-            os.close(self.reply[3])
+        if self.reply is not None and self.reply.descriptor is not None:
+            self.reply.close()
             self.reply = None

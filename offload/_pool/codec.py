@@ -14,16 +14,17 @@ from offload._pool.outcome import bad_result
 from offload._pool.pickling_errors import fail_argument, fail_size
 from offload._pool.target import pickle_by_value
 from offload._wire.exceptions import may_be_raised
-from offload._wire.frames import INLINE_BYTES, Flag, Kind, frame
-from offload._wire.large import decode_large, dumps_with_files, encode_with_files
-from offload._wire.payload import TRAY_BYTES, Parcel, has_trays, pack
+from offload._wire.frames import INLINE_BYTES, Flag, Kind
+from offload._wire.large import decode_large, dumps_with_files
+from offload._wire.page import BUFFER_BYTES
+from offload._wire.payload import Request, request_here, request_in_thread
 from offload._wire.pickling import (
     TooLarge,
     TooManyBytes,
     encode,
     in_pieces,
-    in_turns,
-    tamed,
+    loads_releasing_gil,
+    without_exits,
 )
 from offload._workers.keeper import threads
 from offload.errors import ArgumentError
@@ -32,21 +33,16 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from offload._pool.target import Target
+    from offload._wire.frames import Frame
 
 __all__ = [
-    "Request",
-    "close_file",
+    "close_request",
     "decode_error",
     "decode_reply",
     "encode_request",
     "glance_bytes",
     "is_small",
 ]
-
-# A pickled call: its bytes, or what takes their place; the descriptor of the anonymous file that a
-# large one is in, or None; its size in bytes. A tuple, not a class: this is on the path of each
-# call.
-Request = tuple["bytes | Parcel", "int | None", int]
 
 # Pickling takes about two microseconds an element here, and the loop's budget is 1 ms.
 _LARGE_LENGTH = 400
@@ -101,15 +97,15 @@ def _looks_large(argument: Any) -> bool:
         size = len(argument)
         # To make UTF-8 takes twenty times as long as to copy, which is all that ASCII needs.
         return size > INLINE_BYTES and (
-            size > TRAY_BYTES or (kind is str and not argument.isascii())
+            size > BUFFER_BYTES or (kind is str and not argument.isascii())
         )
     size = getattr(argument, "nbytes", 0)
     return type(size) is int and size > INLINE_BYTES and not _is_quick(argument, size)
 
 
 def _is_quick(argument: Any, size: int) -> bool:
-    """Return whether an array or a view is in one piece that fits a tray."""
-    if size > TRAY_BYTES:
+    """Return whether an array or a view is in one piece that fits the shared buffer."""
+    if size > BUFFER_BYTES:
         return False
     try:
         with memoryview(argument) as view:
@@ -131,13 +127,16 @@ def glance_bytes(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int:
     return total
 
 
-def close_file(descriptor: int, size_bytes: int) -> None:
-    """Close the file of a payload, off the event loop where that takes long."""
+def close_request(request: Request) -> None:
+    """Close the file of a request, if it has one, off the event loop where that takes long."""
     # The last one to close it waits for its memory to be freed: 64 MiB take 5 ms.
-    if size_bytes >= _SLOW_CLOSE_BYTES:
-        with contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
-            threads.submit(os.close, descriptor)
-            return
+    request.close(os.close if request.size_bytes < _SLOW_CLOSE_BYTES else _close_in_thread)
+
+
+def _close_in_thread(descriptor: int) -> None:
+    with contextlib.suppress(RuntimeError):  # the interpreter ends: no more threads
+        threads.submit(os.close, descriptor)
+        return
     os.close(descriptor)
 
 
@@ -167,13 +166,13 @@ async def encode_request(
             request = _encode_here(payload, kind, has_descriptors=has_descriptors)
         if request is None and not has_descriptors:
             body = await threads.run(dumps_with_files, payload)
-            request = body, None, len(body)
+            request = Request(body, None, len(body))
     except Exception as error:
         await threads.run(fail_argument, target, arguments, keywords, meta, error)
         raise
     if request is None:
         request = await _encode_large(target, arguments, keywords, payload, kind)
-    elif limit is not None and request[2] > limit:
+    elif limit is not None and request.size_bytes > limit:
         fail = partial(fail_size, has_descriptors=has_descriptors)
         await threads.run(fail, target, arguments, keywords, limit)
     return request
@@ -181,17 +180,13 @@ async def encode_request(
 
 def _encode_here(payload: tuple[Any, ...], kind: int, *, has_descriptors: bool) -> Request | None:
     """Pickle a call on the event loop; None: it is too large for that."""
+    if has_descriptors:
+        return request_here(payload, kind)
     try:
-        if not has_descriptors:
-            body = encode(payload)
-            return body, None, len(body)
-        packed = pack(payload) if has_trays() else encode(payload)
+        body = encode(payload)
     except TooLarge:
         return None
-    if isinstance(packed, bytes):
-        return frame(kind, packed), None, len(packed)
-    packed.kind = kind
-    return packed, None, packed.size
+    return Request(body, None, len(body))
 
 
 async def _encode_large(
@@ -207,11 +202,11 @@ async def _encode_large(
         payload = (reference, whole, {k: in_pieces(v) for k, v in keywords.items()}, meta)
     limit: int | None = payload[3].get("max_payload_bytes") if payload[3] is not None else None
     try:
-        encoding = threads.submit(encode_with_files, payload, limit)
+        encoding = threads.submit(request_in_thread, payload, kind, limit)
     except RuntimeError as error:
         raise _no_room(target, error) from error
     try:
-        body, descriptor, size, files = await asyncio.wrap_future(encoding)
+        request: Request = await asyncio.wrap_future(encoding)
     except (asyncio.CancelledError, GeneratorExit):
         # The thread goes on; what it makes must be closed when it is made.
         if not encoding.cancel():
@@ -228,11 +223,7 @@ async def _encode_large(
             raise _no_room(target, error) from error
         await threads.run(fail_argument, target, arguments, keywords, payload[3], error)
         raise
-    if not files:
-        return frame(kind, body, Flag.LARGE), descriptor, size
-    parcel = Parcel([], size)
-    parcel.kind, parcel.body, parcel.files = kind, body, files
-    return parcel, descriptor, size
+    return request
 
 
 def _no_room(target: Target, error: Exception) -> ArgumentError:
@@ -243,16 +234,17 @@ def _no_room(target: Target, error: Exception) -> ArgumentError:
     return ArgumentError(message, function=target.name)
 
 
-async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: Target) -> Any:
+async def decode_reply(frame: Frame, target: Target) -> Any:
     """Unpickle what a worker replied, off the event loop where that would hold it.
 
     Raises:
         ResultError: it does not unpickle here.
     """
+    body, flags, descriptor = frame.body, frame.flags, frame.take_descriptor()
     try:
         if descriptor is not None:
             try:
-                decoding = threads.submit(tamed, decode_large, body, descriptor)
+                decoding = threads.submit(without_exits, decode_large, body, descriptor)
             except RuntimeError:  # no more threads
                 os.close(descriptor)
                 raise
@@ -265,12 +257,16 @@ async def decode_reply(body: bytes, flags: int, descriptor: int | None, target: 
             # A value that was pickled by value is bytes inside a large payload; what a worker
             # says of an error never is.
             is_by_value = target.by_value and isinstance(value, bytes)
-            return tamed(pickle.loads, value) if is_by_value else value
+            return without_exits(pickle.loads, value) if is_by_value else value
         if flags & Flag.RAW:
-            return body if not target.by_value else await threads.run(tamed, pickle.loads, body)
+            return (
+                body
+                if not target.by_value
+                else await threads.run(without_exits, pickle.loads, body)
+            )
         if flags & Flag.SLOW:
-            return await threads.run(tamed, pickle.loads, body)
-        return tamed(pickle.loads, body)
+            return await threads.run(without_exits, pickle.loads, body)
+        return without_exits(pickle.loads, body)
     except Exception as error:
         raise bad_result(target, error) from error
 
@@ -283,14 +279,14 @@ async def decode_error(data: bytes) -> Exception | None:
     """
     try:
         if len(data) <= INLINE_BYTES:
-            error = tamed(pickle.loads, data)
+            error = without_exits(pickle.loads, data)
         else:
-            error = await threads.run(tamed, in_turns, data)
+            error = await threads.run(without_exits, loads_releasing_gil, data)
     except Exception:  # noqa: BLE001 - its class may not exist here
         return None
     return error if may_be_raised(error) else None
 
 
-def _close_unwanted(encoding: Future[tuple[bytes, int, int, list[Any]]]) -> None:
+def _close_unwanted(encoding: Future[Request]) -> None:
     if not encoding.cancelled() and encoding.exception() is None:
-        os.close(encoding.result()[1])
+        encoding.result().close()

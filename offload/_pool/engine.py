@@ -15,7 +15,6 @@ of this runs with cold caches, where each Python frame costs about a microsecond
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import time
 from asyncio import events
@@ -25,8 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from offload._decisions.dispatch import TaskState
 from offload._pool.codec import (
-    Request,
-    close_file,
+    close_request,
     decode_error,
     decode_reply,
     encode_request,
@@ -38,6 +36,7 @@ from offload._pool.shell import Shell
 from offload._pool.single_flight import Flights
 from offload._values.call_record import CallRecord
 from offload._wire.frames import Flag, Kind, pack_header
+from offload._wire.payload import Request
 from offload._wire.pickling import is_of_signal
 from offload._workers.logs import log_safely
 from offload.errors import OffloadError, WorkerCrashedError
@@ -52,7 +51,8 @@ if TYPE_CHECKING:
     from offload._pool.target import Target
     from offload._values.call_record import Observer
     from offload._values.options import ResolvedOptions
-    from offload._workers.backend import Crew, Reply
+    from offload._wire.frames import Frame
+    from offload._workers.backend import WorkerBackend
 
 __all__ = ["Engine"]
 
@@ -70,7 +70,7 @@ class Engine(Shell):
         self,
         name: str,
         limits: Limits,
-        new_crew: Callable[[Self], Crew],
+        new_crew: Callable[[Self], WorkerBackend],
         modules: set[str],
         *,
         variables: dict[str, ContextVar[Any]],
@@ -118,7 +118,9 @@ class Engine(Shell):
         size = len(data)
         try:
             return self.submit(
-                target, (pack_header(size, Kind.CALL, 0, 0, 0) + data, None, size), options
+                target,
+                Request(pack_header(size, Kind.CALL, 0, 0, 0) + data, None, size),
+                options,
             )
         except OffloadError as error:
             self.failures.note(target.name, error, None)
@@ -192,11 +194,13 @@ class Engine(Shell):
             self.refuse_early(target)
         meta = self._meta(options, carriers=carriers)
         request = await self._encode(target, arguments, keywords, meta)
-        if options.single_flight and request[1] is None:
-            key = request[0]
+        if options.single_flight and request.descriptor is None:
+            key = request.payload
             if carriers:
                 # Who wants the same, each within a trace of his own, wants the same.
-                key, _, _ = await self._encode(target, arguments, keywords, self._meta(options))
+                alike = await self._encode(target, arguments, keywords, self._meta(options))
+                key = alike.payload
+                close_request(alike)
             reply = await self._flights.join(
                 key,
                 options,
@@ -221,17 +225,17 @@ class Engine(Shell):
         finally:
             self.release(size_bytes)
 
-    async def _decode(self, reply: Reply, target: Target) -> Any:
-        kind, flags, body, descriptor = reply
-        if kind == Kind.RESULT and not flags & Flag.NOT_INLINE and not target.by_value:
+    async def _decode(self, reply: Frame, target: Target) -> Any:
+        kind = reply.kind
+        if kind == Kind.RESULT and not reply.flags & Flag.NOT_INLINE and not target.by_value:
             try:
-                return _loads(body)
+                return _loads(reply.body)
             except BaseException as error:
-                # As `tamed` does, without its frame: this is on the path of each call.
+                # As `without_exits` does, without its frame: this is on the path of each call.
                 if not isinstance(error, Exception) and is_of_signal(error):
                     raise
                 raise bad_result(target, error) from error
-        value = await decode_reply(body, flags, descriptor, target)
+        value = await decode_reply(reply, target)
         if kind != Kind.RESULT:
             await self._raise_reply(kind, value, target)
         return value
@@ -248,10 +252,11 @@ class Engine(Shell):
         options: ResolvedOptions,
         started: Callable[[], object] | None,
         record: CallRecord,
-    ) -> Reply:
+    ) -> Frame:
         """Have a request run, again where its worker dies and that is wanted; return the reply."""
         crashes_left = options.max_crash_retries
         crash: WorkerCrashedError | None = None
+        is_dropped = False
         try:
             while True:
                 call = self.submit(target, request, options, started=started)
@@ -261,7 +266,7 @@ class Engine(Shell):
                 except GeneratorExit:
                     # With its file: it may be sent before somebody comes to take it back.
                     self.dropped(call, request)
-                    request = request[0], None, request[2]
+                    is_dropped = True
                     raise
                 except BaseException:
                     self.leave(call)
@@ -283,8 +288,8 @@ class Engine(Shell):
             raise
         finally:
             crash = None  # its traceback refers to this frame
-            if request[1] is not None:
-                close_file(request[1], request[2])
+            if not is_dropped:
+                close_request(request)
 
     @staticmethod
     def _raise(call: Call) -> NoReturn:
@@ -346,7 +351,7 @@ class Engine(Shell):
         record = CallRecord(target.name, self.name, _monotonic(), time.time())
         observers = self._observers
         carriers = [] if not observers else self._tell_submitted(observers, record)
-        items: deque[Reply] = deque()
+        items: deque[Frame] = deque()
         taken = 0
         is_waiting = is_dropped = False
         try:
@@ -363,15 +368,15 @@ class Engine(Shell):
                             is_waiting = False
                             call.future = call.loop.create_future()
                             continue
-                        _, flags, body, descriptor = items.popleft()
+                        item = items.popleft()
                         is_waiting = True
-                        value = await decode_reply(body, flags, descriptor, target)
+                        value = await decode_reply(item, target)
                         is_waiting = False
                         taken += 1
                         # In batches of half a window: the worker never runs dry, and is not sent
                         # a frame for each item.
                         if taken * 2 >= window and call.reply is None and call.worker is not None:
-                            self.crew.more(call.worker, Kind.CREDIT, taken.to_bytes(4, "little"))
+                            call.worker.send_more(Kind.CREDIT, taken.to_bytes(4, "little"))
                             taken = 0
                         yield value
                 except BaseException as error:
@@ -385,19 +390,17 @@ class Engine(Shell):
                         self.have_done(call, partial(self._end_stream, call, items, request))
                         # After that: a reply may have come in between.
                         self.have_done(call, call.drop_reply)
-                        request = request[0], None, request[2]
                     else:
-                        self._end_stream(call, items, (b"", None, 0))
+                        self._end_stream(call, items, None)
             finally:
-                if request[1] is not None:
-                    close_file(request[1], request[2])
+                if not is_dropped:
+                    close_request(request)
             if call.error is not None:
                 self._raise(call)
             assert call.reply is not None
-            kind, flags, body, descriptor = call.reply
-            if kind != Kind.END:
-                detail = await decode_reply(body, flags, descriptor, target)
-                await self._raise_reply(kind, detail, target)
+            if call.reply.kind != Kind.END:
+                detail = await decode_reply(call.reply, target)
+                await self._raise_reply(call.reply.kind, detail, target)
         except BaseException as error:
             record.error = error
             if isinstance(error, Exception):
@@ -408,15 +411,14 @@ class Engine(Shell):
                 self._tell_ended(observers, record)
             record.error = None  # its traceback refers to this frame
 
-    def _end_stream(self, call: Call, items: deque[Reply], request: Request) -> None:
+    def _end_stream(self, call: Call, items: deque[Frame], request: Request | None) -> None:
         """Free what a stream has, and its worker."""
         if call.state is not TaskState.DONE:
             self.leave_stream(call)
-        for _, _, _, descriptor in items:
-            if descriptor is not None:
-                os.close(descriptor)
-        if request[1] is not None:
-            close_file(request[1], request[2])
+        for item in items:
+            item.close()
+        if request is not None:
+            close_request(request)
 
     # --- observers ---
 

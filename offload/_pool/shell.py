@@ -20,7 +20,7 @@ import threading
 import time
 from asyncio import events
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from offload._decisions.dispatch import (
     WAITING,
@@ -36,9 +36,10 @@ from offload._decisions.dispatch import (
     TaskState,
     WorkerState,
 )
+from offload._decisions.words import StopReason
 from offload._pool.accounts import FOLD_AT, Account, Failures, totals
 from offload._pool.call import Call
-from offload._pool.codec import close_file
+from offload._pool.codec import close_request
 from offload._pool.outcome import crash_error, deadline_error, task_killed_error
 from offload._values.histogram import merge
 from offload._values.statistics import PoolStatistics, WorkerStatistics
@@ -55,10 +56,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from offload._decisions.dispatch import Limits, Worker
-    from offload._pool.codec import Request
     from offload._pool.target import Target
     from offload._values.options import ResolvedOptions
-    from offload._workers.backend import Crew, Exit, Reply
+    from offload._wire.frames import Frame
+    from offload._wire.payload import Request
+    from offload._workers.backend import Exit, PoolWorker, WorkerBackend
     from offload.errors import DeadlineError
 
 __all__ = ["Shell"]
@@ -93,7 +95,7 @@ class Shell:
         self,
         name: str,
         limits: Limits,
-        new_crew: Callable[[Self], Crew],
+        new_crew: Callable[[Self], WorkerBackend],
         modules: set[str],
     ) -> None:
         self.name = name
@@ -201,7 +203,7 @@ class Shell:
         target: Target,
         request: Request,
         options: ResolvedOptions,
-        items: deque[Reply] | None = None,
+        items: deque[Frame] | None = None,
         started: Callable[[], object] | None = None,
     ) -> Call:
         """Admit a call, and send it to a worker if one is idle.
@@ -269,8 +271,8 @@ class Shell:
 
         def leave() -> None:
             self.leave(call)
-            if request is not None and request[1] is not None:
-                close_file(request[1], request[2])
+            if request is not None:
+                close_request(request)
 
         self.have_done(call, leave)
 
@@ -284,7 +286,7 @@ class Shell:
         worker = call.worker
         if call.state is TaskState.RUNNING and worker is not None:
             # A generator that waits for credit is closed politely; `grace` bounds the wait.
-            self.crew.more(worker, Kind.CLOSE, b"")
+            worker.send_more(Kind.CLOSE, b"")
             call.grace = max(call.grace, 0.1)
         self.leave(call)
 
@@ -306,7 +308,7 @@ class Shell:
             if len(times) >= FOLD_AT:
                 lane.fold()
             reply = call.reply
-            if reply is not None and (reply[0] == Kind.RESULT or reply[0] == Kind.END):
+            if reply is not None and reply.kind in (Kind.RESULT, Kind.END):
                 lane.completed += not call.is_counted
             else:
                 lane.failed += not call.is_counted
@@ -333,7 +335,8 @@ class Shell:
         if not self._act(self._abandon, call, reason, grace=call.grace):
             return False
         # After it was told to stop, so that it cannot enter the function in between.
-        revoked = self.crew.revoke(worker, call) if call.is_sent else Revoked.UNSTARTED
+        assert worker is not None
+        revoked = worker.revoke(call) if call.is_sent else Revoked.UNSTARTED
         call.is_revoked = revoked is Revoked.UNSTARTED
         if revoked is not Revoked.NO and not self.crew.can_stop:
             following = self.unused(call)  # it was not stopped, and is free
@@ -383,6 +386,16 @@ class Shell:
             self.dispatcher.requeue(call, _monotonic())
 
     # --- what workers report; on any thread ---
+
+    def replied(self, task: Any, frame: Frame) -> None:
+        """Report a frame that belongs to a task, on the thread of the task's loop."""
+        task.take(frame)
+
+    def ended_elsewhere(
+        self, task: Any, frame: Frame | None, error: BaseException | None = None
+    ) -> None:
+        """Report the end of a task of an executor, on any thread."""
+        task.take_on_thread(frame, error)
 
     def worker_ready(self, worker: Worker) -> None:
         """Report that a worker can take tasks."""
@@ -548,7 +561,7 @@ class Shell:
         """As `kill`, waiting for the lock."""
         running, closed, is_first = self._act(self._kill)
         for call, worker in running:
-            started = call.is_sent and self.crew.revoke(worker, call) is not Revoked.UNSTARTED
+            started = call.is_sent and worker.revoke(call) is not Revoked.UNSTARTED
             self._on_loop(call, call.fail, self._closed_error(call.function, started=started))
         if is_first:
             closed.add_done_callback(lambda _: keeper.release())
@@ -558,7 +571,7 @@ class Shell:
             self.crew.close().add_done_callback(lambda _: settle(closed))
         return closed
 
-    def _kill(self) -> tuple[list[tuple[Call, Worker]], Future[None], bool]:
+    def _kill(self) -> tuple[list[tuple[Call, PoolWorker]], Future[None], bool]:
         if self._closed is not None:
             return [], self._closed, False
         now = _monotonic()
@@ -603,7 +616,7 @@ class Shell:
                 WorkerStatistics(
                     pid=worker.pid,
                     state=worker.state.value,
-                    function=task.function if (task := worker.task) is not None else None,
+                    function=task.function if isinstance(task := worker.task, Call) else None,
                     tasks_done=worker.tasks_done,
                     run_seconds=now - task.started_at if task is not None else None,
                     recycling=worker.is_recycled,
@@ -684,7 +697,7 @@ class Shell:
                     if reason == "recycle":
                         self._recycled += 1
                     if reason != "dead":
-                        self.crew.stop(worker, reason, grace)
+                        cast("PoolWorker", worker).stop(StopReason(reason), grace)
                 case Refuse(task=Call() as call, refusal=refusal):
                     self._on_loop(call, call.fail, self._refusal_error(call, refusal))
                 case _:

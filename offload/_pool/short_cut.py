@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from offload._child.context import in_worker
-from offload._child.functions import inline
+from offload._child.main_module import inline
 from offload._pool.scope import current_guard
 from offload._wire.frames import Flag, Kind
 from offload._wire.lean import pickle
@@ -85,9 +85,9 @@ async def call(prepared: Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa
         engine.leave(begun)
         raise
     reply = begun.reply
-    if reply is not None and reply[0] == Kind.RESULT and not reply[1] & Flag.NOT_INLINE:
+    if reply is not None and reply.kind == Kind.RESULT and not reply.flags & Flag.NOT_INLINE:
         try:
-            return pickle.loads(reply[2])
+            return pickle.loads(reply.body)
         except BaseException as error:
             if not isinstance(error, Exception) and is_of_signal(error):
                 raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 from offload._pool.call import in_this_context
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from offload._values.options import Progress, ResolvedOptions
+    from offload._wire.frames import Frame
     from offload._wire.payload import Parcel
-    from offload._workers.backend import Reply
 
 __all__ = ["Flights"]
 
@@ -27,7 +26,7 @@ class _Flight:
     __slots__ = ("listeners", "task", "waiting")
 
     def __init__(self) -> None:
-        self.task: asyncio.Task[Reply] | None = None
+        self.task: asyncio.Task[Frame] | None = None
         self.waiting = 0
         self.listeners: list[Progress] = []
 
@@ -57,8 +56,8 @@ class Flights:
         self,
         request: bytes | Parcel,
         options: ResolvedOptions,
-        begin: Callable[[ResolvedOptions], Coroutine[Any, Any, Reply]],
-    ) -> Reply:
+        begin: Callable[[ResolvedOptions], Coroutine[Any, Any, Frame]],
+    ) -> Frame:
         """Return the reply of the run of `request`, beginning it if there is none.
 
         Args:
@@ -86,8 +85,8 @@ class Flights:
         is_dropped = False
         try:
             # shield: the cancellation of one caller is not that of the others.
-            kind, flags, body, descriptor = await asyncio.shield(flight.task)
-            return kind, flags, body, None if descriptor is None else os.dup(descriptor)
+            reply = await asyncio.shield(flight.task)
+            return reply.copy()
         except GeneratorExit:
             is_dropped = True  # by the collector, on whichever thread
             raise
@@ -112,7 +111,7 @@ class Flights:
             del self._flights[key]
 
     def _end(
-        self, key: tuple[Any, bytes | Parcel], flight: _Flight, task: asyncio.Task[Reply]
+        self, key: tuple[Any, bytes | Parcel], flight: _Flight, task: asyncio.Task[Frame]
     ) -> None:
         # Out of the books at once, also where it has ended in this very turn of the loop: whoever
         # comes now needs another, since the file of this one's result is closed.
@@ -120,6 +119,4 @@ class Flights:
         if not task.done():
             task.cancel()
         elif not task.cancelled() and task.exception() is None:
-            descriptor = task.result()[3]
-            if descriptor is not None:
-                os.close(descriptor)
+            task.result().close()

@@ -145,7 +145,7 @@ def target_of(function: Any, *, max_concurrency: int | None = None) -> Target:
     module, qualname = function.__module__, function.__qualname__
     name = f"{module}:{qualname}"
     if module in ("__main__", "__mp_main__"):
-        from offload._workers.process import main_module
+        from offload._workers.supervisor_client import main_module
 
         if main_module() is None:
             return Target(
