@@ -78,7 +78,7 @@ def test_pool_is_told_once_of_a_start() -> None:
 
 @pytest.mark.parametrize("life", ALIVE)
 def test_closing_pool_ends_every_worker_by_itself(life: Life) -> None:
-    """After the pool was closed, time alone leads to SIGKILL, in a second or less for each state."""
+    """Once the pool is closed, time alone leads to SIGKILL, each state within a second."""
     for _ in range(len(Life)):
         event = Event.POOL_CLOSED if life in ALIVE and _ == 0 else Event.TIME_OVER
         step = next_step(life, event)

@@ -97,7 +97,7 @@ class Call(Task):
     # Defaults in the class, not in slots: most calls never set them, and setting a dozen of them
     # to None is a good part of what making a call costs.
     lane: Account
-    worker: PoolWorker | None
+    worker: PoolWorker | None  # pyright: ignore[reportIncompatibleVariableOverride]
     queue_timeout: float | None = None
     deadline: float | None = None
     timer: asyncio.TimerHandle | None = None
