@@ -7,7 +7,7 @@ import os
 from offload._child import context
 from offload._child.task import Failure, leave, prepare, raised
 from offload._wire.exceptions import summary, trace
-from offload._wire.frames import Flag, Kind
+from offload._wire.frames import Flag, Frame, Kind
 from offload._wire.lean import pickle, signal
 from offload._wire.payload import Stopwatch
 from offload._wire.pickling import dumps
@@ -32,7 +32,7 @@ def begin(
     os_priority: str, initializer: bytes | None, modules: list[str], max_memory_bytes: int | None
 ) -> None:
     """Prepare a process of a `ProcessPoolExecutor` that is ours alone."""
-    from offload._child.supervisor import lower_priority
+    from offload._child.os_priority import lower_priority
     from offload._child.worker import prepare_process, reset_signals, resident_bytes
 
     try:
@@ -54,7 +54,7 @@ def _end_with_parent() -> None:
     import multiprocessing
     import threading
 
-    from offload._child import supervisor
+    from offload._child.os_priority import die_with_parent
 
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -63,7 +63,7 @@ def _end_with_parent() -> None:
         # A child of the fork server, which ends with the server and has one thread: the kernel
         # kills us after it, native code or not. (A child of the server itself would be killed
         # when the *thread* that started it ends: see PR_SET_PDEATHSIG in prctl(2).)
-        supervisor.die_with_parent()
+        die_with_parent()
         _let_fork_server_end()
 
     _have_kernel_end_us(parent.sentinel)
@@ -119,14 +119,14 @@ def ready() -> tuple[int, str]:
     return os.getpid(), _state.failure
 
 
-def run(request: bytes) -> tuple[int, int, bytes]:
+def run(request: bytes) -> Frame:
     """Run one request.
 
     Args:
         request: the pickled (reference, arguments, keywords, meta).
 
     Returns:
-        kind, flags and body of the reply, as a worker of our own would send it.
+        The reply, as a worker of our own would send it.
     """
     try:
         scope, function, arguments, keywords, meta = prepare(pickle.loads, request)
@@ -147,11 +147,11 @@ def run(request: bytes) -> tuple[int, int, bytes]:
         except BaseException as error:
             raise Failure(Kind.BAD_RESULT, (summary(error), trace(error))) from None
     except Failure as failure:
-        return failure.kind, 0, pickle.dumps(failure.detail, 5)
+        return Frame(failure.kind, 0, pickle.dumps(failure.detail, 5))
     limit = meta.get("max_payload_bytes") if meta is not None else None
     if limit is not None and len(body) > limit:
-        return Kind.RESULT_TOO_LARGE, 0, pickle.dumps((len(body), limit), 5)
+        return Frame(Kind.RESULT_TOO_LARGE, 0, pickle.dumps((len(body), limit), 5))
     flags = Flag.SLOW if watch.is_slow() else 0
     if _state.is_over_limit is not None and _state.is_over_limit():
         flags |= Flag.RECYCLE
-    return Kind.RESULT, flags, body
+    return Frame(Kind.RESULT, flags, body)

@@ -27,33 +27,42 @@ import sys
 import time
 
 from offload._child import context
-from offload._wire.frames import unpack_descriptors
-from offload._wire.lean import signal, socket, struct
+from offload._child.os_priority import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG,
+    load_prctl,
+    lower_priority,
+)
+from offload._child.preload import preload
+from offload._child.process_tree import (
+    MARK,
+    children,
+    kill_group,
+    kill_tree,
+    kill_worker,
+    workers_above,
+)
+from offload._child.spawn import execute_worker, leave
+from offload._wire.frames import RECEIVE_FLAGS, unpack_descriptors
+from offload._wire.lean import signal, socket
+from offload._wire.supervision import (
+    COMMAND,
+    ENDED,
+    EVENT,
+    LENGTH,
+    NOT_STARTED,
+    SIGNAL,
+    START,
+    STARTED,
+    UP,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
-# A command: what, which worker, argument. Descriptors come with START.
-COMMAND = struct.Struct("<BxxxIi")
-START = 1
-SIGNAL = 2
-# An event: what, which worker, process id, wait status.
-EVENT = struct.Struct("<BxxxIii")
-UP = 1
-STARTED = 2
-ENDED = 3
-NOT_STARTED = 4
-
-# What the processes of a worker are known by, its number after it: as a mapping of its page of
-# shared memory, which a fork keeps, and in the environment, which an exec keeps.
-PAGE_LABEL = "offload-worker-"
-_MARK = "OFFLOAD_WORKER"
-
 _END_SECONDS = 0.9
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_LENGTH = struct.Struct("<I")
 
 
 def main(control_fd: int) -> None:
@@ -63,19 +72,21 @@ def main(control_fd: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Modules that are preloaded must find themselves where they will be used.
     context.process.is_worker = True
+    # It had to be inheritable to come here (`pass_fds`); no program that is started here gets it.
+    os.set_inheritable(control_fd, False)
     control = socket.socket(fileno=control_fd)
     settings = _receive_settings(control)
     sys.argv[:] = settings["argv"]
-    prctl = _load_prctl()
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl = load_prctl()
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     if settings["start_method"] == "forkserver":
         # Loading may take long, and nobody reads the control socket meanwhile. The thread that
         # started us waits for our end, so that it ends before us only when the server does.
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if _is_abandoned(control):
             os._exit(0)
-        settings["preload_error"] = _preload(settings["preload"])
-        prctl(_PR_SET_PDEATHSIG, 0)
+        settings["preload_error"] = preload(settings["preload"])
+        prctl(PR_SET_PDEATHSIG, 0)
     supervisor = Supervisor(control, settings, prctl)
     supervisor.run()
 
@@ -87,28 +98,9 @@ def _is_abandoned(control: socket.socket) -> bool:
 
 
 def _receive_settings(control: socket.socket) -> dict[str, Any]:
-    (size,) = _LENGTH.unpack(_receive_exactly(control, _LENGTH.size))
+    (size,) = LENGTH.unpack(_receive_exactly(control, LENGTH.size))
     settings: dict[str, Any] = marshal.loads(_receive_exactly(control, size))
     return settings
-
-
-def pack_settings(settings: dict[str, Any]) -> bytes:
-    """Return what `main` expects first; called by the parent."""
-    data = marshal.dumps(_plain(settings))
-    return _LENGTH.pack(len(data)) + data
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as what it is in the end: members of enumerations and the like are more."""
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, bytes)):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    return str.__str__(value) if isinstance(value, str) else str(value)
 
 
 def _receive_exactly(control: socket.socket, size: int) -> bytes:
@@ -121,68 +113,21 @@ def _receive_exactly(control: socket.socket, size: int) -> bytes:
     return data
 
 
-def _load_prctl() -> Any:
-    if sys.platform == "linux":
-        try:
-            # ctypes itself takes four times as long to import as this part of it, which is all
-            # that a call with integers needs.
-            import _ctypes
-
-            whole_process: Any = None
-            address = _ctypes.dlsym(_ctypes.dlopen(whole_process, 0), "prctl")
-            return lambda *numbers: _ctypes.call_function(address, numbers)
-        except (ImportError, OSError, AttributeError):
-            pass
-        try:
-            import ctypes
-
-            return ctypes.CDLL(None).prctl
-        except (ImportError, OSError, AttributeError):
-            pass
-    return lambda *_: 0
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends (Linux)."""
-    _load_prctl()(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _preload(modules: list[str]) -> str:
-    """Import or load what all workers share; return the traceback of what fails first, or ""."""
-    import gc
-    import importlib
-
-    for module in modules:
-        try:
-            if ":" in module:
-                from offload._child.resource import load
-
-                load(module)
-            else:
-                importlib.import_module(module)
-        except BaseException:
-            import traceback
-
-            return f"preloading {module!r} failed:\n{traceback.format_exc()}"
-    # What exists now is shared with the workers until somebody writes to it: keep the collector
-    # from touching every object's header (gc.freeze was made for this).
-    gc.collect()
-    gc.freeze()
-    return ""
-
-
 class Supervisor:
     """The loop of the supervisor process."""
 
-    def __init__(self, control: socket.socket, settings: dict[str, Any], prctl: Any) -> None:
+    def __init__(
+        self, control: socket.socket, settings: dict[str, Any], prctl: Callable[..., int]
+    ) -> None:
         self._control = control
         self._settings = settings
         self._prctl = prctl
         self._pids: dict[int, int] = {}  # worker number -> process id, until reaped
         self._numbers: dict[int, int] = {}
-        # What preloaded modules have started: it ends with us, not with a worker.
-        self._helpers = set(_children())
-        # What left its worker and was killed for it: when such a one ends, its children are ours.
+        # What preloaded modules have started: it ends with the supervisor, not with a worker.
+        self._helpers = set(children())
+        # Processes that left their worker and were killed for it. When one of them ends, the kernel
+        # gives us its children.
         self._condemned: set[int] = set()
         self._is_cold = settings["start_method"] == "forkserver"
         self._wakeup, self._wakeup_end = socket.socketpair()
@@ -224,7 +169,7 @@ class Supervisor:
 
     def _end(self) -> NoReturn:
         for pid in list(self._pids.values()):
-            _kill(pid, signal.SIGKILL)
+            kill_worker(pid, signal.SIGKILL)
         # What left a worker's group becomes our child only when the worker has died, which takes
         # the kernel a moment: until there is nobody left, or the second of guarantee 7 is nearly
         # over (a process in an uninterruptible system call dies when it likes).
@@ -244,7 +189,9 @@ class Supervisor:
 
     def _obey(self) -> bool:
         try:
-            data, ancillary, _, _ = self._control.recvmsg(COMMAND.size, socket.CMSG_SPACE(8))
+            data, ancillary, _, _ = self._control.recvmsg(
+                COMMAND.size, socket.CMSG_SPACE(8), RECEIVE_FLAGS
+            )
         except ConnectionError:
             return False
         fds = unpack_descriptors(ancillary)
@@ -258,7 +205,7 @@ class Supervisor:
         elif what == SIGNAL:
             pid = self._pids.get(number)
             if pid is not None:
-                _kill(pid, argument)
+                kill_worker(pid, argument)
         return True
 
     def _start(self, number: int, fds: list[int]) -> None:
@@ -290,19 +237,19 @@ class Supervisor:
             # worker's low priority would be worth nothing against the server (sched(7)).
             os.setpgid(0, 0)
             supervisor = os.getppid()
-            self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != supervisor:
                 os._exit(1)
-            self._prctl(_PR_SET_CHILD_SUBREAPER, 0)
+            self._prctl(PR_SET_CHILD_SUBREAPER, 0)
             signal.set_wakeup_fd(-1)
             self._control.close()
             self._wakeup.close()
             self._wakeup_end.close()
             settings = self._settings
-            os.environ[_MARK] = str(number)
+            os.environ[MARK] = str(number)
             lower_priority(settings["os_priority"])
             if settings["start_method"] == "spawn":
-                _execute(socket_fd, page_fd, settings)
+                execute_worker(socket_fd, page_fd, settings)
             from offload._child.worker import main as serve
 
             serve(socket_fd, page_fd, settings)
@@ -337,7 +284,7 @@ class Supervisor:
             pid = found.si_pid
             number = self._numbers.pop(pid, None)
             if number is not None:
-                _kill_group(pid, signal.SIGKILL)
+                kill_group(pid, signal.SIGKILL)
             try:
                 _, status = os.waitpid(pid, 0)
             except ChildProcessError:
@@ -354,10 +301,10 @@ class Supervisor:
 
     def _kill_orphans(self, *, everything: bool = False) -> None:
         """Kill processes that a dead worker left and the kernel gave to us."""
-        for pid in _children():
+        for pid in children():
             if everything or not (pid in self._helpers or self._is_of_worker(pid)):
                 self._condemned.add(pid)
-                _kill_tree(pid)
+                kill_tree(pid)
 
     def _is_of_worker(self, pid: int) -> bool:
         """Return whether a child is a worker, or one that a worker that lives has put aside.
@@ -370,176 +317,4 @@ class Supervisor:
                 return True
         except OSError:  # it has ended
             return False
-        return not self._pids.keys().isdisjoint(_marks(pid))
-
-
-def _marks(pid: int) -> set[int]:
-    """Return the numbers of the workers that a process comes from; none where it hides that."""
-    marks: set[int] = set()
-    for name, mark, end in (("maps", PAGE_LABEL, b" "), ("environ", f"{_MARK}=", b"\0")):
-        try:
-            with open(f"/proc/{pid}/{name}", "rb") as file:
-                _, found, rest = file.read().partition(mark.encode())
-            if found:
-                marks.add(int(rest.partition(end)[0]))
-        except (OSError, ValueError):
-            continue
-    return marks
-
-
-def _children(pid: int | None = None) -> list[int]:
-    """Return the children of a process, by default of this one; none where that cannot be told."""
-    pid = pid or os.getpid()
-    found: list[int] = []
-    try:
-        # The kernel has them by the thread that forked them.
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return found
-    for thread in threads:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
-        except (OSError, ValueError):  # it has ended
-            continue
-    return found
-
-
-def _tree(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    return [pid, *(below for child in _children(pid) for below in _tree(child))]
-
-
-def _kill_tree(pid: int) -> None:
-    tree = _tree(pid)
-    for each in tree:
-        try:
-            os.kill(each, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    hasten(tree)
-
-
-def _kill(pid: int, number: int) -> None:
-    """Signal a worker and its group."""
-    tree = _tree(pid) if number == signal.SIGKILL else []
-    if not _kill_group(pid, number):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
-    hasten(tree)
-
-
-def _kill_group(pid: int, number: int) -> bool:
-    try:
-        os.killpg(pid, number)
-    except OSError:  # no such group yet, or none any more; macOS: EPERM for a group of zombies
-        return False
-    return True
-
-
-def lower_priority(priority: str) -> None:
-    """Give this process the OS priority of a worker; what the OS refuses is left as it is.
-
-    Args:
-        priority: "idle", "low" or "normal".
-
-    Source:
-        sched(7): a SCHED_IDLE task yields at once to any waking task of normal priority.
-    """
-    if priority == "normal":
-        return
-    try:
-        if priority == "idle" and hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            return
-    except OSError:
-        pass
-    try:
-        os.nice(19)
-    except (OSError, AttributeError):
-        pass
-
-
-def hasten(killed: list[int]) -> None:
-    """Give processes that were killed the priority that they need to die of it.
-
-    A process ends in its own time: at "idle", beside a few busy processes of normal priority on
-    each core, that has taken four seconds, for which its memory is not free either. Without the
-    right to raise priorities (CAP_SYS_NICE) this does nothing.
-    """
-    if not hasattr(os, "SCHED_IDLE"):
-        return
-    for pid in killed:
-        try:
-            for thread in map(int, os.listdir(f"/proc/{pid}/task")):
-                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-                os.setpriority(os.PRIO_PROCESS, thread, 0)
-        except OSError:  # it has ended, or we may not
-            continue
-
-
-_SPAWN = (
-    "import sys; sys.path[:] = sys.argv[3:];"
-    "from offload._child.supervisor import spawned; spawned(int(sys.argv[1]), int(sys.argv[2]))"
-)
-
-
-def command_line(code: str, flags: list[str], *arguments: str) -> list[str]:
-    """Return the command that runs `code` in a new interpreter with our flags and search path."""
-    # As the import system does, which passes over anything else.
-    entries: list[object] = [*sys.path]
-    path = [entry for entry in entries if isinstance(entry, str)]
-    return [sys.executable, *flags, "-c", code, *arguments, *path]
-
-
-def _execute(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> NoReturn:
-    # The settings travel in an anonymous file: an environment or a command line has limits.
-    from offload._wire.frames import anonymous_file
-
-    settings_fd = anonymous_file()
-    os.write(settings_fd, struct.pack("<i", socket_fd) + marshal.dumps(settings))
-    for fd in (socket_fd, page_fd, settings_fd):
-        os.set_inheritable(fd, True)
-    command = command_line(_SPAWN, settings["flags"], str(settings_fd), str(page_fd))
-    os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell
-    raise AssertionError
-
-
-def spawned(settings_fd: int, page_fd: int) -> None:
-    """Begin a worker in a fresh interpreter."""
-    os.set_inheritable(page_fd, False)
-    size = os.fstat(settings_fd).st_size
-    data = os.pread(settings_fd, size, 0)
-    os.close(settings_fd)
-    (socket_fd,) = struct.unpack_from("<i", data)
-    os.set_inheritable(socket_fd, False)
-    settings = marshal.loads(data[4:])
-    sys.argv[:] = settings["argv"]
-    context.process.is_worker = True
-    settings["preload_error"] = _preload(settings["preload"])
-    from offload._child.worker import main as serve
-
-    serve(socket_fd, page_fd, settings)
-    leave(0)
-
-
-def leave(code: int) -> NoReturn:
-    """End the process as the interpreter would: exit hooks, flushed streams; but without return.
-
-    Returning would unwind the supervisor's own frames in a forked child.
-    """
-    import atexit
-
-    try:
-        # There is no public name for it.
-        atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    except BaseException:  # noqa: S110 - an exit hook's failure must not keep the process alive
-        pass
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
-    os._exit(code)
+        return not self._pids.keys().isdisjoint(workers_above(pid))

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import mmap
 import os
 import sys
-import time
-from collections import deque
 
 from offload._child import context, functions
-from offload._child.functions import install_main
+from offload._child.connection import Connection, Gone
 from offload._child.import_hook import when_imported
+from offload._child.main_module import install_main
 from offload._child.task import Failure, leave, prepare, raised
 from offload._wire.exceptions import summary, trace
-from offload._wire.frames import (
-    DONT_WAIT,
-    SOCKET_BUFFER_BYTES,
-    Assembler,
-    Flag,
-    Kind,
-    frame,
-    pack_descriptors,
-)
+from offload._wire.frames import Flag, Frame, Kind
 from offload._wire.large import decode_with_files, encode_large
 from offload._wire.lean import contextvars, pickle, signal, socket
 from offload._wire.page import CANCEL, PAGE_BYTES, RECEIVED, REPLIED, STARTED
-from offload._wire.payload import Trays
 from offload._wire.pickling import TooManyBytes
+from offload._wire.shared_buffers import SharedBuffers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,156 +33,6 @@ _NONE = pickle.dumps(None, 5)
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
-# A worker that is fed call after call looks for the next one for so long before it sleeps. To be
-# woken takes 30 to 80 microseconds on an idle core, and costs the event loop's thread, which has to
-# send an interrupt to that core, about as much as all else that it does for a call: with this, the
-# round trip of a no-op takes a third of the time. It burns nothing where calls come more slowly
-# than that, and at the default priority nobody who wants the core waits for it.
-_LOOK_SECONDS = 100e-6
-_STREAK_SECONDS = 150e-6
-
-
-class _Gone(BaseException):
-    """The parent closed the socket: there is nobody left to work for."""
-
-
-class Connection:
-    """The worker's end of its socket."""
-
-    def __init__(self, endpoint: socket.socket) -> None:
-        endpoint.setblocking(True)
-        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-        self._socket = endpoint
-        self._frames = Assembler()
-        # A function's own threads log while its result is sent.
-        self._lock = _thread.allocate_lock()
-        # Those that hold the lock, or wait for it. What such a thread has to tell meanwhile, in a
-        # signal handler or a finalizer that logs, is told when it has let go.
-        self._senders: set[int] = set()
-        self._later: deque[tuple[int, bytes]] = deque()
-        self._is_ours = True
-        self._is_sending = False
-        # How many tasks have come; each frame that we send says so.
-        self.task = 0
-        # Whether the last frame was not long in coming.
-        self._is_fed = False
-        os.register_at_fork(after_in_child=self.leave_to_parent)
-
-    def close(self) -> None:
-        """Close our end; what is logged by exit hooks goes nowhere."""
-        self._is_ours = False
-        self._frames.close()
-        self._socket.close()
-
-    def receive(self) -> tuple[int, int, bytes, int | None]:
-        """Wait for the next frame.
-
-        Raises:
-            _Gone: the stream ended.
-        """
-        found = self._frames.take()
-        if found is not None:
-            return found
-        began = time.monotonic()
-        if self._is_fed:
-            found = self._look(began + _LOOK_SECONDS)
-        while found is None:
-            try:
-                if not self._frames.receive(self._socket):
-                    raise _Gone
-            except ConnectionError:
-                raise _Gone from None
-            found = self._frames.take()
-        self._is_fed = time.monotonic() - began < _STREAK_SECONDS
-        return found
-
-    def _look(self, end: float) -> tuple[int, int, bytes, int | None] | None:
-        receive, take, endpoint, monotonic = (
-            self._frames.receive,
-            self._frames.take,
-            self._socket,
-            time.monotonic,
-        )
-        while monotonic() < end:
-            try:
-                if not receive(endpoint, DONT_WAIT):
-                    raise _Gone
-            except BlockingIOError:
-                continue
-            except ConnectionError:
-                raise _Gone from None
-            if (found := take()) is not None:
-                return found
-        return None
-
-    def poll(self) -> tuple[int, int, bytes, int | None] | None:
-        """Return the next frame if one has arrived."""
-        if (found := self._frames.take()) is not None:
-            return found
-        try:
-            if not self._frames.receive(self._socket, DONT_WAIT):
-                raise _Gone
-        except BlockingIOError:
-            return None
-        except ConnectionError:
-            raise _Gone from None
-        return self._frames.take()
-
-    def files(self) -> list[int]:
-        """Return the descriptors beside the frame that was received last; its receiver's now."""
-        files, self._frames.files = self._frames.files, []
-        return files
-
-    def send(self, kind: int, body: bytes = b"", flags: int = 0, fd: int | None = None) -> None:
-        """Send one frame whole, with a descriptor beside it if there is one."""
-        if not self._is_ours:
-            # A child that the function has forked, and that returned from it as well.
-            raise _Gone
-        data = frame(kind, body, flags, task=self.task)
-        thread = _thread.get_ident()
-        self._senders.add(thread)
-        try:
-            with self._lock:
-                self._is_sending = True
-                if fd is None:
-                    self._socket.sendall(data)
-                else:
-                    sent = self._socket.sendmsg([data], pack_descriptors(fd))
-                    if sent < len(data):
-                        self._socket.sendall(data[sent:])
-                self._is_sending = False
-        except ConnectionError:
-            raise _Gone from None
-        except BaseException:
-            # Of a signal handler that the function has installed. If part of the frame was sent,
-            # whatever followed would be taken for the rest of it: better to end.
-            if self._is_sending:
-                self._socket.shutdown(socket.SHUT_RDWR)
-            raise
-        finally:
-            self._senders.discard(thread)
-        while self._later:
-            try:
-                news = self._later.popleft()
-            except IndexError:  # another thread was faster
-                return
-            self.send(*news)
-
-    def send_news(self, kind: int, body: bytes) -> None:
-        """Send what is no reply; nothing in a process that the function has forked."""
-        if not self._is_ours:
-            return
-        if _thread.get_ident() in self._senders:
-            self._later.append((kind, body))
-        else:
-            self.send(kind, body)
-
-    def leave_to_parent(self) -> None:
-        """Let go of the socket: this is a forked child of the worker, and speaks for nobody."""
-        self._is_ours = False
-        self._socket.close()
-
-
 class Serving:
     """The loop of one worker."""
 
@@ -200,7 +40,7 @@ class Serving:
         self,
         connection: Connection,
         page: memoryview,
-        trays: Trays,
+        buffers: SharedBuffers,
         levels: dict[str, int],
         memory_limit_bytes: int | None,
     ) -> None:
@@ -210,7 +50,7 @@ class Serving:
         context.process.report = self._report
         when_imported("logging", self._relay_logs)
         self._page = page
-        self._trays = trays
+        self._buffers = buffers
         self._memory_limit_bytes = memory_limit_bytes
 
     def _relay_logs(self) -> None:
@@ -240,28 +80,29 @@ class Serving:
     def run(self) -> None:
         """Serve until the parent closes the socket."""
         while True:
-            kind, flags, body, fd = self._connection.receive()
+            request = self._connection.receive()
             # CREDIT and CLOSE of a stream that has just ended by itself come late: no answer.
-            if kind in (Kind.CALL, Kind.STREAM):
-                self._serve(kind, body, flags, fd)
+            if request.kind in (Kind.CALL, Kind.STREAM):
+                self._serve(request)
 
-    def _serve(self, kind: int, body: bytes, flags: int, fd: int | None) -> None:
-        page = self._page
+    def _serve(self, request: Frame) -> None:
+        page, kind = self._page, request.kind
         number = self._connection.task = self._connection.task + 1
         page[RECEIVED] = number
         load: Callable[[bytes], Any] = pickle.loads
-        if flags:
-            load = self._trays.load if fd is None else self._opener(fd)
+        if request.flags:
+            load = self._buffers.load if request.descriptor is None else self._opener(request)
         by_value = False
         limit: int | None = None
         try:
-            scope, function, arguments, keywords, meta = prepare(load, body)
+            scope, function, arguments, keywords, meta = prepare(load, request.body)
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
             page[STARTED] = number
-            # In this order: see `revoke` of the parent, which has told the caller that it did not
-            # run if it has set the one and not found the other.
+            # STARTED is written before CANCEL is read, and the parent writes CANCEL before it reads
+            # STARTED (`revoke`): if it has told the caller that the function did not run, because
+            # STARTED was not set, then CANCEL is seen here, and the function is not entered.
             if page[CANCEL]:
                 leave(scope, meta, None)
                 self._send(Kind.RESULT, _NONE)
@@ -288,8 +129,10 @@ class Serving:
         except Failure as failure:
             self._fail(failure)
 
-    def _opener(self, fd: int) -> Callable[[bytes], Any]:
-        files = self._connection.files()
+    @staticmethod
+    def _opener(request: Frame) -> Callable[[bytes], Any]:
+        fd, files = request.take_descriptor(), request.take_files()
+        assert fd is not None
 
         def load(body: bytes) -> Any:
             # The collector would look through a large graph again and again while it grows. Safe
@@ -351,11 +194,10 @@ class Serving:
             del item
             credit -= 1
             while is_wanted and (found := self._news(wait=not credit)) is not None:
-                kind, _, body, _ = found
-                is_wanted = kind != Kind.CLOSE
-                credit += int.from_bytes(body, "little")
+                is_wanted = found.kind != Kind.CLOSE
+                credit += int.from_bytes(found.body, "little")
 
-    def _news(self, *, wait: bool) -> tuple[int, int, bytes, int | None] | None:
+    def _news(self, *, wait: bool) -> Frame | None:
         return self._connection.receive() if wait else self._connection.poll()
 
     def _reply(self, kind: int, value: Any, limit: int | None, *, by_value: bool) -> None:
@@ -368,11 +210,11 @@ class Serving:
             if by_value:
                 import cloudpickle
 
-                body, flags, fd = self._trays.pack_bytes(cloudpickle.dumps(value, 5), limit)
+                body, flags, fd = self._buffers.pack_bytes(cloudpickle.dumps(value, 5), limit)
             elif value is None:
                 body, flags, fd = _NONE, 0, None
             else:
-                body, flags, fd = self._trays.pack(value, limit)
+                body, flags, fd = self._buffers.pack(value, limit)
         except TooManyBytes as error:
             raise Failure(Kind.RESULT_TOO_LARGE, (error.size, limit)) from None
         except BaseException as error:
@@ -456,14 +298,13 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
                     Kind.START_FAILED, settings["preload_error"].encode(errors="backslashreplace")
                 )
                 return
-            _, _, body, _ = connection.receive()
-            modules, levels = pickle.loads(body)
+            modules, levels = pickle.loads(connection.receive().body)
             serving = Serving(
-                connection, page, Trays(shared, page), levels, settings["max_memory_bytes"]
+                connection, page, SharedBuffers(shared, page), levels, settings["max_memory_bytes"]
             )
             functions.guard_imports = serving.guard_imports
             prepare_process(settings, modules)
-        except _Gone:
+        except Gone:
             raise
         except BaseException as error:
             connection.send(
@@ -472,7 +313,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
             return
         connection.send(Kind.READY, os.getpid().to_bytes(8, "little"))
         serving.run()
-    except _Gone:
+    except Gone:
         pass
     finally:
         connection.close()

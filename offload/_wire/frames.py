@@ -4,12 +4,13 @@
     │ body bytes │ kind │ flags │ files │ task │  header, 12 bytes   + up to 64 KiB of body
     └────────────┴──────┴───────┴───────┴──────┘
 
-A small payload is the body of its frame: one send, one receive. A larger one is elsewhere, in a
-tray or in a file that travels beside the frame as a descriptor; see `offload._wire.payload`.
-`files` is the number of descriptors beside that one: files that are arguments.
+A small payload is the body of its frame: one send, one receive. A larger one is elsewhere: in
+memory that both processes share, or in a file that travels beside the frame as a descriptor; see
+`offload._wire.payload`. `files` is the number of descriptors beside that one: open files that are
+arguments.
 
-`task` is the worker's: how many tasks it had been given when it sent this. The parent, which has
-counted them too, takes no reply for that of another task, whatever has gone wrong in the worker.
+`task` is the worker's count of the tasks that it had received when it sent the frame. The parent
+counts them as well, and so never takes a late or repeated reply for that of another task.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ INLINE_BYTES = 64 * 1024
 RECEIVE_BYTES = INLINE_BYTES + 4096
 SOCKET_BUFFER_BYTES = 4 * INLINE_BYTES
 # What we receive is not for programs that we start; Python marks only what it opens itself.
-_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-DONT_WAIT = _RECEIVE_FLAGS | getattr(socket, "MSG_DONTWAIT", 0)
+RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+DONT_WAIT = RECEIVE_FLAGS | getattr(socket, "MSG_DONTWAIT", 0)
 _TRUNCATED = getattr(socket, "MSG_CTRUNC", 0)
 # Descriptors beside one frame: the payload's, and those of files that are arguments. Arbitrary, and
 # far below what the kernel passes at once (SCM_MAX_FD, 253).
@@ -79,8 +80,8 @@ class Flag:
     RECYCLE: Final = 2
     # Pickling took the worker long; unpickle off the event loop.
     SLOW: Final = 4
-    # The payload is in a tray; the body is its size.
-    TRAY: Final = 8
+    # The payload is in the shared buffer; the body is its size.
+    SHARED: Final = 8
     # The payload is no pickle, but the `bytes` that are the result.
     RAW: Final = 16
     # What is not to be unpickled right where it is received.
@@ -98,7 +99,70 @@ def anonymous_file(label: str = "offload") -> int:
         return os.dup(file.fileno())
 
 
-def frame(kind: int, body: bytes = b"", flags: int = 0, files: int = 0, task: int = 0) -> bytes:
+class Frame:
+    """One frame as it was received. It owns the descriptors that came with it.
+
+    Attributes:
+        kind: one of `Kind`.
+        flags: bits of `Flag`.
+        body: the payload, or what tells where that is.
+        descriptor: the file with a large payload, None for any other.
+        task: the number of the task that it belongs to.
+        files: descriptors of the open files among the arguments.
+    """
+
+    __slots__ = ("body", "descriptor", "files", "flags", "kind", "task")
+
+    def __init__(
+        self,
+        kind: int,
+        flags: int = 0,
+        body: bytes = b"",
+        descriptor: int | None = None,
+        task: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.body = body
+        self.descriptor = descriptor
+        self.task = task
+        self.files: list[int] | None = None
+
+    def __repr__(self) -> str:
+        """Tell all but the body."""
+        return f"<Frame kind={self.kind} flags={self.flags} of task {self.task}>"
+
+    def take_descriptor(self) -> int | None:
+        """Return the descriptor, which is the caller's to close from now on."""
+        descriptor, self.descriptor = self.descriptor, None
+        return descriptor
+
+    def take_files(self) -> list[int]:
+        """Return the descriptors of arguments, which are the caller's to close from now on."""
+        files, self.files = self.files, None
+        return files or []
+
+    def copy(self) -> Frame:
+        """Return the same frame for another receiver, with a descriptor of its own.
+
+        Raises:
+            OSError: this process may not open more descriptors.
+        """
+        descriptor = None if self.descriptor is None else os.dup(self.descriptor)
+        return Frame(self.kind, self.flags, self.body, descriptor, self.task)
+
+    def close(self) -> None:
+        """Close the descriptors that nobody has taken."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+        for fd in self.take_files():
+            os.close(fd)
+
+
+def pack_frame(
+    kind: int, body: bytes = b"", flags: int = 0, files: int = 0, task: int = 0
+) -> bytes:
     """Return header and body as one message."""
     return pack_header(len(body), kind, flags, files, task) + body
 
@@ -109,29 +173,30 @@ def pack_descriptors(*fds: int) -> list[tuple[int, int, Any]]:
 
 
 def unpack_descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """Return the descriptors in what `recvmsg` gave."""
+    """Return the descriptors in what `recvmsg` gave, none of them inheritable."""
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             whole = len(data) - len(data) % _INT.size
             fds += [fd for (fd,) in _INT.iter_unpack(data[:whole])]
+    if not RECEIVE_FLAGS:  # macOS, where the kernel cannot do so as it hands them over
+        for fd in fds:
+            os.set_inheritable(fd, False)
     return fds
 
 
 class Assembler:
     """Makes whole frames of what a stream socket delivers in pieces."""
 
-    __slots__ = ("_buffer", "_fds", "files", "task")
+    __slots__ = ("_buffer", "_fds")
 
     def __init__(self) -> None:
         self._buffer = b""
+        # The kernel keeps descriptors in the order of the bytes that they were sent with, so that
+        # the first ones belong to the first frame that says that it has some.
         self._fds: list[int] = []
-        # Of the frame that was taken last; whoever takes it closes them.
-        self.files: list[int] = []
-        # The number of its task.
-        self.task = 0
 
-    def receive(self, connection: socket.socket, how: int = _RECEIVE_FLAGS) -> bool:
+    def receive(self, connection: socket.socket, how: int = RECEIVE_FLAGS) -> bool:
         """Read once; False at the end of the stream.
 
         Args:
@@ -146,11 +211,7 @@ class Assembler:
         """
         data, ancillary, flags, _ = connection.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, how)
         if ancillary:
-            fds = unpack_descriptors(ancillary)
-            self._fds += fds
-            if not _RECEIVE_FLAGS:
-                for fd in fds:
-                    os.set_inheritable(fd, False)
+            self._fds += unpack_descriptors(ancillary)
         if flags & _TRUNCATED:
             raise OSError(errno.EMFILE, "a descriptor could not be received")
         if not data:
@@ -158,11 +219,8 @@ class Assembler:
         self._buffer = self._buffer + data if self._buffer else data
         return True
 
-    def take(self) -> tuple[int, int, bytes, int | None] | None:
-        """Return the next whole frame as (kind, flags, body, descriptor or None), if there is one.
-
-        Whoever takes a frame with a descriptor closes it.
-        """
+    def take(self) -> Frame | None:
+        """Return the next whole frame, if there is one; whoever takes it closes it."""
         buffer = self._buffer
         length = len(buffer)
         if length < _HEADER_BYTES:
@@ -171,18 +229,18 @@ class Assembler:
         end = _HEADER_BYTES + size
         if length < end:
             return None
-        if length == end:  # as good as always: one frame, and nothing after it
+        if length == end:  # nearly always: one frame, and nothing after it
             self._buffer = b""
             body = buffer[_HEADER_BYTES:]
         else:
             self._buffer = buffer[end:]
             body = buffer[_HEADER_BYTES:end]
-        self.task = task
         descriptor = self._fds.pop(0) if flags & Flag.LARGE else None
+        frame = Frame(kind, flags, body, descriptor, task)
         if files:
-            self.files = self._fds[:files]
+            frame.files = self._fds[:files]
             del self._fds[:files]
-        return kind, flags, body, descriptor
+        return frame
 
     def close(self) -> None:
         """Close descriptors that nobody took."""

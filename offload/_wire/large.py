@@ -20,7 +20,14 @@ import sys
 
 from offload._wire.frames import MAX_DESCRIPTORS, anonymous_file
 from offload._wire.lean import pickle
-from offload._wire.pickling import TooLarge, TooManyBytes, dumps, learns, pickler
+from offload._wire.pickling import (
+    TooLarge,
+    TooManyBytes,
+    dumps,
+    pickler,
+    register_missing_reducer,
+)
+from offload._wire.source import CALL_BYTES, FileSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,11 +39,6 @@ _ALIGNMENT = 64
 _OUT_OF_BAND_BYTES = 4096
 # Where each mapping costs a descriptor: how many to spend at once, of the usual 1024.
 _MAX_MAPPINGS = 64
-# From here on the kernel is asked for huge pages, which are 2 MiB on most machines.
-_HUGE_BYTES = 4 << 20
-_madvise: Any = None
-# read(2) and write(2) move at most 0x7ffff000 bytes a call.
-_CALL_BYTES = 1 << 30
 
 
 class NeedsDescriptors(TooLarge, TypeError):  # noqa: N818 - as TooLarge
@@ -74,7 +76,7 @@ class FileSink:
                 raise TooManyBytes(self.size + raw.nbytes)
             start = 0
             while start < raw.nbytes:
-                start += os.write(self.fd, raw[start : start + _CALL_BYTES])
+                start += os.write(self.fd, raw[start : start + CALL_BYTES])
             self.size += raw.nbytes
 
     def align(self) -> None:
@@ -157,7 +159,7 @@ def encode_large(value: object, limit: int | None = None) -> tuple[bytes, int, i
     try:
         return _encode_file(value, limit)
     except TypeError as error:
-        if not learns(error):
+        if not register_missing_reducer(error):
             raise
     return _encode_file(value, limit)
 
@@ -172,7 +174,7 @@ def encode_with_files(
         try:
             return *_encode_file(value, limit), files
         except TypeError as error:
-            if not learns(error):
+            if not register_missing_reducer(error):
                 raise
         files.clear()
         return *_encode_file(value, limit), files
@@ -207,73 +209,6 @@ def _encode_file(value: object, limit: int | None) -> tuple[bytes, int, int]:
     except BaseException:
         os.close(fd)
         raise
-
-
-class FileSource:
-    """An unpickler's file on a descriptor; the GIL is free while the kernel copies."""
-
-    __slots__ = ("end", "fd", "position")
-
-    def __init__(self, fd: int, end: int) -> None:
-        self.fd = fd
-        self.position = 0
-        self.end = end
-
-    def read(self, size: int = -1) -> bytes:
-        size = self.end - self.position if size < 0 else min(size, self.end - self.position)
-        if size > _CALL_BYTES:
-            parts: list[bytes] = []
-            while size > 0 and (part := self.read(min(size, _CALL_BYTES))):
-                parts.append(part)
-                size -= len(part)
-            return b"".join(parts)
-        data = os.pread(self.fd, size, self.position)
-        self.position += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        total = 0
-        with memoryview(buffer) as view, view.cast("B") as raw:
-            if raw.nbytes >= _HUGE_BYTES:
-                _want_huge_pages(raw)
-            while total < raw.nbytes:
-                moved = os.preadv(self.fd, [raw[total : total + _CALL_BYTES]], self.position)
-                if not moved:
-                    break
-                total += moved
-                self.position += moved
-        return total
-
-    def readline(self) -> bytes:
-        # Only protocol 0 opcodes are terminated by newlines; ours is 5, but a reducer may embed.
-        parts: list[bytes] = []
-        while (byte := self.read(1)) not in (b"", b"\n"):
-            parts.append(byte)
-        return b"".join(parts) + byte
-
-
-def _want_huge_pages(memory: memoryview) -> None:
-    """Let the kernel give new memory in huge pages, where it only does so when it is asked.
-
-    Two thirds of the time of reading into new memory are page faults: 64 MiB take 20 ms of CPU
-    instead of 50. All of it is about to be written, so no memory is wasted.
-
-    Source:
-        madvise(2), MADV_HUGEPAGE.
-    """
-    global _madvise  # noqa: PLW0603 - looked up once, when the first large payload comes
-    try:
-        import ctypes
-
-        if _madvise is None:
-            _madvise = ctypes.CDLL(None).madvise
-            _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (address + memory.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        _madvise(start, end - start, mmap.MADV_HUGEPAGE)
-    except (ImportError, OSError, AttributeError, TypeError):
-        return  # another system, or no such call: it only takes longer
 
 
 # Those that are still in use, or were when it was last looked.

@@ -1,19 +1,30 @@
-"""Payloads: values to bytes and back, by the way that suits their size.
+"""Payloads: values to bytes, by the way that suits their size.
 
-Small, up to 64 KiB: pickled into the body of a frame.
+| the pickle of a value | arguments, to the worker | result, to the parent |
+|---|---|---|
+| up to 64 KiB | frame | frame |
+| up to 2 MiB, at most 64 KiB of them no buffers | shared buffer | shared buffer, or file if full |
+| any other | file | file |
+| with open files in it | file + files | refused |
+| `bytes` as the whole result, above 64 KiB | as any other | not pickled; as above |
 
-Medium, up to 2 MiB and mostly buffers: pickled into a tray, memory that a worker shares with its
-parent for as long as it lives.
+Frame: the pickle is the body of its frame. One send, one receive.
 
-    shared file:  page of words │ in-tray │ out-tray
-    copies:       sender's object ──memcpy──► tray ──memcpy──► receiver's object
+Shared buffer: memory that the worker shares with its parent for as long as it lives.
+
+    copies:  sender's object ──memcpy──► shared buffer ──memcpy──► receiver's object
 
 A megabyte takes 25 to 100 microseconds to copy where the pages are there already. A new memfd costs
-ten times that in page faults, and a thread's two hops as much again; so it is done on the event
-loop, and holds that for less time than giving it to a thread would.
+ten times that in page faults, and the two hops of a thread as much again; so the event loop copies
+itself, and is held for less time than it takes to hand the work to a thread.
 
-Large: pickled into an anonymous file that travels beside the frame as a descriptor, on a thread;
-the body then holds only its layout. See `offload._wire.large`.
+File: an anonymous file, written in a thread, that travels beside the frame as a descriptor; the
+body has its layout. See `offload._wire.large`. Open files among the arguments travel in the same
+way, as descriptors of their own.
+
+`way_of` decides between the first three, for both directions. Where there is no memfd (macOS) there
+is no shared buffer, and the file is on a disk. Workers of executors have neither: theirs are plain
+pickles of any size, and open files are copied into them.
 
 Pickles are read only from our own parent or child process, over a socketpair that no one else has.
 """
@@ -23,44 +34,62 @@ from __future__ import annotations
 import os
 import time
 
-from offload._wire.frames import INLINE_BYTES, Flag, anonymous_file, frame
-from offload._wire.large import FileSink, encode_large
+from offload._wire.frames import INLINE_BYTES, Flag, anonymous_file, pack_frame
+from offload._wire.large import FileSink, encode_with_files
 from offload._wire.lean import pickle
-from offload._wire.page import OUT_FULL, PAGE_BYTES
-from offload._wire.pickling import (
-    Sink,
-    TooLarge,
-    TooManyBytes,
-    in_pieces,
-    learns,
-    pickled_size,
-    pickler,
-)
+from offload._wire.page import BUFFER_BYTES, TO_WORKER, has_shared_buffers
+from offload._wire.pickling import Sink, TooLarge, encode, pickler, register_missing_reducer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final
 
     from offload._wire.large import Descriptor
 
-# What the event loop may copy at once: within its millisecond on slow memory too. Both trays of a
-# worker take that much memory from when they are used first.
-TRAY_BYTES = 2 << 20
-# So few objects are unpickled in no time.
-_LOOSE_BYTES = 4096
-# What leaves room in a frame for its header.
-_BODY_BYTES = 60 * 1024
-_IN_TRAY = PAGE_BYTES
-_OUT_TRAY = _IN_TRAY + TRAY_BYTES
+    Send = Callable[[bytes, Sequence[int]], None]
+
+__all__ = [
+    "Parcel",
+    "Request",
+    "Stopwatch",
+    "Way",
+    "pack",
+    "request_here",
+    "request_in_thread",
+    "way_of",
+]
+
+
+class Way:
+    """How a payload crosses. Plain ints: a worker imports no `enum`."""
+
+    FRAME: Final = 1
+    SHARED_BUFFER: Final = 2
+    FILE: Final = 3
+
+
+def way_of(size_bytes: int, loose_bytes: int = 0) -> int:
+    """Return the way of a payload, one of `Way`.
+
+    Args:
+        size_bytes: its size.
+        loose_bytes: how much of it is no buffer, but small objects, which take long to pickle and
+            unpickle for their size.
+    """
+    if size_bytes <= INLINE_BYTES:
+        return Way.FRAME
+    if size_bytes <= BUFFER_BYTES and loose_bytes <= INLINE_BYTES:
+        return Way.SHARED_BUFFER
+    return Way.FILE
 
 
 class Parcel:
     """A payload that is more than one frame, on its way to a worker.
 
-    Either the parts of a pickle that fits a tray, of which nothing can change any more, or a large
-    payload whose arguments refer to files.
+    Either the parts of a pickle that fits the shared buffer, of which nothing can change any more,
+    or a large payload whose arguments refer to open files.
     """
 
     __slots__ = ("body", "files", "kind", "loose", "parts", "size")
@@ -93,16 +122,16 @@ class Parcel:
         """Return all of it as one `bytes` object."""
         return b"".join(self.parts)
 
-    def lay(self, shared: mmap.mmap, start: int) -> bytes:
-        """Copy the parts into a tray; return the body that says so."""
+    def write_to(self, shared: mmap.mmap, start: int) -> bytes:
+        """Copy the parts into a shared buffer; return the body of the frame that says so."""
         for part in self.parts:
             end = start + len(part)
             shared[start:end] = part
             start = end
         return self.size.to_bytes(4, "little")
 
-    def file(self) -> tuple[bytes, int]:
-        """Copy the parts into a file instead, where there is no tray; return body and descriptor.
+    def spill(self) -> tuple[bytes, int]:
+        """Copy the parts into a file, where the shared buffer is full; return body and descriptor.
 
         Raises:
             OSError: there is no memory or disk for it.
@@ -117,160 +146,128 @@ class Parcel:
             raise
         return pickle.dumps((self.size, []), 5), fd
 
-    def post(
-        self, shared: mmap.mmap, descriptor: int | None, send: Callable[[bytes, list[int]], None]
-    ) -> None:
-        """Have it sent to a worker.
+    def send(self, shared: mmap.mmap, descriptor: int | None, send: Send) -> None:
+        """Send it to a worker.
 
         Args:
-            shared: what the worker shares with us.
+            shared: the memory that the worker shares with us.
             descriptor: the file of a large payload.
             send: sends a frame and descriptors.
 
         Raises:
             OSError: as `send` does.
+            ValueError: the memory was let go, since the worker has ended.
         """
         if descriptor is None:
-            send(frame(self.kind, self.lay(shared, _IN_TRAY), Flag.TRAY), [])
+            send(pack_frame(self.kind, self.write_to(shared, TO_WORKER), Flag.SHARED), ())
         else:
-            data = frame(self.kind, self.body, Flag.LARGE, len(self.files))
+            data = pack_frame(self.kind, self.body, Flag.LARGE, len(self.files))
             send(data, [descriptor, *(file.fd for file in self.files)])
 
 
-def has_trays() -> bool:
-    """Return whether workers that this process starts have trays."""
-    # Only memory has: a disk that is full could say so only by a signal that ends us (SIGBUS for a
-    # mapped page that cannot be had).
-    return hasattr(os, "memfd_create")
+class Request:
+    """A pickled call. It owns its file, and may be sent more than once until it is closed.
 
-
-def shared_bytes() -> int:
-    """Return the size of the file that a worker shares with its parent."""
-    return _OUT_TRAY + TRAY_BYTES if has_trays() else PAGE_BYTES
-
-
-def take_tray(shared: mmap.mmap, body: bytes) -> bytes:
-    """Return what a worker put into its out-tray; from then on it is the worker's again."""
-    data = shared[_OUT_TRAY : _OUT_TRAY + int.from_bytes(body, "little")]
-    start = OUT_FULL * 8
-    shared[start : start + 8] = bytes(8)
-    return data
-
-
-def keep_freed_memory() -> None:
-    """Have this process keep some megabytes that it frees, for what it allocates next.
-
-    What is copied into and out of trays is allocated and freed with each call. glibc returns to the
-    kernel what is free beyond twice the largest mapped block that was ever freed, 128 KiB at first,
-    and to get it anew takes fifteen times as long as the copy: page faults. To free a block teaches
-    it, until a larger one does (mallopt(3), M_MMAP_THRESHOLD). Elsewhere this does nothing.
+    Attributes:
+        payload: a whole frame, or what takes its place; for an executor, the pickle.
+        descriptor: the file of a large one, None for any other and once it is closed.
+        size_bytes: the size of the pickle.
     """
-    # Never written to, so that it costs 30 microseconds and no memory.
-    bytes(2 * TRAY_BYTES)
 
+    __slots__ = ("descriptor", "payload", "size_bytes")
 
-class Trays:
-    """The trays as the worker sees them."""
+    def __init__(self, payload: bytes | Parcel, descriptor: int | None, size_bytes: int) -> None:
+        self.payload = payload
+        self.descriptor = descriptor
+        self.size_bytes = size_bytes
 
-    def __init__(self, shared: mmap.mmap, page: memoryview) -> None:
-        keep_freed_memory()
-        self._shared = shared
-        self._page = page
-        self._whole = memoryview(shared)
-        self._has_trays = len(shared) > PAGE_BYTES
-        os.register_at_fork(after_in_child=self.leave_to_parent)
+    def send(self, shared: mmap.mmap, send: Send) -> None:
+        """Send it to a worker; see `Parcel.send`."""
+        payload, descriptor = self.payload, self.descriptor
+        if not isinstance(payload, bytes):
+            payload.send(shared, descriptor, send)
+        else:
+            send(payload, () if descriptor is None else (descriptor,))
 
-    def leave_to_parent(self) -> None:
-        """Let go of the out-tray: this is a forked child of the worker, which may be filling it."""
-        self._has_trays = False
+    def take_descriptor(self) -> int | None:
+        """Return the descriptor of the file, which is the caller's to close from now on."""
+        descriptor, self.descriptor = self.descriptor, None
+        if isinstance(self.payload, Parcel):
+            self.payload.files.clear()
+        return descriptor
 
-    def load(self, body: bytes) -> Any:
-        """Unpickle what is in the in-tray; nothing that comes of it refers to the tray."""
-        end = _IN_TRAY + int.from_bytes(body, "little")
-        return pickle.loads(self._whole[_IN_TRAY:end])
-
-    def pack(self, value: Any, limit: int | None) -> tuple[bytes, int, int | None]:
-        """Pickle a result the way that suits it.
+    def close(self, closer: Callable[[int], object] = os.close) -> None:
+        """Close the file, if there is one and it has not been closed.
 
         Args:
-            value: the result.
-            limit: how many bytes it may take; None: any number.
-
-        Returns:
-            Body and flags of the reply, and the descriptor of a large one, which the caller closes.
-
-        Raises:
-            TooManyBytes: it takes more.
-            OSError: there is no memory or disk for it.
-            Exception: whatever pickling raises.
+            closer: closes a descriptor. To close the last one of a large file takes long.
         """
-        if type(value) is bytes and len(value) > INLINE_BYTES:
-            # How a response that is encoded already goes back: not even pickled.
-            return self.pack_bytes(value, limit)
-        watch = Stopwatch()
-        try:
-            packed = pack(value)
-        except TooLarge:
-            try:
-                body, fd, _ = encode_large(in_pieces(value), limit)
-            except TooManyBytes:
-                raise TooManyBytes(pickled_size(value)) from None
-            return body, Flag.LARGE, fd
-        flags = Flag.SLOW if watch.is_slow() else 0
-        size = len(packed) if isinstance(packed, bytes) else packed.size
-        if limit is not None and size > limit:
-            raise TooManyBytes(size)
-        if isinstance(packed, bytes):
-            return packed, flags, None
-        # What is little but buffers only seemed slow: others had the core.
-        return self._put(packed, flags if packed.loose > _LOOSE_BYTES else 0)
-
-    def pack_bytes(self, data: bytes, limit: int | None) -> tuple[bytes, int, int | None]:
-        """As `pack`, for what is sent as it is; the other side gets these very bytes."""
-        size = len(data)
-        if limit is not None and size > limit:
-            raise TooManyBytes(size)
-        if size <= _BODY_BYTES:
-            return data, 0, None
-        if size <= TRAY_BYTES:
-            return self._put(Parcel([data], size), Flag.RAW)
-        body, fd, _ = encode_large(data)
-        return body, Flag.LARGE, fd
-
-    def _put(self, parcel: Parcel, flags: int) -> tuple[bytes, int, int | None]:
-        # Items of a stream may come faster than the parent empties the tray.
-        if self._has_trays and not self._page[OUT_FULL]:
-            body = parcel.lay(self._shared, _OUT_TRAY)
-            self._page[OUT_FULL] = 1
-            return body, flags | Flag.TRAY, None
-        if flags & Flag.RAW:
-            body, fd, _ = encode_large(parcel.joined())
-        else:
-            body, fd = parcel.file()
-        return body, Flag.LARGE, fd
+        descriptor = self.take_descriptor()
+        if descriptor is not None:
+            closer(descriptor)
 
 
 def pack(value: object) -> bytes | Parcel:
     """Pickle a value that is small, or large by nothing but its buffers.
 
     Returns:
-        Its bytes, if they fit a frame; else what fits a tray.
+        Its bytes, if they fit a frame; else the parts for a shared buffer.
 
     Raises:
-        TooLarge: it is neither; `encode_large` takes it.
+        TooLarge: it needs a file: `encode_large`.
         Exception: whatever pickling raises.
     """
-    sink = Sink(TRAY_BYTES)
+    # The sink stops the pickler at the first byte at which `way_of` would say "file".
+    sink = Sink(BUFFER_BYTES, INLINE_BYTES)
     try:
         pickler(sink).dump(value)
     except TypeError as error:
-        if not learns(error):
+        if not register_missing_reducer(error):
             raise
         return pack(value)
     parts = sink.parts
-    if sink.size > INLINE_BYTES:
+    if way_of(sink.size) == Way.SHARED_BUFFER:
         return Parcel(parts, sink.size, INLINE_BYTES - sink.loose)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def request_here(payload: tuple[Any, ...], kind: int) -> Request | None:
+    """Pickle a call that goes to a worker process, for the event loop to do.
+
+    Args:
+        payload: function, arguments, keywords, meta data.
+        kind: `Kind.CALL` or `Kind.STREAM`.
+
+    Returns:
+        None if it needs a file, and so a thread: `request_in_thread`.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    try:
+        packed = pack(payload) if has_shared_buffers() else encode(payload)
+    except TooLarge:
+        return None
+    if isinstance(packed, bytes):
+        return Request(pack_frame(kind, packed), None, len(packed))
+    packed.kind = kind
+    return Request(packed, None, packed.size)
+
+
+def request_in_thread(payload: tuple[Any, ...], kind: int, limit: int | None) -> Request:
+    """Pickle a call of any size into a file; off the event loop. See `request_here`.
+
+    Raises:
+        TooManyBytes: it is larger than `limit`.
+        OSError: there is no memory or disk for it.
+        Exception: whatever pickling raises.
+    """
+    body, descriptor, size, files = encode_with_files(payload, limit)
+    if not files:
+        return Request(pack_frame(kind, body, Flag.LARGE), descriptor, size)
+    parcel = Parcel([], size)
+    parcel.kind, parcel.body, parcel.files = kind, body, files
+    return Request(parcel, descriptor, size)
 
 
 class Stopwatch:

@@ -10,6 +10,7 @@ import sys
 
 from offload._wire.frames import INLINE_BYTES
 from offload._wire.lean import pickle, signal
+from offload._wire.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,9 +64,8 @@ class Sink:
         self.parts.append(data)
 
 
-# Reducers that only our picklers use: to register one with copyreg would change what `copy.copy`
-# does with the type in the whole process. None until there is one, so that the usual pickler stays
-# as fast as it is.
+# Reducers that only our picklers use: one that copyreg knew would change what `copy.copy` does with
+# the type in the whole process. Empty as a rule, since a dispatch table makes pickling slower.
 _reducers: dict[type, Callable[[Any], Any]] = {}
 _dispatch_table: dict[type, Callable[[Any], Any]] = {}
 _known: dict[type, Callable[[Any], Any]] = {}
@@ -92,9 +92,13 @@ def pickler(sink: Any, in_band: Callable[[Any], Any] | None = None) -> pickle.Pi
     return made
 
 
-def learns(error: TypeError) -> bool:
-    """Return whether to pickle again, now that we know how: the process has met a memoryview."""
-    # Only now: a dispatch table costs each object that is looked up in it.
+def register_missing_reducer(error: TypeError) -> bool:
+    """Register the reducer of `memoryview` when a pickler has failed for want of it.
+
+    Returns:
+        Whether it was registered by this, so that pickling again may succeed.
+    """
+    # Not at import: a dispatch table costs time for each object that is looked up in it.
     if memoryview in _reducers or "memoryview" not in str(error):
         return False
     register_reducer(memoryview, _reduce_view)
@@ -144,7 +148,7 @@ def in_pieces(value: Any) -> Any:
     return Text(value) if type(value) is str and len(value) > _TEXT_CHARACTERS else value
 
 
-def tamed(load: Callable[..., Any], *arguments: Any) -> Any:
+def without_exits(load: Callable[..., Any], *arguments: Any) -> Any:
     """Return `load(*arguments)`, raising nothing that would end the process or an event loop.
 
     A pickle may call anything, `sys.exit` included.
@@ -188,37 +192,31 @@ def is_of_signal(error: BaseException) -> bool:
     return any(frame.f_code in codes for frame in frames)
 
 
-class _Turns:
+class MemorySource(Source):
     """Reads from memory by way of Python, so that the unpickler gives up the GIL now and then."""
 
+    __slots__ = ("_data",)
+
     def __init__(self, data: bytes) -> None:
+        super().__init__(len(data))
         self._data = memoryview(data)
-        self._at = 0
 
-    def read(self, size: int) -> bytes:
-        """Return the next bytes."""
-        start = self._at
-        self._at += size
-        return bytes(self._data[start : self._at])
+    def _read_at(self, position: int, size: int) -> bytes:
+        return bytes(self._data[position : position + size])
 
-    def readinto(self, target: Any) -> int:
-        """Fill a buffer with the next bytes."""
-        data = self.read(len(target))
-        target[: len(data)] = data
-        return len(data)
-
-    def readline(self) -> bytes:
-        """Refuse: only pickles of the first, textual protocol need it."""
-        raise pickle.UnpicklingError
+    def _read_into(self, target: memoryview, position: int) -> int:
+        data = self._data[position : position + target.nbytes]
+        target[: data.nbytes] = data
+        return data.nbytes
 
 
-def in_turns(data: bytes) -> Any:
+def loads_releasing_gil(data: bytes) -> Any:
     """Unpickle in a thread, letting other threads have the GIL in between.
 
     Raises:
         Exception: whatever unpickling raises.
     """
-    return pickle.Unpickler(_Turns(data)).load()
+    return pickle.Unpickler(MemorySource(data)).load()
 
 
 def dumps(value: object) -> bytes:
@@ -232,7 +230,7 @@ def dumps(value: object) -> bytes:
             return pickle.dumps(value, 5)
         return collected(value, Sink(sys.maxsize, sys.maxsize))
     except TypeError as error:
-        if not learns(error):
+        if not register_missing_reducer(error):
             raise
     return dumps(value)
 
@@ -247,7 +245,7 @@ def encode(value: object) -> bytes:
     try:
         return collected(value, Sink())
     except TypeError as error:
-        if not learns(error):
+        if not register_missing_reducer(error):
             raise
     return encode(value)
 
@@ -278,7 +276,7 @@ def pickled_size(value: object) -> int:
     try:
         pickler(counter, count).dump(value)
     except TypeError as error:
-        if not learns(error):
+        if not register_missing_reducer(error):
             raise
         return pickled_size(value)
     return counter.size

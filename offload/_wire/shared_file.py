@@ -16,7 +16,8 @@ import io
 import os
 
 from offload._wire.frames import anonymous_file
-from offload._wire.large import FileSink, FileSource, attach, attached, is_copying
+from offload._wire.large import FileSink, attach, attached, is_copying
+from offload._wire.source import FileSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

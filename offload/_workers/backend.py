@@ -1,27 +1,45 @@
-"""What a pool's engine asks of workers, and what workers tell it."""
+"""The border between a pool and its workers: what either asks of the other, and reports to it.
+
+    pool ──── WorkerBackend: start, close ─────────► the workers of one pool
+    pool ──── PoolWorker: send, stop, revoke ──────► one worker
+    pool ◄─── WorkerOwner: ready, replied, gone ───  all of them
+
+Two backends stand behind it: processes of our own (`offload._workers.process`) and executors
+(`offload._workers.executor`).
+"""
 
 from __future__ import annotations
 
 import enum
 import signal as signals
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from offload._decisions.words import Worker
+
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from offload._decisions.dispatch import Worker
-    from offload._wire.payload import Parcel
+    from offload._decisions.words import StopReason
+    from offload._wire.frames import Frame
+    from offload._wire.payload import Request
 
-__all__ = ["Call", "Crew", "Exit", "Owner", "Reply", "Revoked", "Settings"]
-
-# kind, flags, body, descriptor: a frame as `offload._wire.frames` takes it apart.
-Reply = tuple[int, int, bytes, "int | None"]
+__all__ = [
+    "Exit",
+    "PoolWorker",
+    "Revoked",
+    "Settings",
+    "WorkerBackend",
+    "WorkerOwner",
+    "WorkerTask",
+]
 
 
 class Revoked(enum.Enum):
-    """What came of keeping the function of a call from being entered."""
+    """What came of keeping the function of a task from being entered."""
 
     UNSTARTED = "it was not entered, and will not be"
     FREED = "its worker is free; whether it was entered nobody knows"
@@ -79,35 +97,88 @@ class Settings:
     max_memory_bytes: int | None
 
 
-class Call(Protocol):
-    """One call, as its worker sees it. All of it happens on the thread of `loop`."""
+class WorkerTask(Protocol):
+    """A task, as its worker sees it."""
 
     loop: asyncio.AbstractEventLoop
-    request: bytes | Parcel
-    descriptor: int | None
-
-    def take(self, reply: Reply) -> None:
-        """Accept a frame from the worker."""
-        ...
+    request: Request
 
 
-class Owner(Protocol):
-    """The engine, as its workers see it. May be called on any thread."""
+class PoolWorker(Worker, ABC):
+    """One worker of a pool: what is done to a worker is a method of it.
 
-    def worker_ready(self, worker: Worker) -> None:
+    Attributes:
+        pid: its process id, None where unknown.
+    """
+
+    __slots__ = ("pid",)
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.pid: int | None = None
+
+    @abstractmethod
+    def send(self, task: WorkerTask) -> bool:
+        """Send a task, on the thread of its loop; `WorkerOwner.replied` follows.
+
+        Returns:
+            False if the worker is dead: it did not receive the task.
+        """
+
+    @abstractmethod
+    def send_more(self, kind: int, body: bytes) -> None:
+        """Send a frame that belongs to the stream that is running; on the thread of its loop."""
+
+    @abstractmethod
+    def stop(self, reason: StopReason, grace: float) -> None:
+        """Stop the worker; on any thread.
+
+        `WorkerOwner.worker_gone` follows, or `worker_recovered` if its task ends in time by itself.
+
+        Args:
+            reason: why; an urgent one is that of a task that must end.
+            grace: seconds that the task has to end by itself.
+        """
+
+    @abstractmethod
+    def revoke(self, task: WorkerTask) -> Revoked:
+        """Keep the function of its task from being entered; after `stop`, on any thread."""
+
+    @abstractmethod
+    def has_replied(self, task: WorkerTask) -> bool:
+        """Return whether the reply to a task is there, or about to be, and only not yet read."""
+
+
+class WorkerOwner(Protocol):
+    """The pool, as its workers see it. May be called on any thread, but where noted.
+
+    Tasks are the owner's own, of which workers know no more than `WorkerTask`.
+    """
+
+    def worker_ready(self, worker: Any) -> None:
         """Report that a worker can take tasks."""
         ...
 
-    def worker_failed(self, worker: Worker, detail: str) -> None:
+    def worker_failed(self, worker: Any, detail: str) -> None:
         """Report that a worker did not come up."""
         ...
 
-    def worker_gone(self, worker: Worker, how: Exit) -> None:
+    def worker_gone(self, worker: Any, how: Exit) -> None:
         """Report that a worker, once ready, has ended."""
         ...
 
-    def worker_recovered(self, worker: Worker) -> None:
-        """Report that an abandoned worker ended its task by itself."""
+    def worker_recovered(self, worker: Any) -> None:
+        """Report that a worker which was told to stop ended its task by itself."""
+        ...
+
+    @property
+    def replied(self) -> Replied:
+        """Report a frame that belongs to a task, on the thread of the task's loop."""
+        ...
+
+    @property
+    def ended_elsewhere(self) -> EndedElsewhere:
+        """Report the end of a task of an executor, on any thread."""
         ...
 
     def modules(self) -> list[str]:
@@ -115,40 +186,39 @@ class Owner(Protocol):
         ...
 
 
-class Crew(Protocol):
-    """The workers of one pool: started, given tasks, stopped hard. May be called on any thread."""
+class Replied(Protocol):
+    """Takes a frame of a task: its reply, an item, a report of progress. It owns the frame."""
+
+    def __call__(self, task: Any, frame: Frame, /) -> None:
+        """Take the frame."""
+        ...
+
+
+class EndedElsewhere(Protocol):
+    """Takes the reply of a task, or the error that it ended with."""
+
+    def __call__(
+        self, task: Any, frame: Frame | None, error: BaseException | None = None, /
+    ) -> None:
+        """Take it."""
+        ...
+
+
+class WorkerBackend(Protocol):
+    """The workers of one pool. May be called on any thread.
+
+    Attributes:
+        has_descriptors: whether files can travel to a worker as descriptors.
+        can_stop: whether a running task can be stopped.
+        can_ask: whether a task that is to stop is asked first, and has its `grace`.
+    """
 
     has_descriptors: bool
     can_stop: bool
-    # Whether a task that is to stop is asked first, and has its `grace`.
     can_ask: bool
 
     def start(self) -> None:
-        """Start one worker; `Owner.worker_ready` or `worker_failed` follows."""
-        ...
-
-    def begin(self, worker: Any, call: Any) -> bool:
-        """Give a task to a worker, on the thread of the call's loop.
-
-        Returns:
-            False if the worker is dead: it did not receive the task.
-        """
-        ...
-
-    def more(self, worker: Any, kind: int, body: bytes) -> None:
-        """Send a frame to a worker that has a stream."""
-        ...
-
-    def stop(self, worker: Any, reason: str, grace: float) -> None:
-        """Stop a worker; `Owner.worker_gone` follows."""
-        ...
-
-    def revoke(self, worker: Any, call: Any) -> Revoked:
-        """Keep the function of a call from being entered, whose worker was just told to stop."""
-        ...
-
-    def has_replied(self, worker: Any, call: Any) -> bool:
-        """Return whether the reply to a call is there, or about to be, and only not yet read."""
+        """Start one worker; `WorkerOwner.worker_ready` or `worker_failed` follows."""
         ...
 
     def close(self) -> Future[None]:
@@ -159,6 +229,6 @@ class Crew(Protocol):
         """Let go of everything: this is a forked copy of the process that has the workers."""
         ...
 
-    def workers(self) -> list[Any]:
-        """Return the workers that are alive; each has `pid`, None where unknown."""
+    def workers(self) -> Sequence[PoolWorker]:
+        """Return the workers that are alive."""
         ...

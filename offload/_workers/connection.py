@@ -1,139 +1,138 @@
-"""One worker process as its parent sees it: its socket, its page of memory, its place on a loop."""
+"""A worker's socket, and its place on the event loop that used the worker last.
+
+A worker serves any event loop of the process, one after the other. Its socket has one persistent
+reader, on the loop of its last task; when a task of another loop comes, the socket moves there.
+
+Two threads may be at it meanwhile: that of the new loop, which has just sent, and that of the old
+one, which comes to `close` when it comes to that and may see the socket readable before. Hence the
+lock: whoever reads holds it, and reads only if the socket is still his. The bytes of a frame that
+was half read on the one loop are kept by the socket, and read on on the other.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
-import os
+import socket as sockets
 import struct
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from offload._decisions.dispatch import Worker
-from offload._wire.frames import Assembler, Flag, Kind, pack_descriptors
-from offload._wire.payload import take_tray
-from offload._workers.keeper import keeper
-from offload._workers.logs import log_safely, relay
+from offload._wire.frames import Assembler, Flag, pack_descriptors
+from offload._wire.shared_buffers import read_reply
 
 if TYPE_CHECKING:
     import asyncio
     import mmap
-    import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from offload._workers.backend import Reply
+    from offload._wire.frames import Frame
 
-    class Crew(Protocol):
-        """Whose worker it is; called on the keeper's thread."""
+    Deliver = Callable[[list[Frame]], None]
+    Lost = Callable[["OSError | None"], None]
 
-        def lost(self, worker: ProcessWorker) -> None:
-            """Take note that a worker's socket has ended."""
-            ...
-
-        def recovered(self, worker: ProcessWorker) -> None:
-            """Take note that an abandoned worker has ended its task by itself."""
-            ...
-
-        def kill(self, worker: ProcessWorker) -> None:
-            """End a worker that cannot be relied upon."""
-            ...
-
-
-__all__ = ["Binding", "ProcessWorker"]
-
-_logger = logging.getLogger("offload.workers")
+__all__ = ["WorkerConnection", "WorkerPage", "WorkerSocket"]
 
 _WORD = struct.Struct("=Q")
 
 
-class ProcessWorker(Worker):
-    """One worker process: its process, its socket, its page of shared memory."""
+class WorkerPage:
+    """The memory that a worker shares with us. The keeper closes it when the worker has ended."""
 
-    __slots__ = (
-        "binding",
-        "endpoint",
-        "frames",
-        "has_ended",
-        "has_ended_task",
-        "is_closing",
-        "is_told",
-        "last",
-        "number",
-        "page",
-        "pid",
-        "reading",
-        "sent",
-        "timer",
-        "why",
-    )
+    __slots__ = ("memory",)
 
-    def __init__(self, number: int, endpoint: socket.socket, page: mmap.mmap) -> None:
-        super().__init__()
-        self.number = number
-        self.endpoint = endpoint
-        self.page = page
-        self.pid: int | None = None
-        self.binding: Binding | None = None
-        # Of the worker, not of a binding: a thread of a function logs when it likes, and a record
-        # may be half read when the worker goes to another loop.
-        self.frames = Assembler()
-        self.reading = threading.Lock()
-        self.sent = 0
-        # The call that was sent last: `task` is set before that, on another thread than the one
-        # that may be about to report the worker's end.
-        self.last: Any = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.is_closing = False
-        # Whether it has ended, so that its process id may be another's; its report is on its way.
-        self.has_ended = False
-        # Whether the stop of its abandoned task has come to the keeper, and whether that task has
-        # ended before it did.
-        self.is_told = False
-        self.has_ended_task = False
-        # Why we kill it, if that is for its own fault or ours.
-        self.why = ""
-
-    def __repr__(self) -> str:
-        return f"<worker {self.number} pid={self.pid} {self.state.value}>"
+    def __init__(self, memory: mmap.mmap) -> None:
+        self.memory = memory
 
     def word(self, mark: int) -> int | None:
-        """Return a word of the page; None if another thread has closed that."""
+        """Return a word; None if another thread has closed the page."""
         try:
-            return int(_WORD.unpack_from(self.page, mark * _WORD.size)[0])
+            return int(_WORD.unpack_from(self.memory, mark * _WORD.size)[0])
         except ValueError:
             return None
 
     def set_word(self, mark: int, value: int) -> None:
-        """Set a word of the page, unless another thread has closed that: the worker has ended."""
+        """Set a word, unless another thread has closed the page: the worker has ended."""
         # Of a closed page, `pack_into` raises TypeError where `unpack_from` raises ValueError.
         with contextlib.suppress(ValueError, TypeError):
-            _WORD.pack_into(self.page, mark * _WORD.size, value)
-
-    def has_reached(self, mark: int) -> bool:
-        """Return whether the worker has passed a mark of its task."""
-        number = self.word(mark)
-        return number is not None and bool(self.last is self.task and number >= self.sent > 0)
+            _WORD.pack_into(self.memory, mark * _WORD.size, value)
 
 
-class Binding:
+class WorkerSocket:
+    """Our end of a worker's socket; `connection` is its place on a loop, if it has one."""
+
+    __slots__ = ("connection", "endpoint", "frames", "page", "reading")
+
+    def __init__(self, endpoint: sockets.socket, page: WorkerPage) -> None:
+        self.endpoint = endpoint
+        self.page = page
+        self.connection: WorkerConnection | None = None
+        # Here and not in the connection: a thread that a function has left behind logs when it
+        # likes, and its record may be half read when the worker goes to another loop.
+        self.frames = Assembler()
+        self.reading = threading.Lock()
+
+    def connect(
+        self, loop: asyncio.AbstractEventLoop, deliver: Deliver, lost: Lost
+    ) -> WorkerConnection:
+        """Move to the loop of this thread.
+
+        Raises:
+            OSError: we may not open more descriptors.
+        """
+        if self.connection is not None:
+            self.connection.close_from_anywhere()
+        with self.reading:
+            connection = self.connection = WorkerConnection(self, loop, deliver, lost)
+        return connection
+
+    def shut(self) -> None:
+        """Show the worker the end of the stream, which is its sign to end."""
+        # Not close: another descriptor of the same socket may be open, on an event loop.
+        with contextlib.suppress(OSError):
+            self.endpoint.shutdown(sockets.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket and the page, which nobody reads from then on, on whatever thread."""
+        with self.reading:
+            connection, self.connection = self.connection, None
+            self.frames.close()
+            self.endpoint.close()
+            self.page.memory.close()
+        if connection is not None:
+            connection.close_from_anywhere()
+
+    def forget(self) -> None:
+        """Close our descriptors, in a forked copy of this process.
+
+        They would keep the worker from seeing the end of the process that it works for.
+        """
+        if self.connection is not None:
+            self.connection.endpoint.close()
+        self.endpoint.close()
+
+
+class WorkerConnection:
     """A worker's socket on one event loop: a persistent reader, and a writer when it must be."""
 
-    __slots__ = ("crew", "endpoint", "is_open", "loop", "pending", "worker")
+    __slots__ = ("_deliver", "_lost", "endpoint", "is_open", "loop", "pending", "socket")
 
-    def __init__(self, crew: Crew, worker: ProcessWorker, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, socket: WorkerSocket, loop: asyncio.AbstractEventLoop, deliver: Deliver, lost: Lost
+    ) -> None:
         self.is_open = False  # if the next lines fail
-        self.crew = crew
-        self.worker = worker
+        self.socket = socket
         self.loop = loop
+        self._deliver = deliver
+        self._lost = lost
         # A descriptor of its own, so that each loop registers and unregisters a number that no
         # other loop has in its books when a worker moves from one loop to another.
-        self.endpoint = worker.endpoint.dup()
+        self.endpoint = socket.endpoint.dup()
         self.pending = b""
         self.is_open = True
-        # A handle has the context that it was made in: that of the first call, for the worker's
-        # life, with all that its request holds.
-        contextvars.Context().run(loop.add_reader, self.endpoint.fileno(), self._read)
+        # A handle runs in the context that it was made in. Without this it would be that of the
+        # first call, with all that its request holds, for the worker's life.
+        contextvars.Context().run(loop.add_reader, self.endpoint.fileno(), self.read)
 
     def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send without blocking; what does not fit follows when there is room.
@@ -143,7 +142,7 @@ class Binding:
         """
         if self.pending:
             if descriptors:
-                # It would be lost: what follows later is bytes only. An idle worker has an empty
+                # They would be lost: what follows later is bytes only. An idle worker has an empty
                 # socket, so this one cannot be idle.
                 raise ConnectionAbortedError
             self.pending += data
@@ -173,17 +172,17 @@ class Binding:
         if not self.pending:
             self.loop.remove_writer(self.endpoint.fileno())
 
-    def _read(self) -> bool:  # noqa: C901, PLR0912 - on the path of each reply: a call costs more
-        """Read once and hand over what came; False if there was nothing to read."""
-        worker = self.worker
-        replies: list[tuple[Reply, int]] = []
-        with worker.reading:
+    def read(self) -> bool:
+        """Read once and deliver what came; False if there was nothing to read."""
+        socket = self.socket
+        received: list[Frame] = []
+        failure: OSError | None = None
+        with socket.reading:
             # What comes now may be for the loop that the worker has moved to. A loop that handles
             # its events before its callbacks (uvloop) comes here before it comes to `close`.
-            if not self.is_open or worker.binding is not self:
+            if not self.is_open or socket.connection is not self:
                 return False
-            frames = worker.frames
-            failure: OSError | None = None
+            frames = socket.frames
             try:
                 is_alive = frames.receive(self.endpoint)
             except BlockingIOError:
@@ -191,79 +190,33 @@ class Binding:
             except OSError as error:
                 is_alive, failure = False, error
             else:
-                while (reply := frames.take()) is not None:
-                    if reply[1] & Flag.TRAY:
-                        # Now: the worker that is given its next call may put something else there,
-                        # and the keeper closes the page of one that has ended.
-                        reply = (*reply[:2], take_tray(worker.page, reply[2]), None)
-                    replies.append((reply, frames.task))
+                while (frame := frames.take()) is not None:
+                    if frame.flags & Flag.SHARED:
+                        # At once: the worker that is given its next task may put something else
+                        # there, and the keeper closes the page of one that has ended.
+                        frame.body = read_reply(socket.page.memory, frame.body)
+                    received.append(frame)
         if not is_alive:
             self.close()
-            keeper.post(self.crew.lost, worker)
-            if failure is not None:
-                # A dead worker; or our own limit of open files, which cost us a descriptor.
-                log_safely(
-                    _logger,
-                    logging.DEBUG if isinstance(failure, ConnectionError) else logging.ERROR,
-                    "the socket of %r failed and is given up: %r",
-                    worker,
-                    failure,
-                    extra={"offload_pid": worker.pid},
-                )
+            self._lost(failure)
             return False
-        records: list[bytes] | None = None
-        for reply, number in replies:
-            task: Any = worker.task
-            if reply[0] == Kind.LOG:
-                records = [] if records is None else records
-                records.append(reply[2])
-            elif task is not None and number == worker.sent:
-                task.take(reply)
-                if self.worker.last is task and reply[0] < Kind.ITEM:
-                    self.worker.last = None  # an idle worker keeps no megabytes, nor open files
-            else:
-                self._discard(reply)
-        if records is not None:
-            # Not here: handlers write to files and sockets. And together: each post to another
-            # thread lets that have the GIL, for milliseconds at a time.
-            keeper.post(relay.post, records)
+        self._deliver(received)
         return True
 
     def drain(self) -> None:
         """Read what a worker that has ended still left in its socket."""
         # Until there is nothing, not until the end of the stream: a grandchild may hold the other
         # end open.
-        while self._read():
+        while self.read():
             pass
-
-    def _discard(self, reply: Reply) -> None:
-        """Drop what is not for the worker's task, if it has one."""
-        kind, _, _, descriptor = reply
-        if descriptor is not None:
-            os.close(descriptor)
-        if kind >= Kind.ITEM:
-            return
-        if self.worker.task is None:
-            keeper.post(self.crew.recovered, self.worker)
-        else:
-            # A second reply to an earlier task: by code of that task, or by a slip of ours. The
-            # caller of the present one gets no other's result; it gets that its worker has died.
-            keeper.post(self.crew.kill, self.worker)
-            log_safely(
-                _logger,
-                logging.ERROR,
-                "%r replied twice to one task, and is killed",
-                self.worker,
-                extra={"offload_pid": self.worker.pid},
-            )
 
     def close(self) -> None:
         """Leave the loop; on the loop's thread, or after the loop was closed."""
         if not self.is_open:
             return
         self.is_open = False
-        if self.worker.binding is self:
-            self.worker.binding = None
+        if self.socket.connection is self:
+            self.socket.connection = None
         if not self.loop.is_closed():
             self.loop.remove_reader(self.endpoint.fileno())
             self.loop.remove_writer(self.endpoint.fileno())

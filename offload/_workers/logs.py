@@ -11,7 +11,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from offload._wire.pickling import tamed
+from offload._wire.pickling import without_exits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def log_safely(
     with contextlib.suppress(Exception):
         # Two frames are between the caller and logging.
         log = partial(logger.log, exc_info=exc_info, extra=extra, stacklevel=3)
-        tamed(log, level, message, *arguments)
+        without_exits(log, level, message, *arguments)
 
 
 def log_levels() -> dict[str, int]:
@@ -145,7 +145,7 @@ class Relay:
 def _handle(data: bytes) -> None:
     """Handle a record that a worker has sent, as if it had been made here."""
     try:
-        record = logging.makeLogRecord(tamed(pickle.loads, data))
+        record = logging.makeLogRecord(without_exits(pickle.loads, data))
     except Exception:
         _logger.exception("a log record of a worker cannot be unpickled here, and is lost")
         return

@@ -20,7 +20,8 @@ from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
 from offload._values.options import CallOptions
 from offload._wire import payload
 from offload._wire.large import decode_large, encode_large
-from offload._wire.payload import TRAY_BYTES, Parcel, pack
+from offload._wire.page import BUFFER_BYTES
+from offload._wire.payload import Parcel, pack
 from offload._wire.pickling import TooLarge, dumps, in_pieces, pickled_size
 from offload._workers.keeper import threads
 from tests.pool.test_payloads import ANYTHING, same
@@ -34,7 +35,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """One pool of one worker, so that each call meets what the one before left in the trays."""
+    """One pool of one worker: each call meets what the one before left in the shared buffers."""
     pool = Pool("payload ways", max_workers=1, spare_workers=0)
     asyncio.run(pool.open())
     yield pool
@@ -53,7 +54,7 @@ def entered(tmp_path: Path) -> Iterator[Fifo]:
         yield fifo
 
 
-# --- trays ---
+# --- shared buffers ---
 
 MEDIUM = {
     "bytes": b"\x00\xff" * (MIB // 2),
@@ -67,24 +68,24 @@ MEDIUM = {
     "ASCII": "plain " * (MIB // 8),
     "text": "grüße " * (MIB // 8),
     "several": [b"x" * 300_000, bytearray(300_000), {"k": b"y" * 300_000}, "z" * 1000],
-    "at the limit": bytes(TRAY_BYTES - 300),
-    "over the limit": bytes(TRAY_BYTES - 10),
+    "at the limit": bytes(BUFFER_BYTES - 300),
+    "over the limit": bytes(BUFFER_BYTES - 10),
 }
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-class TestTrays:
+class TestSharedBuffers:
     @pytest.mark.parametrize("kind", MEDIUM)
     async def test_medium_values_come_back_equal(self, pool: Pool, kind: str) -> None:
-        """What is too large for a frame and small enough for a tray crosses both ways, whole."""
+        """Values too large for a frame, and not for a shared buffer, cross both ways, whole."""
         value = MEDIUM[kind]
         assert same(await pool.run(functions.echo, value), value)
 
     async def test_a_megabyte_needs_no_file_and_no_thread(
         self, pool: Pool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Buffers of up to 2 MiB go by way of the tray, in and out."""
+        """Buffers of up to 2 MiB go by way of the shared buffers, in and out."""
         await pool.run(functions.echo, 1)
 
         def never(*_: Any) -> Any:
@@ -102,7 +103,10 @@ class TestTrays:
             value = bytes([number]) * (MIB + number)
             assert await pool.run(functions.echo, value) == value
 
-        async with Pool("payload trays", max_workers=2) as pool, anyio.create_task_group() as group:
+        async with (
+            Pool("payload buffers", max_workers=2) as pool,
+            anyio.create_task_group() as group,
+        ):
             for number in range(24):
                 group.start_soon(one, pool, number)
 
@@ -147,10 +151,10 @@ class TestTrays:
         assert await pool.run(functions.echo, value) == value
         assert used
 
-    async def test_workers_killed_with_full_trays_leave_nothing(
+    async def test_workers_killed_with_full_buffers_leave_nothing(
         self, pool: Pool, entered: Fifo
     ) -> None:
-        """A worker that dies with a megabyte in its tray takes the memory along."""
+        """A worker that dies with a megabyte in its buffer takes the memory along."""
         process = psutil.Process()
         argument = [b"x" * MIB, functions.SlowToLoad(entered.path, b"")]
         before = 0
@@ -173,7 +177,7 @@ class TestTrays:
         assert sum("offload-worker" in path for path in mapped) <= len(workers_of_all_pools()) + 2
 
     async def test_identical_medium_calls_share_a_run(self, pool: Pool, tmp_path: Path) -> None:
-        """`single_flight` knows a call by its bytes, in a tray as in a frame."""
+        """`single_flight` knows a call by its bytes, in a buffer as in a frame."""
         path = str(tmp_path / "runs")
         sizes = (MIB, MIB, MIB + 1, MIB)
         calls = [
@@ -187,13 +191,13 @@ class TestTrays:
 @given(ANYTHING)
 @settings(max_examples=100)
 def test_what_is_packed_unpacks_or_is_refused(value: Any) -> None:
-    """A packed value is whole, its size is right, and it fits a tray."""
+    """A packed value is whole, its size is right, and it fits a shared buffer."""
     try:
         packed = pack(value)
     except TooLarge:
         return
     if isinstance(packed, Parcel):
-        assert packed.size == len(packed.joined()) <= TRAY_BYTES
+        assert packed.size == len(packed.joined()) <= BUFFER_BYTES
         assert packed == pack(value)
         assert hash(packed) == hash(pack(value))
         packed = packed.joined()

@@ -23,6 +23,7 @@ from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
 from offload._pool.codec import encode_request
 from offload._pool.target import target_of
 from offload._wire import frames, payload
+from offload._wire.page import BUFFER_BYTES
 from offload._workers.keeper import threads
 from tests.support.calls import open_files
 from tests.support.functions import crossing as functions
@@ -531,12 +532,11 @@ async def test_size_of_a_request_is_that_of_its_payload() -> None:
     """What is counted against `max_queued_bytes` is what the payload takes, in a file or not."""
     encode = partial(encode_request, target_of(functions.echo), keywords={}, meta=None)
     for size in (10, 50_000, 100_000, 5 * MIB):
-        body, descriptor, counted = await encode(arguments=(bytes(size),), has_descriptors=True)
+        request = await encode(arguments=(bytes(size),), has_descriptors=True)
         try:
-            assert size <= counted <= size + 300
-            assert (descriptor is None) == (size < payload.TRAY_BYTES)
-            assert isinstance(body, payload.Parcel) == (size == 100_000)
-            assert descriptor is None or len(body) < 300
+            assert size <= request.size_bytes <= size + 300
+            assert (request.descriptor is None) == (size < BUFFER_BYTES)
+            assert isinstance(request.payload, payload.Parcel) == (size == 100_000)
+            assert request.descriptor is None or len(request.payload) < 300
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            request.close()

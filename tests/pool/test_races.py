@@ -18,7 +18,7 @@ import pytest
 
 from offload import Pool, QueueTimeoutError, ResultError, TaskKilledError, TaskTimeoutError
 from offload._values.call_record import CallRecord
-from offload._workers import process
+from offload._workers import connection
 from tests.support import inside
 from tests.support.functions import pool as pool_functions
 from tests.support.functions import races as race_functions
@@ -94,21 +94,21 @@ class TestWorkers:
         assert "replied twice" in caplog.text
 
     @pytest.mark.guarantee(3)
-    async def test_forked_child_that_returns_leaves_the_tray_alone(self, pool: Pool) -> None:
+    async def test_forked_child_that_returns_leaves_the_buffer_alone(self, pool: Pool) -> None:
         """A child that a task forks, and that runs on into our code, writes nothing for others."""
-        assert await pool.run(race_functions.tray_after_child_returned, 1_000_000) == 0
+        assert await pool.run(race_functions.buffer_after_child_returned, 1_000_000) == 0
 
     async def test_live_worker_that_cannot_be_sent_to_is_ended(
         self, pool: Pool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Out of descriptors, the pool does not lose a worker that nobody will use or end."""
-        made = process.Binding
+        made = connection.WorkerConnection
 
         def fail(*_: Any) -> Any:
-            monkeypatch.setattr(process, "Binding", made)
+            monkeypatch.setattr(connection, "WorkerConnection", made)
             raise OSError(errno.EMFILE, "no descriptors")
 
-        # Another loop has used it before, so it needs a binding to this one.
+        # Another loop has used it before, so it needs a connection to this one.
         await asyncio.to_thread(asyncio.run, pool.run(pool_functions.echo, 0))
         pid = only_pid(pool)
         inside.fail_bindings(monkeypatch, fail)
@@ -134,11 +134,15 @@ class TestWorkers:
 
     @pytest.mark.guarantee(3)
     async def test_stop_that_comes_late_is_not_for_the_next_task(
-        self, entered: Fifo, gate: Fifo, held: tuple[str, str]
+        self,
+        entered: Fifo,
+        gate: Fifo,
+        held: tuple[str, str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A task that ends by itself while it is being cancelled takes its stop along."""
         async with Pool("races stopped", max_workers=1, spare_workers=0) as pool:
-            stop = inside.LateStop(pool, PATIENCE)
+            stop = inside.LateStop(monkeypatch, PATIENCE)
             pid = only_pid(pool)
             first = asyncio.ensure_future(call(pool, pool_functions.hold, *held, grace=PATIENCE))
             await entered.heard()

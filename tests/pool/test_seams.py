@@ -32,6 +32,7 @@ from offload import (
 from offload._pool import codec
 from offload._pool.fanout import Width
 from offload._wire.frames import anonymous_file
+from offload._wire.payload import Request
 from offload._wire.shared_file import SharedFile
 from offload._workers.keeper import submit_once, threads
 from tests.support import inside
@@ -154,7 +155,7 @@ async def test_file_is_closed_once_where_threads_run_out(
     threads.submit(gate.wait)
     no_thread("seam")
     ours, theirs = os.pipe()
-    codec.close_file(theirs, 64 * MIB)
+    codec.close_request(Request(b"", theirs, 64 * MIB))
     again = os.open(os.devnull, os.O_RDONLY)
     assert again == theirs, "the lowest number that is free"
     gate.set()

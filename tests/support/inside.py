@@ -142,7 +142,8 @@ def supervisor_pid(pool: Pool) -> int | None:
     if pool.periods.running is None:
         return None
     backend: Any = pool.periods.running.shell.backend
-    return backend.supervisor_pid
+    process = backend.supervisor._process
+    return process.pid if process else None
 
 
 @contextmanager
@@ -244,43 +245,42 @@ def start_no_worker(pool: Pool) -> None:
 
 def fail_bindings(monkeypatch: pytest.MonkeyPatch, fail: Callable[..., Any]) -> None:
     """Have `fail` called where a worker's socket is bound to an event loop."""
-    from offload._workers import process
+    from offload._workers import connection
 
-    monkeypatch.setattr(process, "Binding", fail)
+    monkeypatch.setattr(connection, "WorkerConnection", fail)
 
 
 def read_from_worker(pool: Pool) -> bool:
     """Have the only worker's socket read, as its event loop does; return whether it goes on."""
     (worker,) = shell_of(pool).backend.workers()
-    return worker.binding._read()
+    return worker.socket.connection.read()
 
 
 class LateStop:
     """Has each decision to stop a worker carried out only when the test lets it.
 
     Args:
-        pool: whose workers.
+        monkeypatch: takes it back.
         patience: seconds after which it is carried out all the same.
     """
 
-    def __init__(self, pool: Pool, patience: float) -> None:
-        self.decided, self.proceed, self.recovered = (threading.Event() for _ in range(3))
-        (worker,) = shell_of(pool).backend.workers()
-        kind = type(worker)
-        stop, ended = kind.stop, kind._task_ended
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+        from offload._workers.process_worker import ProcessWorker
 
-        def stop_late(self_: Any, *arguments: Any) -> None:
+        self.decided, self.proceed, self.recovered = (threading.Event() for _ in range(3))
+        stop, task_ended = ProcessWorker.stop, ProcessWorker._task_ended
+
+        def stop_late(*arguments: Any) -> None:
             self.decided.set()
             self.proceed.wait(patience)
-            stop(self_, *arguments)
+            stop(*arguments)
 
-        def tell_recovered(self_: Any) -> None:
-            ended(self_)
+        def tell_ended(worker: ProcessWorker) -> None:
+            task_ended(worker)
             self.recovered.set()
 
-        self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(kind, "stop", stop_late)
-        self._patch.setattr(kind, "_task_ended", tell_recovered)
+        monkeypatch.setattr(ProcessWorker, "stop", stop_late)
+        monkeypatch.setattr(ProcessWorker, "_task_ended", tell_ended)
 
 
 def replace_payload_threads(monkeypatch: pytest.MonkeyPatch, executor: Executor | None) -> None:
@@ -321,9 +321,10 @@ def pending_values(histogram: Any) -> int:
 
 def move_bytes_at_once(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
     """Have one system call move so much of a payload at most."""
-    from offload._wire import large
+    from offload._wire import large, source
 
-    monkeypatch.setattr(large, "_CALL_BYTES", size_bytes)
+    for module in (large, source):
+        monkeypatch.setattr(module, "CALL_BYTES", size_bytes)
 
 
 def max_mappings() -> int:

@@ -22,14 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from offload._wire import large
+from offload._wire import source as sources
 from offload._wire.frames import (
     INLINE_BYTES,
     Assembler,
     Flag,
     anonymous_file,
-    frame,
     pack_descriptors,
+    pack_frame,
 )
 from offload._wire.large import decode_large, encode_large
 from offload._wire.pickling import TooLarge, encode
@@ -196,7 +196,7 @@ class TestLarge:
 
     def test_newlines_in_the_stream_are_found(self):
         """A reducer's text opcodes, which end in a newline, are read to it and no further."""
-        source = large.FileSource(anonymous_file(), 0)
+        source = sources.FileSource(anonymous_file(), 0)
         try:
             source.end = os.write(source.fd, b"one\ntwo")
             assert [source.readline() for _ in range(3)] == [b"one\n", b"two", b""]
@@ -388,11 +388,11 @@ class TestDescriptors:
         """A descriptor that came over the socket is as private as one that was opened here."""
         here, there = connection
         fd = anonymous_file()
-        here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
+        here.sendmsg([pack_frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
         os.close(fd)
         frames = Assembler()
         frames.receive(there)
-        _, _, _, received = frames.take()
+        received = frames.take().take_descriptor()
         try:
             assert not os.get_inheritable(received)
         finally:
@@ -402,7 +402,7 @@ class TestDescriptors:
         """At the limit of open files a frame is not taken without its descriptor."""
         here, there = connection
         fd = anonymous_file()
-        here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
+        here.sendmsg([pack_frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
         frames = Assembler()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, hard))
@@ -420,7 +420,7 @@ class TestDescriptors:
         frames = Assembler()
         for _ in range(3):
             fd = anonymous_file()
-            here.sendmsg([frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
+            here.sendmsg([pack_frame(1, b"", Flag.LARGE)], pack_descriptors(fd))
             os.close(fd)
             frames.receive(there)
         assert len(descriptors()) == len(before) + 3
@@ -447,7 +447,7 @@ class TestAssembler:
         for number, (kind, flags, body) in enumerate(messages):
             if flags & Flag.LARGE:
                 files[len(stream)] = number
-            stream += frame(kind, body, flags)
+            stream += pack_frame(kind, body, flags)
         cuts = data.draw(st.sets(st.integers(0, len(stream)))) | {0, len(stream)} | set(files)
         # Whoever reads may look after each piece, or let several arrive.
         looks = data.draw(st.sets(st.sampled_from(sorted(cuts))))
@@ -461,12 +461,13 @@ class TestAssembler:
                     taken.append(found)
             while (found := frames.take()) is not None:
                 taken.append(found)
-        assert [(kind, flags, body) for kind, flags, body, _ in taken] == messages
-        for number, (_, flags, _, fd) in enumerate(taken):
-            assert (fd is not None) == bool(flags & Flag.LARGE)
-            if fd is not None:
-                assert os.fstat(fd).st_size == number
-                os.close(fd)
+        assert [(each.kind, each.flags, each.body) for each in taken] == messages
+        for number, each in enumerate(taken):
+            assert (each.descriptor is not None) == bool(each.flags & Flag.LARGE)
+            if each.descriptor is not None:
+                assert os.fstat(each.descriptor).st_size == number
+            each.close()
+            assert each.descriptor is None
 
     def test_byte_by_byte(self, connection):
         """A stream that comes one byte at a time gives each frame with its last byte."""
@@ -474,21 +475,22 @@ class TestAssembler:
         frames = Assembler()
         wanted = [(1, 0, b""), (2, Flag.SLOW, b"body"), (3, 0, bytes(300))]
         for kind, flags, body in wanted:
-            stream = frame(kind, body, flags)
+            stream = pack_frame(kind, body, flags)
             for number, byte in enumerate(stream, start=1):
                 here.send(bytes([byte]))
                 assert frames.receive(there)
                 found = frames.take()
                 assert (found is not None) == (number == len(stream))
-            assert found == (kind, flags, body, None)
+            assert (found.kind, found.flags, found.body) == (kind, flags, body)
+            assert found.descriptor is None
 
     def test_several_frames_in_one_piece(self, connection):
         """What comes together is taken one by one."""
         here, there = connection
         frames = Assembler()
-        here.send(frame(1, b"a") + frame(2, b"b") + frame(3, b"c")[:-1])
+        here.send(pack_frame(1, b"a") + pack_frame(2, b"b") + pack_frame(3, b"c")[:-1])
         frames.receive(there)
-        assert [frames.take()[2] for _ in range(2)] == [b"a", b"b"]
+        assert [frames.take().body for _ in range(2)] == [b"a", b"b"]
         assert frames.take() is None
 
     def test_largest_frame_crosses(self, connection):
@@ -496,13 +498,13 @@ class TestAssembler:
         here, there = connection
         frames = Assembler()
         body = os.urandom(INLINE_BYTES)
-        pending = frame(1, body)
+        pending = pack_frame(1, body)
         while pending:
             pending = pending[here.send(pending) :]
             frames.receive(there)
         while (found := frames.take()) is None:
             frames.receive(there)
-        assert found == (1, 0, body, None)
+        assert (found.kind, found.flags, found.body, found.descriptor) == (1, 0, body, None)
 
     def test_nothing_to_read_is_told_apart_from_the_end(self, connection):
         """An empty non-blocking socket raises; a closed one returns False."""

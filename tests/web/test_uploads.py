@@ -69,7 +69,7 @@ def spooled(data: bytes) -> SharedFile:
 
 
 def unnamed() -> list[str]:
-    """Return the files without a name that this process has open, but the trays of workers."""
+    """Return the files without a name that this process has open, but those shared by workers."""
     found = []
     for link in Path("/proc/self/fd").iterdir():
         try:

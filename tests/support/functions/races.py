@@ -11,7 +11,7 @@ from typing import Any
 
 from offload import offload, task_context
 from offload._child import context
-from offload._child.worker import Connection
+from offload._child.connection import Connection
 from offload._wire.frames import Kind
 from offload._wire.page import OUT_FULL
 from tests.support.functions.pool import knock, pass_gate
@@ -32,8 +32,8 @@ def reply_twice() -> str:
     return "too late"
 
 
-def tray_after_child_returned(size: int) -> Any:
-    """Fork a child that returns as if it were the worker; tell whether the out-tray is taken."""
+def buffer_after_child_returned(size: int) -> Any:
+    """Fork a child that returns as if it were the worker; tell whether the buffer is taken."""
     child = os.fork()
     if not child:
         return bytes(size)

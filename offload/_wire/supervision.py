@@ -1,0 +1,71 @@
+"""What a server and the supervisor of its workers say to each other, and how either starts Python.
+
+    server ── settings, then commands ──► supervisor
+    server ◄───────── events ──────────── supervisor
+
+Commands and events have a fixed size. START brings two descriptors, the worker's socket and its
+page.
+"""
+
+from __future__ import annotations
+
+import marshal
+import sys
+
+from offload._wire.lean import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# A command: what, which worker, argument.
+COMMAND = struct.Struct("<BxxxIi")
+START = 1
+SIGNAL = 2
+# An event: what, which worker, process id, and what is said below.
+EVENT = struct.Struct("<BxxxIii")
+UP = 1
+STARTED = 2
+# The wait status.
+ENDED = 3
+# The number of the error (errno).
+NOT_STARTED = 4
+
+# What the processes of a worker are known by, its number after it: as a mapping of its page of
+# shared memory, which a fork keeps.
+PAGE_LABEL = "offload-worker-"
+
+LENGTH = struct.Struct("<I")
+
+
+def pack_settings(settings: dict[str, Any]) -> bytes:
+    """Return what the supervisor expects first: its settings, with their length before them."""
+    data = marshal.dumps(_plain(settings))
+    return LENGTH.pack(len(data)) + data
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as its builtin type: members of enumerations and the like are subclasses."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, bytes)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    return str.__str__(value) if isinstance(value, str) else str(value)
+
+
+def command_line(code: str, flags: list[str], *arguments: str) -> list[str]:
+    """Return the command that runs `code` in a new interpreter with our flags and search path.
+
+    Args:
+        code: takes `arguments` and then the entries of the search path from `sys.argv`.
+        flags: of the interpreter.
+        arguments: what the code takes.
+    """
+    # The import system passes over entries of any other type.
+    entries: list[object] = [*sys.path]
+    path = [entry for entry in entries if isinstance(entry, str)]
+    return [sys.executable, *flags, "-c", code, *arguments, *path]

@@ -1,0 +1,394 @@
+"""One worker process: it owns its socket, its page of memory, its task and its timer.
+
+Three threads meet here, and each does what only it can do:
+
+1. The thread of the task's event loop sends the task and reads what the worker says. It writes
+   `sent_count` and `last_sent` before it sends, and nothing else.
+2. The keeper's thread starts, stops and buries the process. Everything that changes `life` happens
+   there, by the table of `offload._workers.worker_life`. Other threads post to it.
+3. Any thread may stop a task (a timer, a signal handler, a button on the dashboard): `stop` raises
+   the flag in the page at once, since the function may be looking at it, and posts the rest.
+
+How a worker ends:
+
+- Two informants tell of it, in either order: its socket, to the loop (`_socket_lost`), and the
+  supervisor, to the keeper (`exited`). Both are needed. A socket that ends does not tell why; and
+  the last result of a dying worker may still be in its socket when the supervisor reports the exit.
+- So the report to the pool goes by way of the loop that has the socket, which reads it empty first
+  (`_report_end`, `_gone`). If that loop is closed or stands still, the keeper reports after a
+  second. The pool may therefore be told twice, and takes it once.
+- Only after that the descriptors are closed (`Tell.FREE`), by the keeper.
+
+Whether a task had been received or started is read from the page, where the worker notes the number
+of the task that it has come to. Its number alone would not do: `task` is set by the pool before the
+task is sent, so the page is asked only if the last task that was sent is the one in question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from offload._decisions.words import WorkerState
+from offload._wire.frames import SOCKET_BUFFER_BYTES, Kind, pack_frame
+from offload._wire.page import CANCEL, RECEIVED, REPLIED, STARTED
+from offload._workers.backend import Exit, PoolWorker, Revoked
+from offload._workers.connection import WorkerPage, WorkerSocket
+from offload._workers.keeper import keeper
+from offload._workers.logs import log_levels, log_safely, relay
+from offload._workers.worker_life import Event, Life, Tell, next_step
+
+if TYPE_CHECKING:
+    import asyncio
+    import mmap
+
+    from offload._decisions.words import StopReason
+    from offload._wire.frames import Frame
+    from offload._workers.backend import WorkerOwner, WorkerTask
+    from offload._workers.connection import WorkerConnection
+    from offload._workers.supervisor_client import SupervisorClient
+
+__all__ = ["ProcessWorker", "WorkerHome"]
+
+_logger = logging.getLogger("offload.workers")
+
+
+class WorkerHome(Protocol):
+    """The backend, as a worker of it sees it."""
+
+    owner: WorkerOwner
+    supervisor: SupervisorClient
+    start_timeout: float
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pool was closed."""
+        ...
+
+    def remove(self, worker: ProcessWorker) -> None:
+        """Take note that nothing of a worker is left."""
+        ...
+
+
+class ProcessWorker(PoolWorker):
+    """One worker process."""
+
+    __slots__ = (
+        "exit",
+        "home",
+        "kill_reason",
+        "last_sent",
+        "life",
+        "page",
+        "sent_count",
+        "socket",
+        "timer",
+    )
+
+    def __init__(
+        self, number: int, home: WorkerHome, endpoint: socket.socket, memory: mmap.mmap
+    ) -> None:
+        super().__init__(number)
+        endpoint.setblocking(False)
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        self.home = home
+        self.page = WorkerPage(memory)
+        self.socket = WorkerSocket(endpoint, self.page)
+        self.life = Life.STARTING
+        self.timer: asyncio.TimerHandle | None = None
+        self.sent_count = 0
+        self.last_sent: WorkerTask | None = None
+        self.exit = Exit()
+        # Why we kill it, if that is for its own fault or ours.
+        self.kill_reason = ""
+
+    def __repr__(self) -> str:
+        return f"<worker {self.number} pid={self.pid} {self.state.value}, {self.life.value}>"
+
+    # On the thread of the task's loop.
+
+    def send(self, task: WorkerTask) -> bool:
+        """Send a task; False if the worker is dead."""
+        connection = self.socket.connection
+        if connection is None or connection.loop is not task.loop:
+            try:
+                connection = self.socket.connect(task.loop, self._deliver, self._socket_lost)
+            except OSError:
+                return self._not_sent()
+        # Before it is sent: its number must be above what a worker that is dead has received.
+        self.sent_count += 1
+        self.last_sent = task
+        request = task.request
+        try:
+            if request.descriptor is None and type(request.payload) is bytes:
+                connection.send(request.payload)  # the short way, on the path of most tasks
+            else:
+                request.send(self.page.memory, connection.send)
+        except (OSError, ValueError):  # ValueError: of its page, which is closed when it has ended
+            return self._not_sent()
+        return True
+
+    def _not_sent(self) -> bool:
+        # Nearly always the worker is dead. It may also be that we ran out of descriptors, or the
+        # kernel of memory. Either way the pool, which is told that it is dead, gives it nothing any
+        # more, and it must end.
+        keeper.post(self.handle, Event.SOCKET_LOST)
+        return False
+
+    def send_more(self, kind: int, body: bytes) -> None:
+        """Send a frame of a stream; that the worker is dead is noticed elsewhere."""
+        if self.socket.connection is not None:
+            with contextlib.suppress(OSError):
+                self.socket.connection.send(pack_frame(kind, body))
+
+    def _deliver(self, frames: list[Frame]) -> None:
+        """Hand over what the worker has sent."""
+        replied = self.home.owner.replied
+        records: list[bytes] | None = None
+        for frame in frames:
+            task: Any = self.task
+            if frame.kind == Kind.LOG:
+                records = [] if records is None else records
+                records.append(frame.body)
+            elif task is not None and frame.task == self.sent_count:
+                replied(task, frame)
+                if self.last_sent is task and frame.kind < Kind.ITEM:
+                    self.last_sent = None  # an idle worker keeps no megabytes, nor open files
+            else:
+                self._discard(frame)
+        if records is not None:
+            # Not here: handlers write to files and sockets. And together: each post to another
+            # thread lets that have the GIL, for milliseconds at a time.
+            keeper.post(relay.post, records)
+
+    def _discard(self, frame: Frame) -> None:
+        """Drop what is not for the worker's task, if it has one."""
+        frame.close()
+        if frame.kind >= Kind.ITEM:
+            return
+        if self.task is None:
+            keeper.post(self._task_ended)
+            return
+        # A second reply to an earlier task: by code of that task, or by a mistake of ours. The
+        # caller of the present one must not get the result of another: its worker dies instead.
+        keeper.post(self.handle, Event.MISBEHAVIOUR)
+        log_safely(
+            _logger,
+            logging.ERROR,
+            "%r replied twice to one task, and is killed",
+            self,
+            extra={"offload_pid": self.pid},
+        )
+
+    def _socket_lost(self, failure: OSError | None) -> None:
+        keeper.post(self.handle, Event.SOCKET_LOST)
+        if failure is not None:
+            # A dead worker; or our own limit of open files, which cost us a descriptor.
+            log_safely(
+                _logger,
+                logging.DEBUG if isinstance(failure, ConnectionError) else logging.ERROR,
+                "the socket of %r failed and is given up: %r",
+                self,
+                failure,
+                extra={"offload_pid": self.pid},
+            )
+
+    # On any thread.
+
+    def stop(self, reason: StopReason, grace: float) -> None:
+        """Stop the worker: politely if it is idle, else by flag, SIGTERM and SIGKILL."""
+        if not reason.is_urgent:
+            keeper.post(self.handle, Event.STOP_IDLE)
+            return
+        # At once, and not by way of another thread: the function may be looking.
+        self.page.set_word(CANCEL, 1)
+        if grace > 0:
+            keeper.post(self.handle, Event.STOP_WITH_GRACE, "", grace)
+        else:
+            keeper.post(self.handle, Event.STOP_NOW)
+
+    def revoke(self, task: WorkerTask) -> Revoked:
+        """Tell whether a worker that was just told to stop had entered its function.
+
+        The worker writes that it enters the function, then reads the flag that `stop` has raised,
+        and does not enter if it is. So either we see here that it has entered, or it sees the flag.
+        """
+        entered = self.page.word(STARTED)
+        # If the worker has ended meanwhile, nobody knows how far it came. Its number is that of
+        # another task if it has ended this one and been given the next.
+        if entered is not None and self.last_sent is task and entered < self.sent_count:
+            return Revoked.UNSTARTED
+        return Revoked.NO
+
+    def has_replied(self, task: WorkerTask) -> bool:
+        """Return whether the reply to a task is in the socket, or about to be."""
+        replied = self.page.word(REPLIED)
+        return replied is not None and self.last_sent is task and replied >= self.sent_count
+
+    # On the keeper's thread.
+
+    def launch(self, endpoint: int, page: int) -> None:
+        """Have a process started.
+
+        Args:
+            endpoint: descriptor of the worker's end of the socket.
+            page: descriptor of the shared memory.
+        """
+        home = self.home
+        try:
+            greeting = pickle.dumps((home.owner.modules(), log_levels()), 5)
+            self.socket.endpoint.sendall(pack_frame(Kind.BEGIN, greeting))
+            home.supervisor.start_worker(self.number, endpoint, page)
+        except Exception as error:  # noqa: BLE001 - told by the error of each call that waits
+            self.handle(Event.NOT_STARTED, f"a worker cannot be started: {error!r}")
+            return
+        keeper.loop.add_reader(self.socket.endpoint.fileno(), self._read_start)
+        self._set_timer(home.start_timeout)
+
+    def exited(self, status: int) -> None:
+        """Take note that the process has ended; `status` is that of wait(2)."""
+        code = os.waitstatus_to_exitcode(status)
+        self.exit = Exit(
+            pid=self.pid,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            why=self.kill_reason,
+        )
+        if self.life is Life.STARTING:
+            # What it said last may not have been read yet.
+            self._read_start()
+        self.handle(Event.EXITED, f"{self.exit} before it was ready")
+
+    def handle(self, event: Event, detail: str = "", seconds: float = 0.0) -> None:
+        """Do what follows from an event.
+
+        Args:
+            event: what has happened.
+            detail: what the pool is told of a failure to start.
+            seconds: the time of the next state, where the event decides on that.
+        """
+        step = next_step(self.life, event)
+        if step is None:
+            return
+        self.life = step.life
+        self.kill_reason = step.reason or self.kill_reason
+        self._set_timer(seconds if step.seconds is None else step.seconds, capped=step.is_capped)
+        if step.closes_socket:
+            self.socket.shut()
+        if step.signal is not None:
+            self.home.supervisor.signal_worker(self.number, step.signal)
+        self._tell(step.tell, detail)
+
+    def _set_timer(self, seconds: float, *, capped: bool = False) -> None:
+        if self.timer is not None:
+            if capped and self.timer.when() <= keeper.loop.time() + seconds:
+                return
+            self.timer.cancel()
+            self.timer = None
+        if seconds > 0:
+            self.timer = keeper.loop.call_later(seconds, self._time_over)
+
+    def _time_over(self) -> None:
+        self.timer = None
+        self.handle(
+            Event.TIME_OVER,
+            f"the worker was not ready after {self.home.start_timeout:g} s (start_timeout); "
+            "it was killed",
+        )
+
+    def _tell(self, tell: Tell, detail: str) -> None:
+        owner = self.home.owner
+        if tell is Tell.READY:
+            owner.worker_ready(self)
+        elif tell is Tell.RECOVERED:
+            self.page.set_word(CANCEL, 0)
+            owner.worker_recovered(self)
+        elif tell is Tell.ENDED:
+            self._report_end()
+        elif tell in (Tell.FAILED, Tell.FAILED_AND_FREE):
+            self._stop_reading()
+            owner.worker_failed(self, detail)
+        if tell in (Tell.FREE, Tell.FAILED_AND_FREE):
+            self.last_sent = None  # which refers to it: its megabytes would wait for the collector
+            self.socket.close()
+            self.home.remove(self)
+
+    def _task_ended(self) -> None:
+        # Told of a worker that nobody has told to stop, it is no news: it has replied once too
+        # often, while it was idle.
+        if self.state is WorkerState.LEAVING:
+            self.handle(Event.TASK_ENDED)
+
+    def _read_start(self) -> None:
+        """Read what a worker says before it is ready, and that it is."""
+        frames = self.socket.frames
+        try:
+            is_alive = frames.receive(self.socket.endpoint)
+        except BlockingIOError:
+            return
+        except OSError:
+            is_alive = False
+        while (frame := frames.take()) is not None and frame.kind == Kind.LOG:
+            relay.post([frame.body])
+        if frame is None:
+            if not is_alive:
+                self._stop_reading()  # the supervisor's word on its exit follows
+            return
+        self._stop_reading()
+        if frame.kind == Kind.READY:
+            self.pid = int.from_bytes(frame.body, "little")
+            self.handle(Event.READY)
+        else:
+            self.handle(Event.FAILURE, frame.body.decode(errors="replace"))
+
+    def _stop_reading(self) -> None:
+        if self.socket.endpoint.fileno() >= 0:
+            keeper.loop.remove_reader(self.socket.endpoint.fileno())
+
+    def _report_end(self) -> None:
+        # Not by way of the loop once the pool is closed: no call waits for a result any more, and
+        # whoever waits for the end of the pool may be that very loop.
+        connection = self.socket.connection
+        if connection is not None and not self.home.is_closed:
+            try:
+                connection.loop.call_soon_threadsafe(self._gone, connection)
+            except RuntimeError:
+                pass  # it is closed
+            else:
+                return  # or the time of this state is over before it comes to that
+        self._gone(None)
+
+    # On the thread of the loop that has the socket, or the keeper's.
+
+    def _gone(self, expected: WorkerConnection | None) -> None:
+        """Report the end of the worker, after what it had said last."""
+        if self.state is WorkerState.GONE:
+            return
+        connection = self.socket.connection
+        if expected is not None and connection is not None and connection is not expected:
+            # Another loop has the socket meanwhile, and only that may touch it.
+            keeper.post(self._report_end)
+            return
+        if connection is not None and not self.home.is_closed and not connection.loop.is_closed():
+            connection.drain()
+            connection.close()
+        # Only now: what was drained may have been the result of its last task but one.
+        received = self._has_reached(RECEIVED)
+        started = received and self._has_reached(STARTED)
+        try:
+            self.home.owner.worker_gone(
+                self, replace(self.exit, received=received, started=started)
+            )
+        finally:
+            keeper.post(self.handle, Event.REPORTED)
+
+    def _has_reached(self, mark: int) -> bool:
+        number = self.page.word(mark)
+        task: Any = self.task
+        is_of_task = self.last_sent is task and self.sent_count > 0
+        return number is not None and is_of_task and number >= self.sent_count

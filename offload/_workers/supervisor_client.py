@@ -1,0 +1,216 @@
+"""The supervisor process of one pool, as the server sees it.
+
+    SupervisorClient ──settings, START, SIGNAL──► supervisor ──fork──► workers
+    SupervisorClient ◄──STARTED, ENDED, …──────── supervisor
+
+It is started with the first worker, and anew with the next one after it has ended. Everything here
+happens on the keeper's thread.
+
+There is one way to tell a supervisor to end: the end of its control socket, which also comes when
+this process ends, however it does. Our side is closed for sending only, so that the end of the
+other side tells when the supervisor, and with it every worker, is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+from offload._wire import supervision
+from offload._workers.keeper import keeper
+
+if TYPE_CHECKING:
+    from offload._workers.backend import Settings
+
+__all__ = ["SupervisorClient", "SupervisorOwner", "main_module"]
+
+# What every worker imports sooner or later. The supervisor does so once the first worker is on its
+# way, so that the forks after it need not.
+_WARM = ("offload._child.worker", "offload.function")
+# For a supervisor that has closed its socket to exit.
+_EXIT_SECONDS = 1.0
+_SUPERVISE = (
+    "import sys; sys.path[:] = sys.argv[2:];"
+    "from offload._child.supervisor import main; main(int(sys.argv[1]))"
+)
+
+
+class SupervisorOwner(Protocol):
+    """Whoever has workers started; called on the keeper's thread."""
+
+    def worker_started(self, number: int, pid: int) -> None:
+        """Report that a worker has a process."""
+        ...
+
+    def worker_not_started(self, number: int, error: int) -> None:
+        """Report that no process could be started for a worker; `error` is an errno."""
+        ...
+
+    def worker_exited(self, number: int, status: int) -> None:
+        """Report that the process of a worker has ended; `status` is that of wait(2)."""
+        ...
+
+    def supervisor_ended(self, exit_code: int | None) -> None:
+        """Report that the supervisor is no more, and so no worker of it is."""
+        ...
+
+
+class SupervisorClient:
+    """Starts the supervisor, tells it what to do, and hears from it what has happened."""
+
+    def __init__(self, owner: SupervisorOwner, settings: Settings) -> None:
+        self._owner = owner
+        self._settings = settings
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        # What of an event has come.
+        self._pending = b""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is one, as far as we have heard."""
+        return self._control is not None
+
+    def start_worker(self, number: int, endpoint: int, page: int) -> None:
+        """Have a worker started, by a supervisor that is started first if there is none.
+
+        Args:
+            number: what it is called from now on.
+            endpoint: descriptor of the worker's end of its socket.
+            page: descriptor of the memory that it shares with us.
+
+        Raises:
+            OSError: we have no descriptors left, or the supervisor has died.
+            Exception: the settings cannot be sent.
+        """
+        control = self._control or self._start()
+        command = supervision.COMMAND.pack(supervision.START, number, 0)
+        socket.send_fds(control, [command], [endpoint, page])
+
+    def signal_worker(self, number: int, signal: int) -> None:
+        """Have a worker signalled, with its children.
+
+        By the supervisor, which is the parent of the process, and so knows that the process id is
+        still that of the worker.
+        """
+        if self._control is not None:
+            # If it is dead, so is the worker.
+            with contextlib.suppress(OSError):
+                self._control.sendall(supervision.COMMAND.pack(supervision.SIGNAL, number, signal))
+
+    def end(self) -> None:
+        """Tell the supervisor to end; `supervisor_ended` follows."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """End a supervisor that does not do what it is told: it is stopped, or hangs."""
+        if self._process is not None:
+            self._process.kill()
+
+    def forget(self) -> None:
+        """Let go of everything: this is a forked copy of the process that it works for."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            # Not our child: Popen would warn that it still runs.
+            self._process.returncode = 0
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        settings = self._settings
+        flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
+        # Packed before the process is started: what cannot be sent must not leave one behind.
+        data = supervision.pack_settings(
+            {
+                "argv": list(sys.argv),
+                "flags": flags,
+                "initializer": settings.initializer,
+                "main": main_module(),
+                "max_memory_bytes": settings.max_memory_bytes,
+                "os_priority": settings.os_priority,
+                "preload": list(settings.preload),
+                "start_method": settings.start_method,
+                "warm": list(_WARM),
+            }
+        )
+        environment = os.environ.copy()
+        for name, value in settings.env.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        with theirs:
+            command = supervision.command_line(_SUPERVISE, flags, str(theirs.fileno()))
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                process_group=0,
+            )
+        ours.sendall(data)
+        self._control = ours
+        self._pending = b""
+        keeper.loop.add_reader(ours.fileno(), self._read)
+        return ours
+
+    def _read(self) -> None:
+        control = self._control
+        assert control is not None
+        try:
+            data = control.recv(64 * supervision.EVENT.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._ended()
+            return
+        self._pending += data
+        size = supervision.EVENT.size
+        while len(self._pending) >= size:
+            event = supervision.EVENT.unpack_from(self._pending)
+            self._pending = self._pending[size:]
+            self._tell(*event)
+
+    def _tell(self, what: int, number: int, pid: int, status: int) -> None:
+        if what == supervision.STARTED:
+            self._owner.worker_started(number, pid)
+        elif what == supervision.NOT_STARTED:
+            self._owner.worker_not_started(number, status)
+        elif what == supervision.ENDED:
+            self._owner.worker_exited(number, status)
+
+    def _ended(self) -> None:
+        assert self._control is not None
+        keeper.loop.remove_reader(self._control.fileno())
+        self._control.close()
+        self._control = None
+        code: int | None = None
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=_EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            code, self._process = self._process.returncode, None
+        self._owner.supervisor_ended(code)
+
+
+def main_module() -> tuple[str, str] | None:
+    """Return how a worker can run our main module again: ("name", …), ("path", …) or None."""
+    main = sys.modules.get("__main__")
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return "name", name
+    path = getattr(main, "__file__", None)
+    if path is not None and os.path.isfile(path):
+        return "path", os.path.abspath(path)
+    return None
