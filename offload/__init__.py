@@ -38,8 +38,9 @@ if TYPE_CHECKING:
         WorkerCrashedError,
         WorkerStartError,
     )
-    from offload.function import Offloaded, OffloadedGenerator, Stream, offload
+    from offload.function import Offloaded, OffloadedGenerator, offload
     from offload.pool import Pool
+    from offload.stream import Stream
 
 __all__ = [
     "ArgumentError",
@@ -102,7 +103,7 @@ _HOMES = {
     "RemoteTraceback": "offload.errors",
     "ResultError": "offload.errors",
     "SharedFile": "offload._wire.shared_file",
-    "Stream": "offload.function",
+    "Stream": "offload.stream",
     "TaskKilledError": "offload.errors",
     "TaskContext": "offload._child.context",
     "TaskTimeoutError": "offload.errors",

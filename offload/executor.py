@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from offload._child.functions import apply
 from offload._pool.fanout import Width, is_refusal
 from offload._pool.scope import current_guard
-from offload._pool.target import is_offloaded, target_of
+from offload._pool.target import (
+    Target,
+    bound_arguments,
+    is_offloaded,
+    reference_of,
+    target_of,
+)
 from offload._values.options import CallOptions
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely
@@ -25,7 +31,6 @@ from offload._workers.logs import log_safely
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from offload._pool.target import Target
     from offload._values.options import ResolvedOptions
 
 __all__ = ["PoolExecutor"]
@@ -310,8 +315,7 @@ def _target_and_arguments(
         FunctionError: a worker could not find the function.
     """
     if is_offloaded(fn):
-        function, bound = fn.__wrapped__, fn.args[1:]
-        return target_of(function), (*bound, *args)
+        return target_of(fn.__wrapped__), (*bound_arguments(fn), *args)
     if not isinstance(fn, (type, MethodType)) and isinstance(
         getattr(fn, "__module__", None) and getattr(fn, "__qualname__", None), str
     ):
@@ -319,4 +323,4 @@ def _target_and_arguments(
     # Not to be found by name, but perhaps to be pickled: stdlib's pool takes it, so a library that
     # was given an executor may send it.
     name = getattr(fn, "__qualname__", None) or f"{type(fn).__qualname__} object"
-    return target_of(apply)._replace(name=name), (fn, *args)
+    return Target(apply, reference_of(apply)._replace(name=name)), (fn, *args)

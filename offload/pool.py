@@ -34,7 +34,6 @@ from offload._child.context import asyncio_loop, in_worker
 from offload._pool.short_cut import Prepared, call
 from offload._values.options import (
     CallOptions,
-    Inherit,
     ResolvedOptions,
     check_integer,
     check_name,
@@ -591,14 +590,11 @@ class Pool:
 
     def resolve(self, options: CallOptions) -> ResolvedOptions:
         """Return `options` with what they inherit from this pool."""
-        timeout, queue_timeout, size = options.timeout, options.queue_timeout, options[-1]
-        if isinstance(timeout, Inherit):
-            timeout = self.timeout
-        if isinstance(queue_timeout, Inherit):
-            queue_timeout = self.queue_timeout
-        if isinstance(size, Inherit):
-            size = self.max_payload_bytes
-        return ResolvedOptions(timeout, queue_timeout, *options[2:-1], size)
+        return options.resolve(
+            timeout=self.timeout,
+            queue_timeout=self.queue_timeout,
+            max_payload_bytes=self.max_payload_bytes,
+        )
 
     def _opened(self) -> Engine:
         """Return what runs the calls, making it at the first one.

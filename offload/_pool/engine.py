@@ -112,9 +112,9 @@ class Engine(Shell):
         if (arguments or keywords) and not is_small(arguments, keywords):
             return None
         if options.timeout is None and options.deadline is None:
-            data = _dumps((target.reference, arguments, keywords, None), 5)
+            data = _dumps((target.reference.wire, arguments, keywords, None), 5)
         else:
-            data = _dumps((target.reference, arguments, keywords, self._meta(options)), 5)
+            data = _dumps((target.reference.wire, arguments, keywords, self._meta(options)), 5)
         size = len(data)
         try:
             return self.submit(
