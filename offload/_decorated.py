@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from offload._definition import Definition
 
-__all__ = ["Decorated", "check_call_options"]
+__all__ = ["Annotations", "Decorated", "check_call_options"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,8 +57,12 @@ _OF_FUNCTION: dict[str, Any] = {
 }
 
 
-class _Annotations(dict[str, Any]):
-    """Annotations of the function, for instances; none, for the class."""
+class Annotations(dict[str, Any]):
+    """Annotations of the function, for instances; none, for the class.
+
+    Each subclass has its own: a class that is asked for annotations and has none is given an empty
+    dictionary by Python 3.13 and before, and that would hide what its base has for instances.
+    """
 
     def __get__(self, instance: Decorated[Any, Any] | None, owner: type) -> Any:
         """Return those that were set, or those of the function, evaluated only now."""
@@ -131,7 +135,7 @@ class Decorated(Generic[P, R]):
         return made.bound_to(self.bound[0]) if self.bound else made
 
     if not TYPE_CHECKING:
-        __annotations__ = _Annotations()
+        __annotations__ = Annotations()
 
         @property
         def __class__(self) -> type:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overloa
 
 from offload._child.context import in_async_code, in_worker
 from offload._child.functions import inline
-from offload._decorated import Decorated, check_call_options
+from offload._decorated import Annotations, Decorated, check_call_options
 from offload._definition import Definition
 from offload._pool.target import is_generator_function
 from offload._values.options import (
@@ -66,6 +66,7 @@ class Offloaded(Decorated[P, R]):
             ...
 
     else:
+        __annotations__ = Annotations()
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Run the function on a worker and return its result, when awaited."""
@@ -152,6 +153,7 @@ class OffloadedGenerator(Decorated[P, T]):
             ...
 
     else:
+        __annotations__ = Annotations()
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Refuse: a generator has no single result. In plain code of a worker, make it."""
