@@ -12,7 +12,7 @@ from concurrent import futures
 from concurrent.futures import Executor, Future
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from offload._child.functions import apply
 from offload._pool.fanout import Width, is_refusal
@@ -29,7 +29,7 @@ from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from offload._values.options import ResolvedOptions
 
@@ -84,7 +84,14 @@ class PoolExecutor(Executor):
         self._width = Width(pool.max_workers + 2)
         self._mapping = _Mapping(self)
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    # What `@offload` made is called on a worker, and its result is no coroutine there.
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedule a call.
 
         Args:

@@ -50,29 +50,25 @@ class Offloaded(Decorated[P, R]):
             """The plain function."""
             ...
 
-        async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-            """Run the function on a worker and return its result.
-
-            Raises:
-                OffloadError: see `offload.errors`; each says whether the function may have run.
-                Exception: what the function raised, its `__cause__` the worker's traceback.
-
-            Cancellation: a call that waits is taken out of the queue; one that runs is stopped,
-            after `grace` seconds by ending its process.
-
-            In a worker: runs here and now. Where no event loop runs in the thread, the value is
-            returned, as there is nobody to await it.
-            """
-            ...
-
     else:
         __annotations__ = Annotations()
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            """Run the function on a worker and return its result, when awaited."""
-            if in_worker() and not in_async_code():
-                return inline(self._definition.function)(*self.bound, *args, **kwargs)
-            return self._call(*args, **kwargs)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the function on a worker and return its result.
+
+        Raises:
+            OffloadError: see `offload.errors`; each says whether the function may have run.
+            Exception: what the function raised, its `__cause__` the worker's traceback.
+
+        Cancellation: a call that waits is taken out of the queue; one that runs is stopped,
+        after `grace` seconds by ending its process.
+
+        In a worker it runs here and now. Plain code there gets the value itself, as from any
+        function; where an event loop runs in the thread, it is awaited as ever.
+        """
+        if in_worker() and not in_async_code():
+            return inline(self._definition.function)(*self.bound, *args, **kwargs)  # type: ignore[no-any-return]
+        return self._call(*args, **kwargs)  # type: ignore[no-any-return]
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...

@@ -28,7 +28,7 @@ import sys
 import threading
 import weakref
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar, overload
 
 from offload._child.context import asyncio_loop, in_worker
 from offload._pool.short_cut import Prepared, call
@@ -440,7 +440,14 @@ class Pool:
 
     # --- calls ---
 
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    # What `@offload` made is called on a worker, and its result is no coroutine there.
+    @overload
+    async def run(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a plain, importable function on a worker and return its result.
 
         Args:
@@ -460,8 +467,7 @@ class Pool:
         prepared = self._bare.get(plain) if is_function else None
         if prepared is None:
             prepared = self._prepare(plain, is_kept=is_function)
-        result: R = await call(prepared, *bound_arguments(function), *args, **kwargs)
-        return result
+        return await call(prepared, *bound_arguments(function), *args, **kwargs)
 
     def _prepare(self, function: Callable[..., Any], *, is_kept: bool) -> Prepared:
         prepared = Prepared(_Bare(function, self), _NO_OPTIONS)
