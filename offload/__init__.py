@@ -38,8 +38,11 @@ if TYPE_CHECKING:
         WorkerCrashedError,
         WorkerStartError,
     )
-    from offload.function import Offloaded, OffloadedGenerator, Stream, offload
+    from offload.function import Offloaded, OffloadedGenerator, offload
     from offload.pool import Pool
+    from offload.stream import Stream
+
+    __version__: str
 
 __all__ = [
     "ArgumentError",
@@ -78,57 +81,40 @@ __all__ = [
     "task_context",
 ]
 
-_HOMES = {
-    "ArgumentError": "offload.errors",
-    "CallRecord": "offload._values.call_record",
-    "ClientDisconnectedError": "offload.errors",
-    "DeadlineError": "offload.errors",
-    "FailureRecord": "offload._values.statistics",
-    "FunctionError": "offload.errors",
-    "FunctionNotFoundError": "offload.errors",
-    "FunctionStatistics": "offload._values.statistics",
-    "HistogramSnapshot": "offload._values.histogram",
-    "Observer": "offload._values.call_record",
-    "OffloadError": "offload.errors",
-    "Offloaded": "offload.function",
-    "OffloadedGenerator": "offload.function",
-    "Pool": "offload.pool",
-    "PoolClosedError": "offload.errors",
-    "PoolNotFoundError": "offload.errors",
-    "PoolStatistics": "offload._values.statistics",
-    "QueueFullError": "offload.errors",
-    "QueueTimeoutError": "offload.errors",
-    "RemoteError": "offload.errors",
-    "RemoteTraceback": "offload.errors",
-    "ResultError": "offload.errors",
-    "SharedFile": "offload._wire.shared_file",
-    "Stream": "offload.function",
-    "TaskKilledError": "offload.errors",
-    "TaskContext": "offload._child.context",
-    "TaskTimeoutError": "offload.errors",
-    "WorkerCrashedError": "offload.errors",
-    "WorkerStartError": "offload.errors",
-    "WorkerStatistics": "offload._values.statistics",
-    "task_context": "offload._child.context",
-    "deadline_after": "offload._pool.scope",
-    "in_worker": "offload._child.context",
-    "offload": "offload.function",
-}
+# Where they are found, those first that every program imports anyway.
+_HOMES = (
+    "offload._child.context",
+    "offload.errors",
+    "offload.stream",
+    "offload.function",
+    "offload._wire.shared_file",
+    "offload._pool.scope",
+    "offload.pool",
+    "offload._values.call_record",
+    "offload._values.histogram",
+    "offload._values.statistics",
+)
 
 
 def __getattr__(name: str) -> object:
     """Import a public name from its home."""
-    home = _HOMES.get(name)
-    if home is None:
+    value: object
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("offload")
+    elif name in __all__:
+        from importlib import import_module
+
+        homes = map(import_module, _HOMES)
+        value = next(getattr(home, name) for home in homes if name in vars(home))
+    else:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    from importlib import import_module
-
-    value: object = getattr(import_module(home), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     """List the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

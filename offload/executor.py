@@ -12,21 +12,27 @@ from concurrent import futures
 from concurrent.futures import Executor, Future
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from offload._child.functions import apply
 from offload._pool.fanout import Width, is_refusal
 from offload._pool.invocation import Invocation, InvocationRunner
 from offload._pool.scope import current_scope
-from offload._pool.target import bound_arguments, options_of, plain_function, target_of
-from offload._values.options import CallOptions, merge
+from offload._pool.target import (
+    Target,
+    bound_arguments,
+    options_of,
+    plain_function,
+    reference_of,
+    target_of,
+)
+from offload._values.options import CallOptions
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
-    from offload._pool.target import Target
     from offload._values.options import CallOptionsDict, ResolvedOptions
 
 __all__ = ["PoolExecutor"]
@@ -73,7 +79,14 @@ class PoolExecutor(Executor):
         self._width = Width(pool.max_workers + 2)
         self._mapping = _Mapping(self)
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    # What `@offload` made is called on a worker, and its result is no coroutine there.
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]: ...
+    @overload
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Schedule a call.
 
         Args:
@@ -158,7 +171,7 @@ class PoolExecutor(Executor):
     def _options(self, fn: Callable[..., Any]) -> ResolvedOptions:
         """Return the options of a call that is made here and now: within a deadline, if any is."""
         options, _ = options_of(fn) or (_NO_OPTIONS, None)
-        resolved = self._pool.resolve(merge(options, self._changes))
+        resolved = self._pool.resolve(options.merged(self._changes))
         scope = current_scope.get()
         return resolved if scope is None else scope.earliest(resolved)
 
@@ -306,4 +319,4 @@ def _target_and_arguments(
     # Not to be found by name, but perhaps to be pickled: stdlib's pool takes it, so a library that
     # was given an executor may send it.
     name = getattr(fn, "__qualname__", None) or f"{type(fn).__qualname__} object"
-    return target_of(apply)._replace(name=name), (fn, *args)
+    return Target(apply, reference_of(apply)._replace(name=name)), (fn, *args)

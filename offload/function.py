@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
-from offload._child.context import in_worker
+from offload._child.context import in_async_code, in_worker
 from offload._child.main_module import inline
-from offload._pool.invocation import Invocation
-from offload._pool.scope import current_scope
-from offload._pool.short_cut import Prepared, call
-from offload._pool.target import check, is_generator_function, target_of
+from offload._decorated import Annotations, Decorated, check_call_options
+from offload._definition import Definition
+from offload._pool.target import is_generator_function
 from offload._values.options import (
     CallOptions,
     CallOptionsDict,
     check_integer,
     check_name,
     check_type,
-    merge,
 )
-from offload.errors import ClientDisconnectedError, FunctionError
+from offload.errors import FunctionError
+from offload.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
-    from types import TracebackType
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
     from typing import Concatenate, Self
 
-    from offload._pool.target import Target
-    from offload._values.options import ResolvedOptions
     from offload.pool import Pool
 
-__all__ = ["Offloaded", "OffloadedGenerator", "Stream", "offload"]
+__all__ = ["Offloaded", "OffloadedGenerator", "offload"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -40,190 +34,41 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-class _Definition:
-    """What the decorator was given: shared by all objects that stem from one decoration."""
-
-    __slots__ = ("binds_class", "function", "max_concurrency", "options", "pool", "target")
-
-    def __init__(
-        self,
-        function: Any,
-        pool: Pool | str,
-        options: CallOptions,
-        max_concurrency: int | None,
-    ) -> None:
-        self.binds_class: bool | None = None  # None: an instance method or a plain function
-        if isinstance(function, (staticmethod, classmethod)):
-            self.binds_class = isinstance(function, classmethod)
-            function = cast("Any", function).__func__
-        if isinstance(function, _Common):
-            message = f"{function!r} is offloaded already; decorate it once"
-            raise FunctionError(message)
-        check(function)
-        self.function: Callable[..., Any] = function
-        self.pool: Pool | str = pool
-        self.options: CallOptions = options
-        self.max_concurrency: int | None = max_concurrency
-        self.target: Target | None = None
-
-    def is_in_classmethod(self) -> bool:
-        """Return whether `@classmethod` stands above `@offload`, where its class says so."""
-        found: Any = sys.modules.get(self.function.__module__)
-        for name in self.function.__qualname__.split("."):
-            found = getattr(found, "__dict__", {}).get(name)
-        return isinstance(found, classmethod)
-
-    def resolve(self) -> tuple[Pool, Target]:
-        """Return where to run what; looked up at the first call, when every module is complete."""
-        pool = self.pool
-        if isinstance(pool, str):
-            from offload.pool import Pool
-
-            pool = Pool.named(pool)
-        target = self.target
-        if target is None:
-            target = self.target = target_of(self.function, max_concurrency=self.max_concurrency)
-        return pool, target
-
-
-if TYPE_CHECKING:
-
-    class _Partial(Generic[P, R]):
-        func: Any
-        args: tuple[Any, ...]
-        keywords: dict[str, Any]
-
-        def __new__(cls, *args: Any) -> Self: ...
-
-else:
-    # A partial of an async function: `inspect.iscoroutinefunction` is true for it in every version,
-    # Starlette's Route takes it for a function, FastAPI awaits it; and binding a method or options
-    # is what a partial is for.
-    class _Partial(functools.partial):
-        __class_getitem__ = classmethod(lambda cls, _: cls)
-
-
-class _BoundSignature:
-    """Signature of a bound method, made when asked for: a method is bound at each of its calls."""
-
-    def __get__(self, instance: _Common[Any, Any] | None, owner: type) -> Any:
-        """Return the signature without the bound parameter."""
-        # Without this attribute inspect.signature follows __wrapped__, which has all parameters.
-        bound = 0 if instance is None else len(instance.bound)
-        if instance is None or not bound:
-            raise AttributeError("__signature__")
-        import inspect
-
-        whole = inspect.signature(instance.__wrapped__)
-        return whole.replace(parameters=list(whole.parameters.values())[bound:])
-
-
-class _Common(_Partial[P, R]):
-    """What plain functions and generator functions have in common."""
-
-    # By this the worker knows, without importing this module's names, that it must unwrap.
-    __offload__ = True
-
-    __wrapped__: Callable[P, Any]
-    _definition: _Definition
-    _options: CallOptions
-
-    @classmethod
-    def _make(
-        cls, definition: _Definition, options: CallOptions, bound: tuple[Any, ...] = ()
-    ) -> Self:
-        made = cls(call, Prepared(definition, options), *bound)
-        functools.update_wrapper(cast("Any", made), definition.function)
-        made._definition = definition
-        made._options = options
-        return made
-
-    __signature__: Any = _BoundSignature()
-
-    @property
-    def __globals__(self) -> dict[str, Any]:
-        # Frameworks resolve annotations written as strings against these.
-        return getattr(self._definition.function, "__globals__", {})
-
-    @property
-    def bound(self) -> tuple[Any, ...]:
-        """What the method is bound to, as its first arguments; empty for a function."""
-        return self.args[1:]
-
-    def options(self, **changes: Unpack[CallOptionsDict]) -> Self:
-        """Return the same function with other options, for one call or many.
-
-        Args:
-            **changes: as for `offload`; what is not given stays.
-
-        Raises:
-            TypeError: unknown option, or wrong type.
-            ValueError: out of range.
-        """
-        self._check_binding()
-        return self._make(self._definition, merge(self._options, changes), self.bound)
-
-    def _check_binding(self) -> None:
-        """Raise where a class method has lost its class: it would get the first argument instead.
-
-        Up to Python 3.12 `classmethod` binds what it wraps by the `__get__` of that. Since then
-        only calls reach us bound: attributes are those of the unbound function (gh-89519).
-        """
-        if sys.version_info >= (3, 13) and not self.bound and self._definition.is_in_classmethod():
-            name = self._definition.function.__qualname__
-            message = (
-                f"{name} was not called, and knows its class only when it is: write @offload above "
-                "@classmethod, not below it, to use .options, .map and .stream"
-            )
-            raise FunctionError(message)
-
-    def _bind(self, instance: object, owner: type | None) -> Self:
-        binds_class = self._definition.binds_class
-        if self.bound or binds_class is False or (binds_class is None and instance is None):
-            return self
-        target = (owner or type(instance)) if binds_class else instance
-        return self._make(self._definition, self._options, (target,))
-
-    def __reduce__(self) -> Any:
-        # By name, as a function pickles: the worker finds the same decorated object there.
-        bound = self.bound
-        _, target = self._definition.resolve()
-        if target.by_value:
-            return functools.partial, (self._definition.function, *bound)
-        assert isinstance(target.reference, str)
-        return _restore, (target.reference, self._options, bound)
-
-    def __repr__(self) -> str:
-        pool = self._definition.pool
-        name = pool if isinstance(pool, str) else pool.name
-        function = self._definition.function
-        return (
-            f"<{type(self).__name__} {function.__module__}:{function.__qualname__} pool={name!r}>"
-        )
-
-
-class Offloaded(_Common[P, R]):
+class Offloaded(Decorated[P, R]):
     """A function that runs on a worker when called. Made by `offload`.
 
     Attributes:
         __wrapped__: the plain function; calling it runs it here and now.
     """
 
-    __wrapped__: Callable[P, R]
+    __slots__ = ()
 
     if TYPE_CHECKING:
 
-        async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-            """Run the function on a worker and return its result.
-
-            Raises:
-                OffloadError: see `offload.errors`; each says whether the function may have run.
-                Exception: what the function raised, its `__cause__` the worker's traceback.
-
-            Cancellation: a call that waits is taken out of the queue; one that runs is stopped,
-            after `grace` seconds by ending its process.
-            """
+        @property
+        def __wrapped__(self) -> Callable[P, R]:
+            """The plain function."""
             ...
+
+    else:
+        __annotations__ = Annotations()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the function on a worker and return its result.
+
+        Raises:
+            OffloadError: see `offload.errors`; each says whether the function may have run.
+            Exception: what the function raised, its `__cause__` the worker's traceback.
+
+        Cancellation: a call that waits is taken out of the queue; one that runs is stopped,
+        after `grace` seconds by ending its process.
+
+        In a worker it runs here and now. Plain code there gets the value itself, as from any
+        function; where an event loop runs in the thread, it is awaited as ever.
+        """
+        if in_worker() and not in_async_code():
+            return inline(self._definition.function)(*self.bound, *args, **kwargs)  # type: ignore[no-any-return]
+        return self._call(*args, **kwargs)  # type: ignore[no-any-return]
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...
@@ -237,12 +82,12 @@ class Offloaded(_Common[P, R]):
 
     # As a plain callable, and not as Offloaded[[T], R]: from that mypy infers no T, and a function
     # whose other parameters have defaults would not do.
-    async def map(
+    def map(
         self: Callable[[T], Coroutine[Any, Any, S]],  # pyright: ignore[reportGeneralTypeIssues]
         items: Iterable[T],
         *,
         max_concurrency: int | None = None,
-    ) -> list[S]:
+    ) -> Coroutine[Any, Any, list[S]]:
         """Call the function for each item, some at once, and return the results in order.
 
         Args:
@@ -257,31 +102,59 @@ class Offloaded(_Common[P, R]):
         """
         check_integer("max_concurrency", max_concurrency, minimum=1, optional=True)
         this = cast("Offloaded[..., S]", self)
-        this._check_binding()  # noqa: SLF001 - its own
-        definition = this._definition  # noqa: SLF001 - its own
+        mapped: Coroutine[Any, Any, list[S]] = this._mapped(items, max_concurrency)  # noqa: SLF001 - its own
+        return mapped
+
+    def _mapped(self, items: Iterable[Any], max_concurrency: int | None) -> Any:
+        self._check_binding()
+        if in_worker() and not in_async_code():
+            return self._map_inline(items)
+        coroutine: Any = self._map(items, max_concurrency)
+        coroutine.__name__ = "map"
+        coroutine.__qualname__ = f"{self.__qualname__}.map"
+        return coroutine
+
+    def _map_inline(self, items: Iterable[Any]) -> list[R]:
+        function = inline(self._definition.function)
+        return [function(*self.bound, item) for item in items]
+
+    async def _map(self, items: Iterable[Any], max_concurrency: int | None) -> list[R]:
         if in_worker():
-            function = inline(definition.function)
-            return [function(*this.bound, item) for item in items]
+            return self._map_inline(items)
         from offload._pool.fanout import ordered
 
-        pool, _ = definition.resolve()
+        pool, _ = self._definition.resolve()
         # Two more than workers, so that none of them waits for the loop to hand it the next item.
-        return await ordered(self, iter(items), max_concurrency or pool.max_workers + 2)
+        return await ordered(
+            cast("Any", self), iter(items), max_concurrency or pool.max_workers + 2
+        )
 
 
-class OffloadedGenerator(_Common[P, T]):
+class OffloadedGenerator(Decorated[P, T]):
     """A generator function whose items are made on a worker. Made by `offload`.
 
     Attributes:
         __wrapped__: the plain generator function.
     """
 
-    __wrapped__: Callable[P, Iterator[T]]
+    __slots__ = ()
 
-    if not TYPE_CHECKING:
+    _is_coroutine_function = False
 
-        def __call__(self, *_: Any, **__: Any) -> Any:
-            """Refuse: a generator has no single result."""
+    if TYPE_CHECKING:
+
+        @property
+        def __wrapped__(self) -> Callable[P, Iterator[T]]:
+            """The plain generator function."""
+            ...
+
+    else:
+        __annotations__ = Annotations()
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Refuse: a generator has no single result. In plain code of a worker, make it."""
+            if in_worker() and not in_async_code():
+                return inline(self._definition.function)(*self.bound, *args, **kwargs)
             name = self._definition.function.__qualname__
             message = (
                 f"{name} is a generator function: iterate with `async for item in {name}.stream(…)`"
@@ -309,107 +182,6 @@ class OffloadedGenerator(_Common[P, T]):
         """
         self._check_binding()
         return Stream(self._definition, self._options, (*self.bound, *args), dict(kwargs))
-
-
-class Stream(Generic[T]):
-    """The items of a generator that runs on a worker: an async iterator and context manager."""
-
-    def __init__(
-        self,
-        definition: _Definition,
-        options: CallOptions,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        self._definition = definition
-        self._call = (args, kwargs, options)
-        self._items: AsyncIterator[T] | None = None
-        self._options: ResolvedOptions | None = None
-
-    def _begun(self) -> AsyncIterator[T]:
-        if self._items is None:
-            args, kwargs, options = self._call
-            if in_worker():
-                self._items = _inline(inline(self._definition.function)(*args, **kwargs))
-            else:
-                pool, target = self._definition.resolve()
-                resolved = self._options = pool.resolve(options)
-                scope = current_scope.get()
-                if scope is not None:
-                    resolved = scope.earliest(resolved)
-                self._items = pool.stream_invocation(Invocation(target, args, kwargs, resolved))
-        return self._items
-
-    def __aiter__(self) -> Self:
-        """Return itself: a stream can be consumed once."""
-        return self
-
-    async def __anext__(self) -> T:
-        """Return the next item.
-
-        Raises:
-            StopAsyncIteration: there is none.
-            OffloadError: see `offload.errors`.
-            Exception: what the generator raised.
-        """
-        items = self._begun()
-        scope, options = current_scope.get(), self._options
-        if scope is None or options is None:
-            return await anext(items)
-        function = self._definition.function
-        name = f"{function.__module__}:{function.__qualname__}"
-        try:
-            item: T = await scope.following(items, name, options)
-        except ClientDisconnectedError:
-            # Its worker would wait for somebody to take more.
-            await self.aclose()
-            raise
-        return item
-
-    async def aclose(self) -> None:
-        """End the generator, if it has not ended, and free its worker."""
-        close = getattr(self._items, "aclose", None)
-        if close is not None:
-            await close()
-
-    async def __aenter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        await self.aclose()
-
-
-async def _inline(items: Iterator[T]) -> AsyncIterator[T]:
-    try:
-        for item in items:
-            yield item
-    finally:
-        close = getattr(items, "close", None)
-        if close is not None:
-            close()
-
-
-def _restore(reference: str, options: CallOptions, bound: tuple[Any, ...]) -> Any:
-    """Find a decorated function again; the unpickling side of `__reduce__`."""
-    import importlib
-
-    module, _, qualname = reference.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in qualname.split("."):
-        found = found.__dict__[name] if isinstance(found, type) else getattr(found, name)
-    while not isinstance(found, _Common) and hasattr(found, "__wrapped__"):
-        found = found.__wrapped__
-    decorated = cast("Any", found)
-    if not bound and options == decorated._options:  # noqa: SLF001 - our own class
-        return decorated
-    return decorated._make(decorated._definition, options, bound)  # noqa: SLF001 - our own class
 
 
 # The overlap is meant: a function that returns an iterator is first of all a generator function.
@@ -458,9 +230,10 @@ def offload(
             run again whose worker died under it, default 0; for functions that may run twice.
             `grace`: seconds between asking an unwanted task to stop (`task_context().cancelled()`)
             and ending its process, default 0; so long it counts as running. `single_flight`:
-            identical calls (same pickled arguments; those of more than 64 KiB may be left out) that
-            are under way at once share one run, default False. `on_progress`: called on the event
-            loop, in the caller's context, with (done, total) of `task_context().progress(…)`.
+            identical calls (same pickled arguments; those of more than 64 KiB may be left out)
+            that are under way at once share one run, default False. `on_progress`: called on the
+            event loop, in the caller's context, with (done, total) of
+            `task_context().progress(…)`.
             `max_payload_bytes`: size that the pickled arguments, and the result, may have.
             `cancel_on_disconnect`: whether a call is stopped when the client of its HTTP request
             leaves, default True; only where `offload.starlette.CancelOnDisconnect` watches.
@@ -477,10 +250,11 @@ def offload(
         from offload.pool import Pool
 
         check_type("pool", pool, Pool, "a Pool or the name of one")
-    defaults = merge(CallOptions(), options)
+    check_call_options(options)
+    defaults = CallOptions(**options)
 
     def decorate(function: Any) -> Any:
-        definition = _Definition(function, pool, defaults, max_concurrency)
+        definition = Definition(function, pool, max_concurrency)
         if not in_worker():
             from offload.pool import import_what_calls_need
 
@@ -488,7 +262,9 @@ def offload(
         kind = OffloadedGenerator if is_generator_function(definition.function) else Offloaded
         if not isinstance(pool, str):
             pool.register(definition.function.__module__)
-        return kind._make(definition, defaults)  # pyright: ignore[reportPrivateUsage]
+        made: Decorated[..., Any] = kind(definition, defaults)
+        definition.remember(made)
+        return made
 
     return decorate if function is None else decorate(function)
 

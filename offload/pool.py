@@ -20,7 +20,7 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar, Unpack, overload
 
 from offload._child.context import asyncio_loop, in_worker
 from offload._pool.accounts import Accounts
@@ -29,12 +29,12 @@ from offload._pool.registry import ObserverList, Registry
 from offload._pool.setup import Setup
 from offload._pool.short_cut import call
 from offload._pool.undecorated import PreparedFunctions
-from offload._values.options import CallOptions, CallOptionsDict, check_name, merge
+from offload._values.options import CallOptions, CallOptionsDict, check_name
 from offload._values.pool_options import PoolOptions, PoolOptionsDict
 from offload.errors import PoolNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -284,7 +284,14 @@ class Pool:
 
     # --- calls ---
 
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    # What `@offload` made is called on a worker, and its result is no coroutine there.
+    @overload
+    async def run(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a plain, importable function on a worker of this pool and return its result.
 
         A decorated function keeps the options of its decorator.
@@ -298,8 +305,7 @@ class Pool:
             OffloadError: see `offload.errors`; each says whether the function may have run.
             Exception: what the function raised, its `__cause__` the worker's traceback.
         """
-        result: R = await self._run(function, None, args, kwargs)
-        return result
+        return await self._run(function, None, args, kwargs)
 
     def options(self, **changes: Unpack[CallOptionsDict]) -> PoolWithOptions:
         """Return this pool with other options for calls: `await pool.options(timeout=1).run(f, x)`.
@@ -311,7 +317,7 @@ class Pool:
             TypeError: unknown option, or wrong type.
             ValueError: out of range.
         """
-        merge(_NO_OPTIONS, changes)  # checks them
+        _NO_OPTIONS.merged(changes)  # checks them
         return PoolWithOptions(self, changes)
 
     async def _run(
@@ -372,7 +378,7 @@ class Pool:
         """
         from offload.executor import PoolExecutor
 
-        merge(_NO_OPTIONS, options)  # checks them
+        _NO_OPTIONS.merged(options)  # checks them
         return PoolExecutor(self, options)
 
     def register(self, module: str) -> None:
@@ -450,10 +456,15 @@ class PoolWithOptions:
         self._pool = pool
         self._changes = changes
 
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload
+    async def run(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function as `Pool.run` does, with these options."""
-        result: R = await self._pool._run(function, self._changes, args, kwargs)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - its own module
-        return result
+        return await self._pool._run(function, self._changes, args, kwargs)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
     def executor(self) -> PoolExecutor:
         """Return a view of the pool whose calls have these options."""

@@ -147,11 +147,17 @@ def assigned(node: ast.stmt | None) -> str | None:
 def of_class(node: ast.ClassDef) -> list[str]:
     """Return the lines about a class and its public methods."""
     methods: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
+    typed: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
     for each in statements(node.body):
-        if isinstance(each, FUNCTIONS) and "overload" not in decorators(each):
-            methods[each.name] = each
+        if isinstance(each, FUNCTIONS):
+            # Of several signatures the last is the most general that says what is returned.
+            (typed if "overload" in decorators(each) else methods)[each.name] = each
     bases = [ast.unparse(base) for base in node.bases]
-    shown = [base.partition("[")[0] for base in bases if not base.startswith(("_", "Generic"))]
+    shown = [
+        base.partition("[")[0]
+        for base in bases
+        if not base.startswith(("_", "Generic", "Decorated"))
+    ]
     lines: list[str] = []
     constructor = methods.pop("__init__", None)
     # Where no arguments are told of, the library makes the objects.
@@ -171,7 +177,7 @@ def of_class(node: ast.ClassDef) -> list[str]:
         label = f"{node.name}.{name}" if name != "__call__" else f"await {node.name}(…)"
         lines += ["", f"#### {label}", ""]
         if not decorators(method) & {"property", "cached_property"} and name != "__call__":
-            lines += signature(method)
+            lines += signature(typed.get(name, method))
         lines += document(text)
     return lines
 

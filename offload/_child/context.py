@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TaskContext", "asyncio_loop", "in_worker", "task_context"]
+__all__ = ["TaskContext", "asyncio_loop", "in_async_code", "in_worker", "task_context"]
 
 _REPORT_SECONDS = 0.05
 
@@ -116,3 +116,21 @@ def asyncio_loop() -> object:
     # None under trio, and where asyncio has not even been imported.
     asyncio = sys.modules.get("asyncio")
     return asyncio._get_running_loop() if asyncio is not None else None  # noqa: SLF001
+
+
+def in_async_code() -> bool:
+    """Return whether an event loop runs in this thread: asyncio's, or trio's.
+
+    What is called then may be called by plain code inside of a coroutine; it is async all the same,
+    and must not hold up the loop.
+    """
+    if asyncio_loop() is not None:
+        return True
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return False
+    try:
+        trio.lowlevel.current_trio_token()
+    except (AttributeError, RuntimeError):  # AttributeError: it is being imported
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 from offload._wire.lean import pickle
 
@@ -10,6 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+
+# Run name of a re-imported `__main__`, the convention of multiprocessing: a guard of the form
+# `if __name__ == "__main__":` is false, and pickles made in the worker name this module.
+MAIN_ALIAS = "__mp_main__"
 
 
 class NotFoundError(Exception):
@@ -22,6 +28,9 @@ def guard_imports() -> Callable[[], None]:
 
 
 _cache: dict[str, Callable[..., Any]] = {}
+# What `@offload` made in this process, by the name of the function that it was put on. Under that
+# name in its module may stand something else: a decorator above ours, another function, nothing.
+_decorated: dict[str, Any] = {}
 # Of functions that are sent by value; each change of what they refer to makes another one.
 _by_value: dict[bytes, Callable[..., Any]] = {}
 _MOST_BY_VALUE = 16
@@ -63,13 +72,42 @@ def _load(reference: bytes) -> Callable[..., Any]:
 def _import(reference: str) -> Callable[..., Any]:
     undo = guard_imports()
     try:
-        function: Any = plain(find(reference))
+        function: Any = _function_at(reference)
     finally:
         undo()
     if not callable(function):
         message = f"{reference!r} is {type(function).__name__!r} in the worker, not a function"
         raise NotFoundError(message)
     return function  # type: ignore[no-any-return]
+
+
+def _function_at(reference: str) -> Any:
+    try:
+        found = find(reference)
+    except NotFoundError:
+        # Its module may have been imported all the same, without the name or with another there.
+        if (made := decorated_as(reference)) is None:
+            raise
+        return made.__wrapped__
+    made = decorated_in(found)
+    if made is None:
+        made = decorated_as(reference)
+    return made.__wrapped__ if made is not None else plain(found)
+
+
+def remember(reference: str, decorated: Any) -> None:
+    """Note what `@offload` made of the function at `module:qualname`."""
+    _decorated[reference] = decorated
+
+
+def decorated_as(reference: str) -> Any:
+    """Return what `@offload` made of the function at `module:qualname`, None if it made nothing."""
+    module, _, qualname = reference.partition(":")
+    if module == "__main__" and MAIN_ALIAS in sys.modules:
+        made = _decorated.get(f"{MAIN_ALIAS}:{qualname}")
+        if made is not None:
+            return made
+    return _decorated.get(reference)
 
 
 def find(reference: str) -> Any:
@@ -103,17 +141,24 @@ def _attribute(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
+def decorated_in(found: Any) -> Any:
+    """Return what `@offload` made below other decorators, None if they do not lead to it."""
+    for _ in range(100):  # a chain of wrappers is never this long; a cyclic one would not end
+        # By its class first: what we made has the attributes of a function and of a method, too.
+        if getattr(type(found), "__offload__", False):
+            return found
+        inner = getattr(found, "__func__", None) or getattr(found, "__wrapped__", None)
+        if inner is None:
+            return None
+        found = inner
+    return None
+
+
 def plain(found: Any) -> Callable[..., Any]:
     """Return the plain function below our decorator, which other decorators may wrap."""
-    candidate = found
-    for _ in range(100):  # a chain of wrappers is never this long; a cyclic one would not end
-        candidate = getattr(candidate, "__func__", candidate)
-        if getattr(type(candidate), "__offload__", False):
-            return candidate.__wrapped__  # type: ignore[no-any-return]
-        inner = getattr(candidate, "__wrapped__", None)
-        if inner is None:
-            break
-        candidate = inner
+    made = decorated_in(found)
+    if made is not None:
+        return made.__wrapped__  # type: ignore[no-any-return]
     if isinstance(found, (staticmethod, classmethod)):
         return found.__func__
     return found  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from offload._child.functions import NotFoundError
+from offload._child.functions import MAIN_ALIAS, NotFoundError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 else:  # without the import
     _Module = type(sys)
 
-__all__ = ["MAIN_ALIAS", "LazyMain", "inline", "install_main", "load_main"]
-
-# Run name of a re-imported `__main__`, the convention of multiprocessing: a guard of the form
-# `if __name__ == "__main__":` is false, and pickles made in the worker name this module.
-MAIN_ALIAS = "__mp_main__"
+__all__ = ["LazyMain", "inline", "install_main", "load_main"]
 
 
 class LazyMain(_Module):

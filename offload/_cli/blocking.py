@@ -127,7 +127,12 @@ def _search(function: Any, via: tuple[str, ...], seen: set[Any]) -> Iterator[Blo
     owner = getattr(function, "__self__", None)
     plain = unwrapped(function)
     code = getattr(plain, "__code__", None)
-    if not isinstance(plain, types.FunctionType) or code is None or code in seen:
+    if (
+        is_offloaded(plain)
+        or not isinstance(plain, types.FunctionType)
+        or code is None
+        or code in seen
+    ):
         return
     seen.add(code)
     names = _Names(plain, owner)
@@ -273,7 +278,8 @@ def _attribute(owner: _Found, name: str) -> _Found | None:
         return None
     if isinstance(found, (staticmethod, classmethod)):
         found = found.__func__
-    if isinstance(found, types.FunctionType) and not isinstance(value, type):
+    is_method = isinstance(found, types.FunctionType) and not is_offloaded(found)
+    if is_method and not isinstance(value, type):
         found = types.MethodType(found, value)
     home = value if isinstance(value, type) else type(value)
     if isinstance(found, property):

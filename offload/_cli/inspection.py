@@ -234,8 +234,10 @@ def _visit(pool: Pool, targets: list[Target]) -> tuple[PoolReport, list[Function
         seconds = time.perf_counter() - started
         for target in targets:
             problem = ""
-            if isinstance(target.reference, str):
-                problem = calls.submit(probe.seek, target.reference).result(patience)["problem"]
+            if isinstance(target.reference.wire, str):
+                problem = calls.submit(probe.seek, target.reference.wire).result(patience)[
+                    "problem"
+                ]
             functions.append(
                 FunctionReport(
                     name=target.name,

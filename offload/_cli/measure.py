@@ -254,7 +254,7 @@ async def _way(
 
 async def _in_worker(case: _Case, budget: _Budget) -> float:
     """Return how long the function runs in a worker; 0.0 where it cannot be asked there."""
-    reference = case.target.reference
+    reference = case.target.reference.wire
     if not isinstance(reference, str):
         return 0.0
     taken: list[float] = []

@@ -152,12 +152,12 @@ async def encode_request(
     """
     target, arguments, keywords, _ = invocation
     kind = Kind.STREAM if meta is not None and "window" in meta else Kind.CALL
-    payload: tuple[Any, ...] = (target.reference, arguments, keywords, meta)
+    payload: tuple[Any, ...] = (target.reference.wire, arguments, keywords, meta)
     limit: int | None = meta.get("max_payload_bytes") if meta is not None else None
     try:
         if target.by_value:
             meta = {"timeout": None} | (meta or {}) | {"by_value": True, "name": target.name}
-            payload = (target.reference, pickle_by_value((arguments, keywords)), {}, meta)
+            payload = (target.reference.wire, pickle_by_value((arguments, keywords)), {}, meta)
         request = None
         if not looks_large(arguments, keywords):
             request = _encode_here(payload, kind, has_descriptors=has_descriptors)

@@ -121,7 +121,7 @@ class RunningPool:
         meta = None
         if options.timeout is not None or options.deadline is not None:
             meta = request_meta(options, {}, same_clock=True)
-        data = _dumps((target.reference, arguments, keywords, meta), 5)
+        data = _dumps((target.reference.wire, arguments, keywords, meta), 5)
         size = len(data)
         request = Request(pack_header(size, Kind.CALL, 0, 0, 0) + data, None, size)
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from offload._values.reference import Reference
 from offload.errors import FunctionError
 
 if TYPE_CHECKING:
@@ -14,31 +15,49 @@ if TYPE_CHECKING:
 
     from offload._values.options import CallOptions
 
-__all__ = ["Target", "is_generator_function"]
+__all__ = [
+    "Target",
+    "check",
+    "is_generator_function",
+    "is_offloaded",
+    "options_of",
+    "reference_of",
+    "target_of",
+]
 
 _CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200
 
 
-class Target(NamedTuple):
-    """A function that can be sent to a worker.
+class Target:
+    """A function that this process can send to a worker, or run itself.
 
     Attributes:
         function: the plain function.
+        reference: what crosses to the worker.
+        max_concurrency: how many may run at once in a pool; None: no limit.
         name: `module:qualname`, for people.
-        reference: what a worker finds it by: `module:qualname`, or the pickled function itself.
         module: the module that a worker imports for it; None if it is sent by value.
         by_value: whether it, its arguments and its result are pickled by value.
-        max_concurrency: how many may run at once in a pool; None: no limit.
     """
 
-    function: Callable[..., Any]
-    name: str
-    reference: str | bytes
-    module: str | None
-    by_value: bool = False
-    max_concurrency: int | None = None
+    __slots__ = ("by_value", "function", "max_concurrency", "module", "name", "reference")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        reference: Reference,
+        *,
+        max_concurrency: int | None = None,
+    ) -> None:
+        self.function = function
+        self.reference = reference
+        self.max_concurrency = max_concurrency
+        # Asked at each call, which would pay for a property.
+        self.name = reference.name
+        self.module = reference.module
+        self.by_value = reference.is_by_value
 
     def parameters(self) -> list[str]:
         """Return the names of the positional parameters."""
@@ -57,8 +76,16 @@ def pickle_by_value(value: object) -> bytes:
             "Or put the function into a module"
         )
         raise FunctionError(message) from None
-    data: bytes = cloudpickle.dumps(value, 5)
-    return data
+    from io import BytesIO
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            # Taken for a function, it would be sent as the coroutine function that it looks like.
+            return obj.__reduce__() if is_offloaded(obj) else super().reducer_override(obj)
+
+    file = BytesIO()
+    Pickler(file, protocol=5).dump(value)
+    return file.getvalue()
 
 
 def is_offloaded(function: Any) -> TypeGuard[Any]:
@@ -134,6 +161,14 @@ def check(function: Any) -> None:
         message = f"{name} is a lambda: a worker cannot import it by name; write a def"
         raise FunctionError(message)
     if "<locals>" in qualname:
+        if (below := _wrapped_unnamed(function)) is not None:
+            maker = qualname.partition(".<locals>")[0]
+            message = (
+                f"@offload was put on {name}, which the decorator {maker} made of "
+                f"{below.__module__}:{below.__qualname__} without giving it that name: a worker "
+                f"cannot import it. Write @functools.wraps(…) above the def inside {maker}"
+            )
+            raise FunctionError(message)
         message = (
             f"{name} is defined inside a function: a worker cannot import it by name; move it to "
             "the top level of its module and pass it what it used from around it as arguments"
@@ -141,8 +176,29 @@ def check(function: Any) -> None:
         raise FunctionError(message)
 
 
+def _wrapped_unnamed(function: Any) -> Any:
+    """Return the importable function that a decorator has wrapped without `functools.wraps`."""
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            found = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        if isinstance(found, types.FunctionType) and "<" not in found.__qualname__:
+            return found
+    return None
+
+
 def target_of(function: Any, *, max_concurrency: int | None = None) -> Target:
     """Return the target for a function, as a worker can find it now.
+
+    Raises:
+        FunctionError: a worker could not find it.
+    """
+    return Target(function, reference_of(function), max_concurrency=max_concurrency)
+
+
+def reference_of(function: Any) -> Reference:
+    """Return what a worker can find a plain function by.
 
     Raises:
         FunctionError: a worker could not find it.
@@ -157,19 +213,6 @@ def target_of(function: Any, *, max_concurrency: int | None = None) -> Target:
         from offload._workers.supervisor_client import main_module
 
         if main_module() is None:
-            return Target(
-                function=function,
-                name=name,
-                reference=pickle_by_value(function),
-                module=None,
-                by_value=True,
-                max_concurrency=max_concurrency,
-            )
+            return Reference(name, pickle_by_value(function))
         module = "__main__"
-    return Target(
-        function=function,
-        name=name,
-        reference=f"{module}:{qualname}",
-        module=module,
-        max_concurrency=max_concurrency,
-    )
+    return Reference(name, f"{module}:{qualname}")

@@ -6,12 +6,13 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from offload._pool.short_cut import Prepared
-from offload._values.options import CallOptions, merge
+from offload._values.options import CallOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from offload._pool.target import Target
+    from offload._values.options import CallOptionsDict
 
 __all__ = ["PreparedFunctions"]
 
@@ -49,7 +50,7 @@ class PreparedFunctions:
         self._pool = pool
         self._prepared: dict[Any, Prepared] = {}
 
-    def of(self, function: Any, changes: Mapping[str, Any] | None = None) -> Prepared:
+    def of(self, function: Any, changes: CallOptionsDict | None = None) -> Prepared:
         """Return what calls a function, decorated or not.
 
         Args:
@@ -61,7 +62,7 @@ class PreparedFunctions:
         plain = plain_function(function)
         options, max_concurrency = options_of(function) or (_NO_OPTIONS, None)
         if changes:
-            options = merge(options, changes)
+            options = options.merged(changes)
         key: Any = None
         # What else can be called may compare equal to another.
         if isinstance(plain, (FunctionType, BuiltinFunctionType)):

@@ -14,7 +14,7 @@ import pickle
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
-from offload._values.options import CallOptions, check_integer, check_number
+from offload._values.options import CALL_OPTIONS, check_integer, check_number, unknown_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -90,7 +90,7 @@ class PoolOptions(_PoolOptions):
         """
         unknown = sorted(set(given) - set(cls._fields))
         if unknown:
-            raise TypeError(_unknown(unknown[0]))
+            raise _unknown(unknown[0])
         options = cls(**given)
         for name, check in _CHECKS.items():
             check(name, getattr(options, name))
@@ -134,18 +134,14 @@ def name_of(executor: Any) -> str:
     return name if isinstance(name, str) else type(executor).__name__
 
 
-def _unknown(name: str) -> str:
-    known = PoolOptions._fields
-    if name in CallOptions._fields or name == "max_concurrency":
-        return (
-            f"{name} is an option of a function, not of a pool: @offload({name}=…), or "
-            f"pool.options({name}=…).run(…) for single calls"
+def _unknown(name: str) -> TypeError:
+    hint = None
+    if name in CALL_OPTIONS or name == "max_concurrency":
+        hint = (
+            f"it is an option of a function, as @offload({name}=…), "
+            f"or of single calls, as pool.options({name}=…).run(…)."
         )
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known, 1)
-    guess = f"; did you mean {close[0]}?" if close else f"; options are {', '.join(known)}"
-    return f"Pool has no option {name!r}{guess}"
+    return unknown_option(name, PoolOptions._fields, what="a pool", hint=hint)
 
 
 def _check_executor(options: PoolOptions) -> None:

@@ -37,7 +37,7 @@ from offload import (
     in_worker,
     offload,
 )
-from offload.function import Stream
+from offload.stream import Stream
 from tests.support import inside
 from tests.support.functions import decorated as functions
 from tests.support.functions.decorated import DoubleScale, Scale
@@ -249,7 +249,7 @@ class TestWrongOptions:
     @pytest.mark.parametrize(
         "options,kind,text",
         [
-            ({"timout": 1}, TypeError, "unknown option 'timout'; options of a call are timeout,"),
+            ({"timout": 1}, TypeError, "unknown option 'timout': did you mean 'timeout'"),
             ({"timeout": 0}, ValueError, "timeout must be above 0"),
             ({"timeout": "1"}, TypeError, "timeout must be a number of seconds, not '1'"),
             ({"timeout": True}, TypeError, "timeout must be a number of seconds"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from offload import Pool
-from tests.support.functions import inherited as inherited_functions as functions
+from tests.support.functions import inherited as functions
 from tests.support.functions import pool as pool_functions
 
 pytestmark = [

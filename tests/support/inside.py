@@ -17,7 +17,7 @@ from offload import Pool
 from offload._decisions.words import StopReason, TaskState
 from offload._pool.invocation import Invocation
 from offload._pool.target import target_of
-from offload._values.options import CallOptions, ResolvedOptions, merge
+from offload._values.options import CallOptions, ResolvedOptions
 from offload._values.pool_options import PoolOptions
 
 # --- options ---
@@ -36,7 +36,7 @@ def make_normal_priority_the_default() -> None:
 
 def resolved(pool: Pool, **options: Any) -> ResolvedOptions:
     """Return the options of a call of this pool."""
-    return pool.resolve(merge(CallOptions(), options))
+    return pool.resolve(CallOptions(**options))
 
 
 def invocation_of(pool: Pool, function: Any, *args: Any, **options: Any) -> Invocation:

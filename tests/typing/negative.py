@@ -79,4 +79,5 @@ async def maps() -> None:
 
 async def pools(pool: Pool) -> None:
     """Run with arguments that do not fit."""
-    await pool.run(len, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await pool.run(len, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await pool.run(resize, "text")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]

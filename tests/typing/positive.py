@@ -147,11 +147,15 @@ async def pools(pool: Pool) -> None:
     async with Pool("other", max_workers=2, os_priority="low") as other:
         assert_type(other, Pool)
         assert_type(await other.run(len, "abc"), int)
+        assert_type(await other.run(bare, 1, flag=True), bytes)
+        assert_type(await other.run(on_pool.options(timeout=1), 1), int)
     assert_type(pool.statistics(), PoolStatistics)
     assert_type(Pool.named("other"), Pool)
     executor: Executor = pool.executor()
     assert_type(executor.submit(len, "abc"), Future[int])
     assert_type(pool.executor().submit(len, "abc"), Future[int])
+    assert_type(pool.executor().submit(bare, 1), Future[bytes])
+    assert_type(pool.executor().submit(Scale(3).times, 1), Future[int])
 
 
 def testing() -> None:

@@ -18,7 +18,6 @@ from offload._values.options import (
     check_integer,
     check_name,
     check_number,
-    merge,
 )
 
 seconds = st.floats(0.0, exclude_min=True, allow_infinity=False, allow_nan=False) | st.integers(
@@ -120,32 +119,34 @@ class TestMerge:
     @given(valid, valid)
     def test_changes_win(self, values, changes):
         """What is given with the call replaces what the decorator said; the rest stays."""
-        merged = merge(CallOptions(**values), changes)
+        merged = CallOptions(**values).merged(changes)
         assert merged == CallOptions(**(values | changes))
 
     def test_none_is_a_value(self):
         """`None` takes a limit away; it does not inherit one."""
-        assert merge(CallOptions(timeout=5.0), {"timeout": None}).timeout is None
+        assert CallOptions(timeout=5.0).merged({"timeout": None}).timeout is None
 
     def test_inherit_gives_the_decision_back(self):
         """`INHERIT` undoes what the decorator said."""
-        assert merge(CallOptions(timeout=5.0), {"timeout": INHERIT}).timeout is INHERIT
+        assert CallOptions(timeout=5.0).merged({"timeout": INHERIT}).timeout is INHERIT
 
     @pytest.mark.parametrize("name,value,error", INVALID)
     def test_changes_are_checked(self, name, value, error):
         """Options of a call are checked as those of the decorator are."""
         with pytest.raises(error, match=f"^{name} must be "):
-            merge(CallOptions(), {name: value})
+            CallOptions().merged({name: value})
 
     def test_unknown_option_is_named(self):
         """A misspelt option is refused with the list of those that exist."""
-        with pytest.raises(TypeError, match=r"unknown option 'time_out'.*timeout.*priority"):
-            merge(CallOptions(), {"time_out": 1})
+        with pytest.raises(
+            TypeError, match=r"unknown option 'time_out': did you mean 'timeout'.*timeout.*priority"
+        ):
+            CallOptions().merged({"time_out": 1})
 
     def test_original_is_unchanged(self):
         """Options of one call do not change those of the function."""
         options = CallOptions(timeout=5.0)
-        merge(options, {"timeout": 1.0})
+        options.merged({"timeout": 1.0})
         assert options.timeout == 5.0
 
 
