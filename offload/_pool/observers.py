@@ -21,9 +21,9 @@ def tell_submitted(observers: tuple[Observer, ...], record: CallRecord) -> list[
     """Tell observers of a call that is made; return what its worker is to be told."""
     carriers: list[dict[str, str]] = []
     for observer in observers:
-        carrier = _ask(observer.submitted, record)
+        carrier = _ask(observer.submitted, record, dict)
         if carrier:
-            carriers.append(dict(carrier))
+            carriers.append(carrier)
     return carriers
 
 
@@ -33,9 +33,14 @@ def tell_ended(observers: tuple[Observer, ...], record: CallRecord) -> None:
         _ask(observer.ended, record)
 
 
-def _ask(method: Callable[[CallRecord], Any], record: CallRecord) -> Any:
+def _ask(
+    method: Callable[[CallRecord], Any],
+    record: CallRecord,
+    kind: Callable[[Any], Any] = lambda answer: answer,
+) -> Any:
     try:
-        return method(record)
+        answer = method(record)
+        return kind(answer) if answer else None
     except Exception:  # noqa: BLE001 - it is logged
         log_safely(
             _logger,

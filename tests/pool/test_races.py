@@ -276,7 +276,7 @@ class TestBooks:
                 busy.result()
                 now = pool.statistics()
         assert not entered.rest()
-        assert (now.timed_out, now.cancelled, now.completed, now.crashed) == (1, 0, 1, 0)
+        assert (now.not_started, now.timed_out, now.cancelled, now.completed) == (1, 0, 0, 1)
 
     async def test_carriers_do_not_tell_identical_calls_apart(
         self, pool: Pool, entered: Fifo, gate: Fifo, held: tuple[str, str]
