@@ -84,9 +84,11 @@ def _import(reference: str) -> Callable[..., Any]:
 def _function_at(reference: str) -> Any:
     try:
         found = find(reference)
-    except NotFoundError:
-        # Its module may have been imported all the same, without the name or with another there.
-        if (made := decorated_as(reference)) is None:
+    except NotFoundError as error:
+        # Only where its module was imported, and the name is not there: of one that failed on the
+        # way, such as a main module that would start a second server, nothing is run.
+        made = decorated_as(reference) if isinstance(error.__cause__, AttributeError) else None
+        if made is None:
             raise
         return made.__wrapped__
     made = decorated_in(found)

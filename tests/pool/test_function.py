@@ -300,7 +300,6 @@ class TestIdentity:
         """Frameworks that ask take it for `async def`."""
         for function in (functions.add, functions.add.options(timeout=1), Scale(2).times):
             assert inspect.iscoroutinefunction(function)
-            assert asyncio.iscoroutinefunction(function)
             assert callable(function)
 
     def test_it_looks_like_its_function(self):

@@ -135,7 +135,7 @@ class TestLooks:
         made = mock.create_autospec(functions.report, return_value=7)
         assert asyncio.run(made(1)) == 7
         with pytest.raises(TypeError):
-            made(1, 2, 3)
+            asyncio.run(made(1, 2, 3))  # when called, or when awaited: as of any `async def`
         made = mock.create_autospec(Price)
         assert isinstance(made.times, mock.AsyncMock)
 
