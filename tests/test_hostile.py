@@ -35,7 +35,7 @@ from offload import (
 from offload._pool.single_flight import Flights
 from offload._pool.target import target_of
 from offload._values.options import CallOptions
-from offload._wire.frames import Flag, Kind, anonymous_file
+from offload._wire.frames import Flag, Frame, Kind, anonymous_file
 from offload._workers import logs
 from tests import hostile_functions as functions
 from tests import hostile_module, pool_functions
@@ -410,7 +410,7 @@ async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int
         os.write(descriptor, b"%d" % len(made))
         made.append(descriptor)
         await gate
-        return Kind.RESULT, Flag.LARGE, b"", descriptor
+        return Frame(Kind.RESULT, Flag.LARGE, b"", descriptor)
 
     options: Any = Pool.named().resolve(CallOptions(single_flight=True))
     first = asyncio.ensure_future(flights.join(b"same", options, begin))
@@ -424,10 +424,11 @@ async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int
     gates[1].set_result(None)
     replies = await asyncio.gather(first, second, return_exceptions=True)
     for reply in replies:
-        if isinstance(reply, tuple):
-            assert os.pread(reply[3], 10, 0) in (b"0", b"1")
-            os.close(reply[3])
-    assert isinstance(replies[1], tuple)
+        if isinstance(reply, Frame):
+            assert reply.descriptor is not None
+            assert os.pread(reply.descriptor, 10, 0) in (b"0", b"1")
+            reply.close()
+    assert isinstance(replies[1], Frame)
     # Each run's own was closed with its last caller.
     for descriptor in made:
         with pytest.raises(OSError, match="Bad file descriptor"):
