@@ -98,7 +98,8 @@ def resource(function: Callable[[], T]) -> Resource[T]:
     before its first task; without `preload`, at the first call that needs it. For data that should
     be shared by those as well, return what is mapped: `numpy.load(path, mmap_mode="r")`.
 
-    What is loaded before the fork must not leave threads running, nor hold connections.
+    What is loaded before the fork must not hold connections. If it leaves threads running, which
+    would be lost in the fork, each worker loads it for itself instead, and a warning says so.
 
     Args:
         function: takes nothing, and returns the object; importable by module and name.

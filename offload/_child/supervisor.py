@@ -33,7 +33,7 @@ from offload._child.os_priority import (
     load_prctl,
     lower_priority,
 )
-from offload._child.preload import preload
+from offload._child.preload import freeze, load_one, preload, threads_left
 from offload._child.process_tree import (
     MARK,
     children,
@@ -42,7 +42,7 @@ from offload._child.process_tree import (
     kill_worker,
     workers_above,
 )
-from offload._child.spawn import execute_worker, leave
+from offload._child.spawn import execute, execute_worker, leave, settings_from
 from offload._wire.frames import RECEIVE_FLAGS, unpack_descriptors
 from offload._wire.lean import signal, socket
 from offload._wire.supervision import (
@@ -50,6 +50,7 @@ from offload._wire.supervision import (
     ENDED,
     EVENT,
     LENGTH,
+    NOT_SHARED,
     NOT_STARTED,
     SIGNAL,
     START,
@@ -63,19 +64,37 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _END_SECONDS = 0.9
+_RESUME = (
+    "import sys; sys.path[:] = sys.argv[3:];"
+    "from offload._child.supervisor import resumed; resumed(int(sys.argv[1]), int(sys.argv[2]))"
+)
 
 
 def main(control_fd: int) -> None:
     """Serve the parent until it ends; does not return normally."""
+    _become_supervisor()
+    # It had to be inheritable to come here (`pass_fds`); no program that is started here gets it.
+    os.set_inheritable(control_fd, False)
+    control = socket.socket(fileno=control_fd)
+    _serve(control, _receive_settings(control))
+
+
+def resumed(settings_fd: int, _: int) -> None:
+    """Go on as a fresh interpreter, which an earlier supervisor became; see `begin_anew`."""
+    _become_supervisor()
+    settings, control_fd = settings_from(settings_fd)
+    _serve(socket.socket(fileno=control_fd), settings)
+
+
+def _become_supervisor() -> None:
     # First of all, before anything can take time: signals of the terminal are for the server.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Modules that are preloaded must find themselves where they will be used.
     context.process.is_worker = True
-    # It had to be inheritable to come here (`pass_fds`); no program that is started here gets it.
-    os.set_inheritable(control_fd, False)
-    control = socket.socket(fileno=control_fd)
-    settings = _receive_settings(control)
+
+
+def _serve(control: socket.socket, settings: dict[str, Any]) -> None:
     sys.argv[:] = settings["argv"]
     prctl = load_prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -85,10 +104,46 @@ def main(control_fd: int) -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if _is_abandoned(control):
             os._exit(0)
-        settings["preload_error"] = preload(settings["preload"])
+        settings["preload_error"] = _preload_shared(control, settings)
         prctl(PR_SET_PDEATHSIG, 0)
-    supervisor = Supervisor(control, settings, prctl)
-    supervisor.run()
+    Supervisor(control, settings, prctl).run()
+
+
+def _preload_shared(control: socket.socket, settings: dict[str, Any]) -> str:
+    """Load what workers share; return the traceback of what failed, or "".
+
+    An entry of `preload` that leaves threads running must not be in a process that forks. Threads
+    of native code cannot be ended from outside, but for one way: to become another program. So the
+    supervisor begins anew in a fresh interpreter, without that entry, and each worker loads it for
+    itself. The others stay shared.
+    """
+    for index, entry in enumerate(settings["preload"]):
+        if index in settings["unshared"]:
+            continue
+        if problem := load_one(entry):
+            return problem
+        if (count := threads_left()) > 1:
+            begin_anew(control, settings, {index: count})
+    freeze()
+    return ""
+
+
+def begin_anew(
+    control: socket.socket, settings: dict[str, Any], unshared: dict[int, int]
+) -> NoReturn:
+    """Become a fresh interpreter, in which some entries of `preload` are not loaded.
+
+    Children of this process stay its children, and so do commands that wait in the socket.
+
+    Args:
+        control: the socket to the server, which is told.
+        settings: those that we have.
+        unshared: the entries by index, each with the number of threads that were found.
+    """
+    for index, count in unshared.items():
+        control.sendall(EVENT.pack(NOT_SHARED, index, 0, count))
+    known = sorted({*settings["unshared"], *unshared})
+    execute(_RESUME, {**settings, "unshared": known}, control.fileno())
 
 
 def _is_abandoned(control: socket.socket) -> bool:
@@ -122,10 +177,11 @@ class Supervisor:
         self._control = control
         self._settings = settings
         self._prctl = prctl
-        self._pids: dict[int, int] = {}  # worker number -> process id, until reaped
-        self._numbers: dict[int, int] = {}
+        # Worker number -> process id, until reaped; those of an earlier supervisor among them.
+        self._pids: dict[int, int] = settings.pop("pids", {})
+        self._numbers = {pid: number for number, pid in self._pids.items()}
         # What preloaded modules have started: it ends with the supervisor, not with a worker.
-        self._helpers = set(children())
+        self._helpers = {pid for pid in children() if not self._is_of_worker(pid)}
         # Processes that left their worker and were killed for it. When one of them ends, the kernel
         # gives us its children.
         self._condemned: set[int] = set()
@@ -143,6 +199,8 @@ class Supervisor:
         poll.register(self._wakeup, select.POLLIN)
         try:
             self._tell(UP, 0, os.getpid(), 0)
+            # Workers of an earlier supervisor may have ended before their signals were caught.
+            self._reap()
             while True:
                 ready = poll.poll(0 if self._is_cold and self._pids else None)
                 if not ready:
@@ -151,8 +209,10 @@ class Supervisor:
                     if fd == self._wakeup.fileno():
                         self._drain_wakeup()
                         self._reap()
-                    elif not self._obey():
-                        self._end()
+                    else:
+                        self._have_one_thread()
+                        if not self._obey():
+                            self._end()
         except (ConnectionError, EOFError):
             self._end()
         finally:
@@ -166,6 +226,17 @@ class Supervisor:
         self._is_cold = False
         for module in self._settings["warm"]:
             importlib.import_module(module)
+
+    def _have_one_thread(self) -> None:
+        """Begin anew, if there are threads that no fork may lose: before each command.
+
+        They were not there after the preload, so nobody knows whose they are: nothing is shared
+        from now on. The command has not been read, and waits in the socket for our successor.
+        """
+        if self._settings["start_method"] == "forkserver" and (count := threads_left()) > 1:
+            self._settings["pids"] = self._pids
+            everything = dict.fromkeys(range(len(self._settings["preload"])), count)
+            begin_anew(self._control, self._settings, everything)
 
     def _end(self) -> NoReturn:
         for pid in list(self._pids.values()):
@@ -250,6 +321,9 @@ class Supervisor:
             lower_priority(settings["os_priority"])
             if settings["start_method"] == "spawn":
                 execute_worker(socket_fd, page_fd, settings)
+            unshared = [settings["preload"][index] for index in settings["unshared"]]
+            if unshared and not settings["preload_error"]:
+                settings["preload_error"] = preload(unshared)
             from offload._child.worker import main as serve
 
             serve(socket_fd, page_fd, settings)

@@ -30,6 +30,9 @@ STARTED = 2
 ENDED = 3
 # The number of the error (errno).
 NOT_STARTED = 4
+# Of no worker: the index of an entry of `preload` that every worker loads for itself, and, in the
+# last word, the number of threads that were found running.
+NOT_SHARED = 5
 
 # What the processes of a worker are known by, its number after it: as a mapping of its page of
 # shared memory, which a fork keeps.

@@ -64,7 +64,7 @@ class ExecutorWorker(PoolWorker):
     may take long, and has a thread to itself.
     """
 
-    __slots__ = ("executor", "future", "home", "is_ending", "is_revoking", "process")
+    __slots__ = ("ending", "executor", "future", "home", "is_revoking", "process")
 
     def __init__(self, number: int, executor: Executor, home: ExecutorHome) -> None:
         super().__init__(number)
@@ -72,8 +72,8 @@ class ExecutorWorker(PoolWorker):
         self.executor = executor
         self.process: Any = None
         self.future: Future[Any] | None = None
-        # Set by the first of those who would end it.
-        self.is_ending = threading.Lock()
+        # Taken, for ever, by the first of those who would end it.
+        self.ending = threading.Lock()
         self.is_revoking = False
 
     def __repr__(self) -> str:
@@ -166,7 +166,7 @@ class ExecutorWorker(PoolWorker):
 
     def end(self, *, force: bool, received: bool = True) -> None:
         """End a process of ours and report it, once."""
-        if not self.is_ending.acquire(blocking=False):
+        if not self.ending.acquire(blocking=False):
             return
 
         def end() -> None:

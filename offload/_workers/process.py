@@ -53,6 +53,9 @@ class ProcessBackend:
         self.owner = owner
         self.start_timeout = settings.start_timeout
         self.supervisor = SupervisorClient(self, settings)
+        # Entries of `preload` that each worker loads for itself, and the number of threads that the
+        # supervisor had with each of them: more than one, and so none may be forked.
+        self.unshared: dict[str, int] = {}
         self._name = settings.name
         self._workers: dict[int, ProcessWorker] = {}
         self._next_number = 1
@@ -131,6 +134,23 @@ class ProcessBackend:
         """Take note that a worker's process has ended."""
         if (worker := self._workers.get(number)) is not None:
             worker.exited(status)
+
+    def preload_not_shared(self, entry: str, threads: int) -> None:
+        """Take note that each worker loads an entry of `preload` for itself, and say so once."""
+        if entry in self.unshared:
+            return
+        self.unshared[entry] = threads
+        log_safely(
+            _logger,
+            logging.WARNING,
+            "%r, which pool %r preloads, left %d threads running, and threads are lost in a fork. "
+            "Each worker loads it for itself, in memory of its own. Load it with one thread (as a "
+            "rule: env={'OMP_NUM_THREADS': '1'}), or take it out of `preload`",
+            entry,
+            self._name,
+            threads - 1,
+            extra={"offload_pool": self._name},
+        )
 
     def supervisor_ended(self, exit_code: int | None) -> None:
         """Take note that all workers have ended with their supervisor; the next start makes one."""

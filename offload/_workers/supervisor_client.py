@@ -54,6 +54,15 @@ class SupervisorOwner(Protocol):
         """Report that the process of a worker has ended; `status` is that of wait(2)."""
         ...
 
+    def preload_not_shared(self, entry: str, threads: int) -> None:
+        """Report that each worker loads an entry of `preload` for itself.
+
+        Args:
+            entry: which.
+            threads: how many the supervisor was found to have when it was loaded.
+        """
+        ...
+
     def supervisor_ended(self, exit_code: int | None) -> None:
         """Report that the supervisor is no more, and so no worker of it is."""
         ...
@@ -137,6 +146,8 @@ class SupervisorClient:
                 "os_priority": settings.os_priority,
                 "preload": list(settings.preload),
                 "start_method": settings.start_method,
+                # Indexes of entries of `preload` that cannot be shared: none is known yet.
+                "unshared": [],
                 "warm": list(_WARM),
             }
         )
@@ -187,6 +198,8 @@ class SupervisorClient:
             self._owner.worker_not_started(number, status)
         elif what == supervision.ENDED:
             self._owner.worker_exited(number, status)
+        elif what == supervision.NOT_SHARED:
+            self._owner.preload_not_shared(self._settings.preload[number], status)
 
     def _ended(self) -> None:
         assert self._control is not None

@@ -32,8 +32,8 @@ from offload import (
     deadline_after,
     offload,
 )
-from offload._pool.single_flight import Flights
-from offload._wire.frames import Flag, Kind, anonymous_file
+from offload._pool.single_flight import SingleFlight
+from offload._wire.frames import Flag, Frame, Kind, anonymous_file
 from tests.support import inside
 from tests.support.calls import open_files
 from tests.support.functions import hostile as functions
@@ -396,7 +396,7 @@ async def test_call_that_the_collector_drops_waits_for_no_lock(pool: Pool) -> No
 @pytest.mark.parametrize("turns", range(6))
 async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int) -> None:
     """A shared result whose file was closed with its last caller is nobody else's."""
-    flights, made = Flights(), []
+    flights, made = SingleFlight(), []
     loop = asyncio.get_running_loop()
     gates = [loop.create_future() for _ in range(2)]
 
@@ -406,7 +406,7 @@ async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int
         os.write(descriptor, b"%d" % len(made))
         made.append(descriptor)
         await gate
-        return Kind.RESULT, Flag.LARGE, b"", descriptor
+        return Frame(Kind.RESULT, Flag.LARGE, b"", descriptor)
 
     options: Any = inside.resolved(Pool.named(), single_flight=True)
     first = asyncio.ensure_future(flights.join(b"same", options, begin))
@@ -420,10 +420,11 @@ async def test_newcomer_has_a_run_of_its_own_when_the_last_one_leaves(turns: int
     gates[1].set_result(None)
     replies = await asyncio.gather(first, second, return_exceptions=True)
     for reply in replies:
-        if isinstance(reply, tuple):
-            assert os.pread(reply[3], 10, 0) in (b"0", b"1")
-            os.close(reply[3])
-    assert isinstance(replies[1], tuple)
+        if isinstance(reply, Frame):
+            assert reply.descriptor is not None
+            assert os.pread(reply.descriptor, 10, 0) in (b"0", b"1")
+            reply.close()
+    assert isinstance(replies[1], Frame)
     # Each run's own was closed with its last caller.
     for descriptor in made:
         with pytest.raises(OSError, match="Bad file descriptor"):

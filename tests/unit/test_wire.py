@@ -27,12 +27,16 @@ from offload._wire.frames import (
     INLINE_BYTES,
     Assembler,
     Flag,
+    Frame,
     anonymous_file,
     pack_descriptors,
     pack_frame,
 )
 from offload._wire.large import decode_large, encode_large
+from offload._wire.page import BUFFER_BYTES
+from offload._wire.payload import Request, Way, request_in_thread, way_of
 from offload._wire.pickling import TooLarge, encode
+from offload._wire.shared_file import SharedFile
 from tests.support import inside
 
 pytestmark = pytest.mark.skipif(
@@ -427,6 +431,75 @@ class TestDescriptors:
         frames.close()
         frames.close()
         assert descriptors() == before
+
+
+class TestOwners:
+    """Every descriptor has one owner, who closes it once."""
+
+    def test_frame_closes_what_nobody_took(self, connection):
+        """The file of a payload and those of arguments, and none of them twice."""
+        here, there = connection
+        before = descriptors()
+        fds = [anonymous_file() for _ in range(3)]
+        here.sendmsg([pack_frame(1, b"", Flag.LARGE, 2)], pack_descriptors(*fds))
+        for fd in fds:
+            os.close(fd)
+        frames = Assembler()
+        frames.receive(there)
+        received = frames.take()
+        taken = received.take_descriptor()
+        assert taken is not None
+        assert received.take_descriptor() is None
+        assert len(descriptors() - before) == 3
+        received.close()
+        received.close()
+        assert descriptors() - before == {str(taken)}
+        os.close(taken)
+
+    def test_copy_of_a_frame_has_a_file_of_its_own(self):
+        """Closing one leaves the other its file."""
+        first = Frame(1, Flag.LARGE, b"body", anonymous_file(), 7)
+        second = first.copy()
+        first.close()
+        assert (second.kind, second.flags, second.body, second.task) == (1, Flag.LARGE, b"body", 7)
+        assert os.fstat(second.descriptor).st_size == 0
+        second.close()
+
+    def test_request_is_closed_once(self):
+        """However often it is closed, its file is closed once, and by whom it is told."""
+        closed = []
+        request = Request(b"", 1_000_000, 5)
+        request.close(closed.append)
+        request.close(closed.append)
+        assert closed == [1_000_000]
+        assert request.descriptor is None
+
+    def test_request_lets_go_of_the_files_of_its_arguments(self):
+        """With its own file it closes those that were to travel beside it."""
+        before = descriptors()
+        fd = anonymous_file()
+        shared = SharedFile(fd, 0)
+        request = request_in_thread((None, (shared,), {}, None), 1, None)
+        assert len(descriptors() - before) == 3
+        request.close()
+        assert len(descriptors() - before) == 1
+        shared.close()
+        assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "size,loose,way",
+    [
+        (INLINE_BYTES, INLINE_BYTES, Way.FRAME),
+        (INLINE_BYTES + 1, INLINE_BYTES, Way.SHARED_BUFFER),
+        (INLINE_BYTES + 2, INLINE_BYTES + 1, Way.FILE),
+        (BUFFER_BYTES, 0, Way.SHARED_BUFFER),
+        (BUFFER_BYTES + 1, 0, Way.FILE),
+    ],
+)
+def test_size_decides_the_way(size, loose, way):
+    """A payload goes by the frame, the shared buffer or a file, by its size and what it is of."""
+    assert way_of(size, loose) == way
 
 
 messages = st.lists(

@@ -1,0 +1,5 @@
+"""Has no threads; tells which process has imported it."""
+
+import os
+
+LOADED_BY = os.getpid()
