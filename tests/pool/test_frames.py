@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 
 from offload import Pool
 from offload._wire.large import decode_large, encode_large
 from tests.support.functions import crossing as functions
+
+# In the group `test-all` only.
+pd = pytest.importorskip("pandas")
+pa = pytest.importorskip("pyarrow")
 
 ROWS = 200_000
 

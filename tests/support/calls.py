@@ -2,12 +2,15 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import anyio
 
-from offload import Pool
+from offload import OffloadError, Pool, offload
 from offload._wire.page import PAGE_BYTES
 from tests.support.functions import crossing as crossing_functions
+from tests.support.functions import pool as pool_functions
+from tests.support.processes import Fifo
 
 
 async def warm_up(pool: Pool) -> None:
@@ -25,3 +28,25 @@ def open_files() -> list[int]:
             if "memfd:offload " in str(fd.readlink()):
                 sizes.append(fd.stat().st_size)
     return [size for size in sizes if size > PAGE_BYTES]
+
+
+class Held:
+    """Calls that are held at a gate, and what came of them."""
+
+    def __init__(self, pool: Pool, entered: Fifo, gate: Fifo, group: Any) -> None:
+        self.pool, self.entered, self.gate, self.group = pool, entered, gate, group
+        self.results: list[Any] = []
+
+    async def start(self, count: int = 1, **options: Any) -> list[int]:
+        """Hold so many more workers; return their process ids."""
+        function = offload(pool=self.pool, **options)(pool_functions.hold)
+
+        async def call() -> None:
+            try:
+                self.results.append(await function(self.entered.path, self.gate.path))
+            except OffloadError as error:
+                self.results.append(error)
+
+        for _ in range(count):
+            self.group.start_soon(call)
+        return [await self.entered.heard() for _ in range(count)]
