@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from offload import Pool, WorkerStartError
+from tests.support import inside
 from tests.support.functions import threaded as functions
 
 pytestmark = [
@@ -28,8 +29,7 @@ async def test_module_with_threads_works_in_every_worker(
         assert [await functions.doubled(number) for number in range(4)] == [0, 2, 4, 6]
         assert await functions.threads_of_supervisor() == 1
         found = await functions.loaded_by()
-        assert pool._running is not None
-        unshared = pool._running.crew.unshared  # type: ignore[attr-defined]
+        unshared = inside.unshared(pool)
     # The other module is still loaded once, before the fork.
     assert found["importer"] == found["supervisor"] != found["worker"]
     assert unshared == {THREADED: 2}
@@ -46,8 +46,7 @@ async def test_threads_that_end_at_a_fork_stay_shared(caplog: pytest.LogCaptureF
         "threaded", max_workers=1, preload=["numpy", QUIET], env=env, start_method="forkserver"
     ) as pool:
         found = await functions.loaded_by()
-        assert pool._running is not None
-        assert pool._running.crew.unshared == {}  # type: ignore[attr-defined]
+        assert inside.unshared(pool) == {}
     assert found["importer"] == found["supervisor"]
     assert "threads are lost" not in caplog.text
 

@@ -15,6 +15,7 @@ import pytest
 
 from offload import ArgumentError, Pool
 from offload._pool import codec
+from offload._wire.payload import Request
 from offload._workers.keeper import submit_once, threads
 from tests.support import inside
 from tests.support.calls import open_files

@@ -146,6 +146,11 @@ def supervisor_pid(pool: Pool) -> int | None:
     return process.pid if process else None
 
 
+def unshared(pool: Pool) -> dict[str, int]:
+    """Return what workers of a pool load for themselves, with the threads that it started."""
+    return shell_of(pool).backend.unshared
+
+
 @contextmanager
 def lock_held(pool: Pool) -> Iterator[None]:
     """Hold the lock under which a pool decides."""

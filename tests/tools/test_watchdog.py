@@ -21,7 +21,7 @@ import anyio.from_thread
 import anyio.to_thread
 import fastapi
 import httpx
-import offload._pool.engine  # what calls need is imported by now
+import offload._pool.running_pool  # what calls need is imported by now
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 from offload import ClientDisconnectedError
-from offload._pool.scope import current_guard
+from offload._pool.scope import current_scope
 from offload._pool.target import target_of
 from offload._values.options import ResolvedOptions
 from offload.starlette import CancelOnDisconnect, exception_handlers
@@ -89,7 +89,7 @@ class TestCalls:
         begun = []
 
         async def app(scope, receive, send):
-            guard = current_guard.get()
+            guard = current_scope.get()
             with pytest.raises(ClientDisconnectedError, match="did not run"):
                 await guard.call(run, target_of(functions.hold), held, {}, ResolvedOptions())
 
