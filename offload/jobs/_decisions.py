@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from offload.jobs._values import (
+    DEFAULT_BACKOFF,
     AttemptOutcome,
-    Backoff,
     Cancel,
     CancelOutcome,
     Complete,
@@ -26,7 +26,7 @@ from offload.jobs._values import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from offload.jobs._values import Ending, JobRecord
+    from offload.jobs._values import Backoff, Ending, JobRecord
 
 __all__ = [
     "Settlement",
@@ -54,7 +54,7 @@ class Standing:
     crashes: int = 0
     max_attempts: int = 1
     max_crashes: int = 2
-    backoff: Backoff = Backoff()
+    backoff: Backoff = DEFAULT_BACKOFF
     deadline: datetime | None = None
     is_cancel_asked: bool = False
 

@@ -12,6 +12,7 @@ __all__ = [
     "JobQueueFullError",
     "JobsCorruptError",
     "JobsUnavailableError",
+    "LeaseLapsedError",
 ]
 
 
@@ -117,3 +118,10 @@ class JobsUnavailableError(OffloadError, ConnectionError):
 
 class JobsCorruptError(JobsUnavailableError):
     """What is stored cannot be read: a damaged file, or one of a newer version. Nothing changed."""
+
+
+class LeaseLapsedError(OffloadError):
+    """The worker program did not extend its claim in time. The job may have run, in part or wholly.
+
+    Found in the history of a job, rather than raised: nobody was there to raise it to.
+    """

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = [
+    "DEFAULT_BACKOFF",
     "Attempt",
     "AttemptOutcome",
     "Backoff",
@@ -136,6 +137,9 @@ class Backoff:
     jitter: float = 0.5
 
 
+DEFAULT_BACKOFF: Final = Backoff()
+
+
 @dataclass(frozen=True, slots=True)
 class Unique:
     """Deduplication: putting a job under a taken key gives back the id of the first job.
@@ -168,7 +172,7 @@ class JobOptions:
 
     priority: int = 0
     max_attempts: int = 1
-    backoff: Backoff = Backoff()
+    backoff: Backoff = DEFAULT_BACKOFF
     max_crashes: int = 2
     timeout: float | None = None
     deadline: datetime | None = None
