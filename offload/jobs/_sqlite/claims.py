@@ -54,7 +54,7 @@ def glance(connection: sqlite3.Connection, wanted: Wanted, now: float) -> tuple[
 
 def claim(transaction: Transaction, wanted: Wanted) -> tuple[Claimed, ...]:
     """Claim up to `wanted.limit` jobs."""
-    transaction.save_counts()
+    transaction.save_claimable()
     waiting, delayed = _pairs(transaction.connection, wanted)
     waiting.update(pair for pair in delayed if promote(transaction, pair))
     claimed: list[Claimed] = []
@@ -63,10 +63,11 @@ def claim(transaction: Transaction, wanted: Wanted) -> tuple[Claimed, ...]:
         found = _first(transaction.connection, waiting, missing)
         if not found:
             break
-        for seq in found:
-            got = _claim_one(transaction, seq, wanted)
-            if got is not None:
-                claimed.append(got)
+        for seq, deadline in found:
+            if deadline is not None and deadline <= transaction.now:
+                _expire(transaction, seq, deadline)
+            else:
+                claimed.append(_claim_one(transaction, seq, wanted))
     return tuple(claimed)
 
 
@@ -108,26 +109,29 @@ def promote(transaction: Transaction, pair: Pair) -> bool:
     return bool(due)
 
 
-def _first(connection: sqlite3.Connection, pairs: Iterable[Pair], limit: int) -> list[int]:
-    """Return the first waiting jobs over all pairs: one walk down an index for each."""
-    found: list[tuple[int, int, int]] = []
+def _first(
+    connection: sqlite3.Connection, pairs: Iterable[Pair], limit: int
+) -> list[tuple[int, float | None]]:
+    """Return the first waiting jobs over all pairs, with deadlines: a walk down an index each."""
+    found: list[tuple[int, int, int, float | None]] = []
     for pair in pairs:
         found += connection.execute(
-            "SELECT -priority, position, seq FROM jobs WHERE state = 0 AND queue = ? "
+            "SELECT -priority, position, seq, deadline FROM jobs WHERE state = 0 AND queue = ? "
             "AND function = ? ORDER BY priority DESC, position LIMIT ?",
             (*pair, limit),
         )
+    # Positions differ, so that deadlines are never compared.
     found.sort()
-    return [seq for _, _, seq in found[:limit]]
+    return [(seq, deadline) for _, _, seq, deadline in found[:limit]]
 
 
-def _claim_one(transaction: Transaction, seq: int, wanted: Wanted) -> Claimed | None:
-    connection, now = transaction.connection, transaction.now
-    (deadline,) = connection.execute("SELECT deadline FROM jobs WHERE seq = ?", (seq,)).fetchone()
-    if deadline is not None and deadline <= now:
-        job = Held(*connection.execute(HELD + " WHERE seq = ?", (seq,)).fetchone())
-        expire_now(transaction, job, deadline)
-        return None
+def _expire(transaction: Transaction, seq: int, deadline: float) -> None:
+    row = transaction.connection.execute(HELD + " WHERE seq = ?", (seq,)).fetchone()
+    expire_now(transaction, Held(*row), deadline)
+
+
+def _claim_one(transaction: Transaction, seq: int, wanted: Wanted) -> Claimed:
+    connection = transaction.connection
     token = secrets.token_hex(_TOKEN_BYTES)
     connection.execute(
         "UPDATE jobs SET state = ?, token = ?, lease = ?, leased_until = ?, worker = ?, "
@@ -138,7 +142,7 @@ def _claim_one(transaction: Transaction, seq: int, wanted: Wanted) -> Claimed | 
             wanted.lease,
             transaction.monotonic + wanted.lease,
             wanted.worker,
-            now,
+            transaction.now,
             seq,
         ),
     )

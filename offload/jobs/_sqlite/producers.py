@@ -30,6 +30,8 @@ def put(
     transaction: Transaction, jobs: Sequence[NewJob], max_queued: int | None
 ) -> tuple[str, ...]:
     """Insert all jobs, or none."""
+    if len(jobs) == 1 and max_queued is None:
+        return (_put_one(transaction, jobs[0]),)
     with transaction.all_or_nothing():
         ids = tuple(_put_one(transaction, job) for job in jobs)
         if max_queued is not None:

@@ -75,6 +75,11 @@ class Transaction:
         """Note that a job is no longer in `state`."""
         self._changes[state, queue, function] -= 1
 
+    def save_claimable(self) -> None:
+        """Write what was counted, if it tells of jobs to claim."""
+        if any(change and key[0] < _CLAIMABLE for key, change in self._changes.items()):
+            self.save_counts()
+
     def save_counts(self) -> None:
         """Write what was counted, so that statements can read it."""
         changes = [(*key, change) for key, change in self._changes.items() if change]
