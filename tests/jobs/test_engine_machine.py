@@ -566,4 +566,4 @@ class JobsMachine(RuleBasedStateMachine):
 
 
 TestJobsMachine = JobsMachine.TestCase
-TestJobsMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestJobsMachine.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

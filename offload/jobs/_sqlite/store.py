@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -10,6 +11,7 @@ import anyio.to_thread
 
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._sqlite.core import Core
+from offload.jobs._sqlite.location import network_filesystem
 from offload.jobs._sqlite.operation import Operation
 from offload.jobs._sqlite.replies import TimedOut, new_reply
 
@@ -26,6 +28,8 @@ __all__ = ["Store"]
 
 T = TypeVar("T")
 S = TypeVar("S")
+
+_logger = logging.getLogger("offload.jobs")
 
 
 class Store:
@@ -53,6 +57,13 @@ class Store:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(core.close, self.location.timeout)
             raise
+        network = network_filesystem(self.location.path)
+        if network is not None:
+            _logger.warning(
+                "%s is on %s, where SQLite loses data; put it on a local disk",
+                self.location.url,
+                network,
+            )
 
     async def aclose(self) -> None:
         """End the threads."""
