@@ -108,6 +108,10 @@ class Hub:
         """Give events to `listener`."""
         with self._lock:
             self._listeners.add(listener)
+            is_closed = self.is_closed
+        if is_closed:
+            # Closed while the caller was on its way here: nobody else would end it.
+            listener.close()
 
     def remove_listener(self, listener: Listener) -> None:
         """Give it no more."""
