@@ -1,0 +1,137 @@
+"""Rows of the tables as values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from offload.jobs._decisions import Standing
+from offload.jobs._sqlite.clock import from_seconds
+from offload.jobs._sqlite.schema import STATES
+from offload.jobs._value_json import decode_error, decode_options, decode_trace
+from offload.jobs._values import Attempt, AttemptOutcome, JobRecord, JobState
+
+if TYPE_CHECKING:
+    import sqlite3
+    from datetime import datetime
+
+__all__ = ["HELD", "RECORD", "Held", "record"]
+
+RECORD: Final = (
+    "SELECT seq, id, queue, function, state, created_at, due_at, started_at, ended_at, attempts, "
+    "crashes, starts, worker, progress, result, error, history, logs, is_cancel_asked, options, "
+    "trace, enqueued_by, arguments FROM jobs JOIN bodies USING (seq)"
+)
+
+HELD: Final = (
+    "SELECT seq, id, queue, function, state, attempts, crashes, max_crashes, is_cancel_asked, "
+    "keep, history, started_at, worker, unique_key, error FROM jobs"
+)
+
+
+class Held(NamedTuple):
+    """What is needed of a job to store how its attempt, or the job, has ended."""
+
+    seq: int
+    id: str
+    queue: str
+    function: str
+    state: int
+    attempts: int
+    crashes: int
+    max_crashes: int
+    is_cancel_asked: int
+    keep: float | None
+    history: int
+    started_at: float | None
+    worker: str
+    unique_key: str | None
+    error: str | None
+
+    def standing(self) -> Standing:
+        """Return what decisions need."""
+        return Standing(
+            attempts=self.attempts,
+            crashes=self.crashes,
+            max_crashes=self.max_crashes,
+            is_cancel_asked=bool(self.is_cancel_asked),
+        )
+
+
+def record(connection: sqlite3.Connection, row: tuple[Any, ...]) -> JobRecord:
+    """Return the record of a row that `RECORD` selected."""
+    (
+        seq,
+        job_id,
+        queue,
+        function,
+        state,
+        created_at,
+        due_at,
+        started_at,
+        ended_at,
+        attempts,
+        crashes,
+        starts,
+        worker,
+        progress,
+        result,
+        error,
+        history,
+        logs,
+        is_cancel_asked,
+        options,
+        trace,
+        enqueued_by,
+        arguments,
+    ) = row
+    past = _history(connection, seq) if history else ()
+    started, ended = _instant(started_at), _instant(ended_at)
+    if STATES[state] is JobState.COMPLETED and started is not None and ended is not None:
+        # Most attempts complete, and have no row of their own.
+        past += (Attempt(AttemptOutcome.COMPLETED, started, ended, worker),)
+    return JobRecord(
+        id=job_id,
+        function=function,
+        arguments=arguments,
+        queue=queue,
+        options=decode_options(options),
+        state=STATES[state],
+        created_at=from_seconds(created_at),
+        due_at=_instant(due_at),
+        started_at=started,
+        ended_at=ended,
+        attempts=attempts,
+        crashes=crashes,
+        starts=starts,
+        worker=worker,
+        progress=progress,
+        result=result,
+        error=decode_error(error),
+        history=past,
+        log_count=logs,
+        is_cancel_asked=bool(is_cancel_asked),
+        enqueued_by=enqueued_by,
+        trace=decode_trace(trace),
+    )
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else from_seconds(seconds)
+
+
+def _history(connection: sqlite3.Connection, seq: int) -> tuple[Attempt, ...]:
+    rows = connection.execute(
+        "SELECT outcome, started_at, ended_at, worker, error FROM attempts WHERE seq = ? "
+        "ORDER BY number",
+        (seq,),
+    )
+    return tuple(
+        Attempt(
+            AttemptOutcome(outcome),
+            from_seconds(started_at),
+            from_seconds(ended_at),
+            worker,
+            decode_error(error),
+        )
+        for outcome, started_at, ended_at, worker, error in rows
+    )

@@ -1,0 +1,47 @@
+"""Fixtures of the tests of jobs."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from offload.jobs._engine import Engine
+from tests.jobs.engines import PLACES, Place
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty store of each kind of engine."""
+    return PLACES[request.param](tmp_path)
+
+
+@pytest.fixture
+async def engine(place: Place, anyio_backend: object) -> AsyncIterator[Engine]:
+    """An open engine on the store."""
+    made = place.new()
+    await made.open()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def other(place: Place, engine: Engine) -> AsyncIterator[Engine]:
+    """Another one on the same store, as another process has it."""
+    made = place.new()
+    await made.open()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition that only time, or another process, brings about."""
+
+    async def wait(condition):
+        with anyio.fail_after(30):
+            # What time brings about has no event.
+            while not await condition():  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+
+    return wait
