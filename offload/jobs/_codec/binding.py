@@ -37,6 +37,11 @@ class Binder:
 
     def __init__(self, signature: inspect.Signature, name: str) -> None:
         self.parameters = [_parameter(each) for each in signature.parameters.values()]
+        self._named = {
+            each.name
+            for each in self.parameters
+            if each.kind in {each.kind.KEYWORD_ONLY, each.kind.POSITIONAL_OR_KEYWORD}
+        }
         self.bind = _compiled(signature, name)
 
     def call_of(self, bound: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -55,7 +60,7 @@ class Binder:
             elif kind is inspect.Parameter.VAR_POSITIONAL:
                 self._extend(args, value, has_gap=has_gap, name=key)
             elif kind is inspect.Parameter.VAR_KEYWORD:
-                kwargs |= value
+                self._merge(kwargs, value)
             elif kind in _POSITIONAL and not has_gap:
                 args.append(value)
             elif kind is inspect.Parameter.POSITIONAL_ONLY:
@@ -70,6 +75,13 @@ class Binder:
         if value and has_gap:
             raise TypeError(f"{name!r} is given without the parameters before it")
         args.extend(value)
+
+    def _merge(self, kwargs: dict[str, Any], more: dict[str, Any]) -> None:
+        # A name of its own would get round its annotation.
+        own = more.keys() & self._named
+        if own:
+            raise TypeError(f"{min(own)!r} is a parameter, and not among the others")
+        kwargs |= more
 
 
 def _parameter(each: inspect.Parameter) -> Parameter:

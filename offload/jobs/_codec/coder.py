@@ -160,5 +160,8 @@ def are_same(one: Any, other: Any) -> bool:
         return len(parts) == len(others) and all(map(are_same, parts, others))
     if isinstance(one, set | frozenset):
         return one == other and {type(x) for x in one} == {type(x) for x in other}
-    # Not a number is unequal to itself, but it is the same.
-    return bool(one == other) or (bool(one != one) and bool(other != other))  # noqa: PLR0124
+    try:
+        # Not a number is unequal to itself, but it is the same.
+        return bool(one == other) or (bool(one != one) and bool(other != other))  # noqa: PLR0124
+    except Exception:  # noqa: BLE001 - signalling NaNs and arrays refuse to be compared
+        return False

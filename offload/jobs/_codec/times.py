@@ -22,7 +22,7 @@ _ZONE = re.compile(r"[A-Za-z0-9_+\-]+(?:/[A-Za-z0-9_+\-]+){0,3}", re.ASCII)
 _MAX_ZONE = 64
 
 _CLOCK = r"\d{2}:\d{2}:\d{2}(?:\.\d{3}(?:\d{3})?)?"
-_OFFSET = r"(?:Z|[+-]\d{2}:\d{2}(?::\d{2}(?:\.\d{6})?)?)?"
+_OFFSET = r"(?:Z|[+-]\d{2}:\d{2}(?::\d{2})?)?"
 _SUFFIX = r"(?:\[(?P<zone>[^\[\]=]{1,64})\])?(?P<fold>\[_fold=1\])?"
 _DATETIME = re.compile(rf"(?P<text>\d{{4}}-\d{{2}}-\d{{2}}T{_CLOCK}{_OFFSET}){_SUFFIX}", re.ASCII)
 _TIME = re.compile(rf"(?P<text>{_CLOCK}{_OFFSET}){_SUFFIX}", re.ASCII)
@@ -35,7 +35,11 @@ _DELTA = re.compile(
 )
 
 
-def _zone_suffix(zone: tzinfo | None, expected: str) -> str:
+def _zone_suffix(zone: tzinfo | None, offset: timedelta | None, expected: str) -> str:
+    # Python reads an offset of some microseconds as UTC.
+    if offset is not None and offset.microseconds:
+        advice = "Convert it to UTC."
+        raise MismatchError("offset of a fraction of a second", expected, advice)
     if isinstance(zone, ZoneInfo):
         if zone.key and len(zone.key) <= _MAX_ZONE and _ZONE.fullmatch(zone.key):
             return f"[{zone.key}]"
@@ -62,11 +66,11 @@ def _read_zone(name: str) -> ZoneInfo:
 
 
 def _write_zone(zone: ZoneInfo) -> str:
-    return _zone_suffix(zone, "zoneinfo.ZoneInfo")[1:-1]
+    return _zone_suffix(zone, None, "zoneinfo.ZoneInfo")[1:-1]
 
 
 def _write_datetime(value: datetime) -> str:
-    suffix = _zone_suffix(value.tzinfo, "datetime.datetime")
+    suffix = _zone_suffix(value.tzinfo, value.utcoffset(), "datetime.datetime")
     text = value.isoformat()
     if not suffix and text.endswith("+00:00") and value.tzinfo is not None:
         text = text[:-6] + "Z"
@@ -92,7 +96,7 @@ def _read_datetime(text: str) -> datetime:
 
 
 def _write_time(value: time) -> str:
-    suffix = _zone_suffix(value.tzinfo, "datetime.time")
+    suffix = _zone_suffix(value.tzinfo, value.utcoffset(), "datetime.time")
     text = value.isoformat()
     if value.tzinfo is not None and text.endswith("+00:00"):
         text = text[:-6] + ("" if suffix else "Z")
