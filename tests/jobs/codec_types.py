@@ -111,9 +111,10 @@ def same(one, other):
     if type(one) is not type(other):
         return False
     if isinstance(one, float):
-        return math.copysign(1, one) == math.copysign(1, other) and (
-            one == other or (math.isnan(one) and math.isnan(other))
-        )
+        # That NaN has a sign is not kept.
+        if math.isnan(one):
+            return math.isnan(other)
+        return one == other and math.copysign(1, one) == math.copysign(1, other)
     if isinstance(one, enum.Enum):
         return one is other
     if isinstance(one, dict):

@@ -1,7 +1,9 @@
 """`offload.jobs._codec` under values and JSON that nobody thought of."""
 
 import json
+from typing import Any
 
+import pydantic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +20,11 @@ hostile = st.recursive(
     max_leaves=8,
 )
 cuts = st.sampled_from(["", '"', "0", "[", "]", "{", "null", "NaN", "1e999", "-", "\\ud800"])
+
+
+class Loose(pydantic.BaseModel):
+    anything: Any
+    number: float = 0.0
 
 
 def argument(text, hint):
@@ -83,3 +90,17 @@ def test_damaged_text_is_read_or_refused(pair, cut, data):
         signature_of(pair[0]).decode_arguments(text[:start] + cut + text[end:])
     except JobArgumentError:
         return
+
+
+@slow
+@given(hinted, st.floats(), st.data())
+def test_model_comes_back_the_same_or_is_refused(pair, number, data):
+    """Whatever a model holds, it is not changed without a word."""
+    value = Loose(anything=data.draw(pair[1]), number=number)
+    try:
+        text = signature_of(Loose).encode_arguments((value,), {})
+    except JobArgumentError:
+        return
+    back = argument(text, Loose)
+    assert same(back.anything, value.anything)
+    assert same(back.number, value.number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -131,6 +132,10 @@ class Coder:
         return MismatchError(name_of(value), self.name, advice)
 
 
+# The values that most fields have; equality is all there is to them.
+_SIMPLE = frozenset({int, str, bool, bytes, datetime, date, type(None)})
+
+
 def _parts(value: Any) -> list[Any] | None:  # noqa: PLR0911 - one return for each sort of value
     """Return what a compound value is made of, None for others."""
     # Enum members may have data types as mixins, and are compared by identity.
@@ -155,6 +160,8 @@ def are_same(one: Any, other: Any) -> bool:
     """Tell whether two values are equal and of the same types, all the way down."""
     if type(one) is not type(other):
         return False
+    if type(one) in _SIMPLE:
+        return bool(one == other)
     parts, others = _parts(one), _parts(other)
     if parts is not None and others is not None:
         return len(parts) == len(others) and all(map(are_same, parts, others))

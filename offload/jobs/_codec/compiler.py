@@ -210,7 +210,10 @@ class Compiler:
     def _fields(self, cls: Any, args: tuple[Any, ...]) -> dict[str, tuple[Any, Scope]]:
         found: dict[str, tuple[Any, Scope]] = {}
         bindings = bindings_of(cls, args)
-        for base in reversed(list(bindings)):
+        # A TypedDict has its bases in the bindings only.
+        order = [base for base in cls.__mro__ if base in bindings]
+        order += [base for base in bindings if base not in order]
+        for base in reversed(order):
             scope = scope_of_class(base, bindings[base])
             found |= {name: (hint, scope) for name, hint in own_annotations(base).items()}
         return found

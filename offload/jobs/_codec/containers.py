@@ -17,6 +17,8 @@ __all__ = ["ANY", "ArrayCoder", "DictCoder", "SetCoder", "TupleCoder"]
 
 _ARRAY = frozenset({"array"})
 _OBJECT = frozenset({"object"})
+# Plain whatever their value; most of what documents are made of.
+_EASY = frozenset({str, bool, type(None)})
 _INT_TEXT = re.compile(r"0|-?[1-9]\d{0,4299}", re.ASCII)
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep, or inside itself"
 
@@ -37,7 +39,7 @@ class AnyCoder(Coder):
 
     def _check(self, value: Any, depth: int) -> None:
         kind = type(value)
-        if kind is str or kind is bool or value is None:
+        if kind in _EASY:
             return
         if kind is int:
             INT.encode(value)
@@ -61,7 +63,8 @@ class AnyCoder(Coder):
         index = 0
         try:
             for index, item in enumerate(value):  # noqa: B007 - for the error
-                self._check(item, depth + 1)
+                if type(item) not in _EASY:
+                    self._check(item, depth + 1)
         except MismatchError as error:
             raise error.inside(f"[{index}]") from None
 
@@ -72,7 +75,8 @@ class AnyCoder(Coder):
                 if type(key) is not str:
                     advice = "Annotate the keys, as in dict[int, str], or pass str keys."
                     raise MismatchError(f"{name_of(key)} as a key", "str key", advice)  # noqa: TRY301 - gets its path below
-                self._check(item, depth + 1)
+                if type(item) not in _EASY:
+                    self._check(item, depth + 1)
         except MismatchError as error:
             raise error.inside(f"[{key!r:.80}]") from None
 

@@ -14,10 +14,11 @@ from offload.jobs._codec.coder import (
     Coder,
     MismatchError,
     UnsupportedTypeError,
+    are_same,
     kind_of,
     name_of_type,
 )
-from offload.jobs._codec.records import round_trip
+from offload.jobs._codec.records import changed
 from offload.jobs._codec.text import TextError, dump, load
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class LibraryCoder(Coder):
             advice = "Annotate the subclass." if isinstance(value, self._exact) else ""
             raise self.mismatch(value, advice)
         try:
-            encoded = load(self._write(value).decode())
+            text = self._write(value).decode()
+            encoded = load(text)
         except TextError as error:
             raise MismatchError(f"value that JSON cannot hold ({error})", self.name) from None
         except Exception as error:
@@ -78,15 +80,19 @@ class LibraryCoder(Coder):
         if kind_of(encoded) not in self.kinds:
             found = f"value that is written as {kind_of(encoded)}, against its own schema"
             raise MismatchError(found, self.name)
-        round_trip(self, encoded, value)
+        if not are_same(self._decode_text(text, encoded), value):
+            raise changed(self)
         return encoded
 
     def decode(self, value: Any, /) -> Any:
+        return self._decode_text(dump(value), value)
+
+    def _decode_text(self, text: str, value: Any) -> Any:
         try:
-            return self._read(dump(value))
+            return self._read(text)
         except Exception as error:
-            path, text = self._explain(error)
-            found = f"{kind_of(value)} that does not fit ({text:.300})"
+            path, reason = self._explain(error)
+            found = f"{kind_of(value)} that does not fit ({reason:.300})"
             raise MismatchError(found, self.name).inside(path) from error
 
 
@@ -119,7 +125,8 @@ def model_coder(hint: Any) -> Coder:
         adapter = pydantic.TypeAdapter(hint)
     except Exception as error:
         raise UnsupportedTypeError(
-            f"{name} has no JSON; use a dataclass, a TypedDict or a pydantic model"
+            f"{name} has no JSON that pydantic knows ({type(error).__name__}: {error!s:.200});"
+            " use a dataclass, a TypedDict or a pydantic model"
         ) from error
 
     def write(value: Any) -> bytes:

@@ -19,7 +19,7 @@ from offload.jobs._codec.text import TextError, dump, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["DataclassCoder", "EnumCoder", "FieldCoder", "TypedDictCoder", "round_trip"]
+__all__ = ["DataclassCoder", "EnumCoder", "FieldCoder", "TypedDictCoder", "changed"]
 
 _OBJECT = frozenset({"object"})
 
@@ -31,7 +31,7 @@ class FieldCoder(NamedTuple):
     is_required: bool
 
 
-def round_trip(coder: Coder, encoded: Any, value: Any) -> None:
+def _round_trip(coder: Coder, encoded: Any, value: Any) -> None:
     """Raise MismatchError unless JSON comes back as the value that it was made of."""
     try:
         # A copy: what the JSON shares with the value must not reach the class's own code.
@@ -39,8 +39,13 @@ def round_trip(coder: Coder, encoded: Any, value: Any) -> None:
     except TextError as error:
         raise MismatchError(f"value that JSON cannot hold ({error})", coder.name) from None
     if not are_same(back, value):
-        advice = "Its own code, a private attribute or a field's type changes it on the way."
-        raise MismatchError("value that would not come back the same", coder.name, advice)
+        raise changed(coder)
+
+
+def changed(coder: Coder) -> MismatchError:
+    """Return the error for a value that is not the same after a round trip."""
+    advice = "Its own code, a private attribute or a field's type changes it on the way."
+    return MismatchError("value that would not come back the same", coder.name, advice)
 
 
 class _FieldsCoder(Coder):
@@ -105,7 +110,7 @@ class DataclassCoder(_FieldsCoder):
                 f".{name}"
             ) from None
         if self._has_code:
-            round_trip(self, out, value)
+            _round_trip(self, out, value)
         return out
 
     def decode(self, value: Any, /) -> Any:
