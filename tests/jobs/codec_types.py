@@ -1,4 +1,4 @@
-# ruff: noqa: D103, DTZ001, PLR0911, PYI061 - naive times and odd annotations are the subject
+# ruff: noqa: C901, D103, DTZ001, PLR0911, PYI061 - naive times and odd annotations are the subject
 """Types and functions for the codec's tests, and strategies of their values."""
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ What JSON stands for each type (`kinds` in the code are JSON's own types):
 |---|---|
 | None, bool, str | itself; lone surrogates as escapes |
 | int | number of any size up to 4,300 digits: exact here, rounded by JavaScript beyond 2**53 |
-| float | number; "NaN", "Infinity", "-Infinity" (refused in a union with str and in untyped data) |
+| float | number; "NaN", "Infinity", "-Infinity" (not in untyped data, nor in a union with str) |
 | bytes, bytearray | base64 |
 | datetime, date, time | RFC 3339, zones as in RFC 9557: `2026-11-30T09:00:00-03:00[America/Lima]` |
 | timedelta | ISO 8601 duration: `P1DT2H` |
@@ -34,7 +34,8 @@ What JSON stands for each type (`kinds` in the code are JSON's own types):
 
 An int is accepted where float is annotated, and a bool where int or float is, as type checkers do
 and a direct call does: it comes back as it was. Sequence, Iterable, Mapping and the like stand for
-list, dict and set.
+list, dict and set. A NaN's sign, the identity of shared objects, and which fields of a pydantic
+model were set are not kept. What `Annotated` says beyond the type is not checked.
 """
 
 from offload.jobs._codec.signature import Signature

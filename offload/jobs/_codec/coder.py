@@ -145,14 +145,16 @@ def _parts(value: Any) -> list[Any] | None:  # noqa: PLR0911 - one return for ea
         return [part for item in value.items() for part in item]
     if isinstance(value, list | tuple):
         return list(value)
-    if dataclasses.is_dataclass(value):
-        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    if hasattr(value, "__struct_fields__"):
-        return [getattr(value, name) for name in value.__struct_fields__]
-    if hasattr(value, "__pydantic_fields__"):
-        extra = getattr(value, "__pydantic_extra__", None) or {}
-        private = getattr(value, "__pydantic_private__", None) or {}
+    # Asked of the class: an instance of a model has a slow way to say no.
+    cls: Any = type(value)
+    if hasattr(cls, "__pydantic_fields__") and not dataclasses.is_dataclass(cls):
+        extra = value.__pydantic_extra__ or {}
+        private = value.__pydantic_private__ or {}
         return [*vars(value).values(), *extra.values(), *private.values()]
+    if dataclasses.is_dataclass(cls):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(cls)]
+    if hasattr(cls, "__struct_fields__"):
+        return [getattr(value, name) for name in cls.__struct_fields__]
     return None
 
 
@@ -162,13 +164,16 @@ def are_same(one: Any, other: Any) -> bool:
         return False
     if type(one) in _SIMPLE:
         return bool(one == other)
+    if type(one) is float:
+        # Not a number is unequal to itself, but it is the same.
+        return bool(one == other or (one != one and other != other))  # noqa: PLR0124
     parts, others = _parts(one), _parts(other)
     if parts is not None and others is not None:
         return len(parts) == len(others) and all(map(are_same, parts, others))
     if isinstance(one, set | frozenset):
         return one == other and {type(x) for x in one} == {type(x) for x in other}
     try:
-        # Not a number is unequal to itself, but it is the same.
+        # As floats: Decimal has NaNs too.
         return bool(one == other) or (bool(one != one) and bool(other != other))  # noqa: PLR0124
     except Exception:  # noqa: BLE001 - signalling NaNs and arrays refuse to be compared
         return False
