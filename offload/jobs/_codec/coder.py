@@ -158,7 +158,7 @@ def _parts(value: Any) -> list[Any] | None:  # noqa: PLR0911 - one return for ea
     return None
 
 
-def are_same(one: Any, other: Any) -> bool:
+def are_same(one: Any, other: Any) -> bool:  # noqa: PLR0911 - one return for each sort of value
     """Tell whether two values are equal and of the same types, all the way down."""
     if type(one) is not type(other):
         return False
