@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import lru_cache
 
-__all__ = ["Calendar", "Fields"]
+__all__ = ["Calendar", "Days"]
 
 # The Gregorian calendar repeats itself after so many years: what does not match within them never
 # does.
@@ -21,14 +21,10 @@ _SUNDAY, _SATURDAY = 0, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fields:
-    """What a cron expression says, parsed. Weekdays count from 0, Sunday, to 6.
+class Days:
+    """What a cron expression says of dates within a month. Weekdays count from 0, Sunday, to 6.
 
     Attributes:
-        seconds: matching seconds, in order, as are `minutes`, `hours` and `months`.
-        minutes: matching minutes.
-        hours: matching hours.
-        months: matching months, from 1.
         days: matching days of the month.
         has_last_day: `L` is among the days of the month.
         has_last_workday: `LW` is.
@@ -37,13 +33,8 @@ class Fields:
         nth_weekdays: weekday and number of each `weekday#number`.
         last_weekdays: the weekdays that stand before an `L`.
         needs_both: a date must match the day of the month and the weekday; else either will do.
-        is_elapsing: seconds, minutes or hours begin with a star: fires at intervals, not at times.
     """
 
-    seconds: tuple[int, ...]
-    minutes: tuple[int, ...]
-    hours: tuple[int, ...]
-    months: tuple[int, ...]
     days: frozenset[int]
     has_last_day: bool
     has_last_workday: bool
@@ -52,7 +43,36 @@ class Fields:
     nth_weekdays: frozenset[tuple[int, int]]
     last_weekdays: frozenset[int]
     needs_both: bool
-    is_elapsing: bool
+    _known: dict[tuple[int, int], tuple[int, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def in_month(self, first: int, length: int) -> tuple[int, ...]:
+        """Return the days that match, in order, in a month of that first weekday and length."""
+        days = self._known.get((first, length))
+        if days is None:
+            found = (day for day in range(1, length + 1) if self._matches(day, first, length))
+            days = self._known[first, length] = tuple(found)
+        return days
+
+    def _matches(self, day: int, first: int, length: int) -> bool:
+        weekday = (first + day - 1) % _WEEK
+        by_date = (
+            day in self.days
+            or (self.has_last_day and day == length)
+            or (self.has_last_workday and day == _nearest_workday(length, first, length))
+            or any(
+                day == _nearest_workday(each, first, length)
+                for each in self.nearest_workdays
+                if each <= length
+            )
+        )
+        by_weekday = (
+            weekday in self.weekdays
+            or (weekday, (day - 1) // _WEEK + 1) in self.nth_weekdays
+            or (weekday in self.last_weekdays and day + _WEEK > length)
+        )
+        return by_date and by_weekday if self.needs_both else by_date or by_weekday
 
 
 @lru_cache(maxsize=2048)
@@ -66,36 +86,56 @@ def _shape(year: int, month: int) -> tuple[int, int]:
 class Calendar:
     """Finds the wall-clock times that match, in both directions.
 
-    A month is one of 28: seven weekdays of its first, four lengths. The days that match are worked
-    out once for each, so that a search costs a few bisections however rare the match is.
+    A month is one of 28: seven weekdays of its first, four lengths. The days that match in each are
+    worked out once, so that a search costs a few bisections however rare the match is.
+
+    Args:
+        times: matching hours, minutes and seconds, each in order.
+        days: which dates of a month match.
+        months: matching months, in order, from 1.
+        is_elapsing: the expression means intervals of time rather than times of day.
     """
 
-    __slots__ = ("_days", "_fields", "_first", "_last")
+    __slots__ = (
+        "_days",
+        "_first",
+        "_hours",
+        "_last",
+        "_minutes",
+        "_months",
+        "_seconds",
+        "is_elapsing",
+    )
 
-    def __init__(self, fields: Fields) -> None:
-        self._fields = fields
-        self._days: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._first = fields.hours[0], fields.minutes[0], fields.seconds[0]
-        self._last = fields.hours[-1], fields.minutes[-1], fields.seconds[-1]
-
-    @property
-    def is_elapsing(self) -> bool:
-        """Whether the expression means intervals of time rather than times of day."""
-        return self._fields.is_elapsing
+    def __init__(
+        self,
+        times: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+        days: Days,
+        months: tuple[int, ...],
+        *,
+        is_elapsing: bool,
+    ) -> None:
+        self._hours, self._minutes, self._seconds = times
+        self._days, self._months = days, months
+        self._first = self._hours[0], self._minutes[0], self._seconds[0]
+        self._last = self._hours[-1], self._minutes[-1], self._seconds[-1]
+        self.is_elapsing = is_elapsing
 
     def can_match(self) -> bool:
         """Return whether anything matches at all; 30 February, for one, does not."""
         # 2000 is the leap year of a whole cycle. 29 February falls on every weekday within it.
-        lengths = {_shape(2000, month)[1] for month in self._fields.months}
-        return any(self._days_of(first, length) for first in range(_WEEK) for length in lengths)
+        lengths = {_shape(2000, month)[1] for month in self._months}
+        return any(
+            self._days.in_month(first, length) for first in range(_WEEK) for length in lengths
+        )
 
     def after(self, wall: datetime) -> datetime | None:
         """Return the first match after `wall`; None if there is none in the calendar's range."""
-        fields, year, month, day = self._fields, wall.year, wall.month, wall.day
+        year, month, day = wall.year, wall.month, wall.day
         if year < _MIN_YEAR:
             year, month, day = _MIN_YEAR, 1, 0
-        if month in fields.months and year <= _MAX_YEAR:
-            days = self._days_of(*_shape(year, month))
+        if month in self._months and year <= _MAX_YEAR:
+            days = self._days.in_month(*_shape(year, month))
             if day in days:
                 time = self._time_after(wall.hour, wall.minute, wall.second)
                 if time is not None:
@@ -104,20 +144,20 @@ class Calendar:
             if place < len(days):
                 return datetime(year, month, days[place], *self._first)  # noqa: DTZ001
         for each in range(year, min(year + _CYCLE_YEARS, _MAX_YEAR) + 1):
-            for candidate in fields.months:
+            for candidate in self._months:
                 if each > year or candidate > month:
-                    days = self._days_of(*_shape(each, candidate))
+                    days = self._days.in_month(*_shape(each, candidate))
                     if days:
                         return datetime(each, candidate, days[0], *self._first)  # noqa: DTZ001
         return None
 
     def before(self, wall: datetime) -> datetime | None:
         """Return the last match before `wall`; None if there is none in the calendar's range."""
-        fields, year, month, day = self._fields, wall.year, wall.month, wall.day
+        year, month, day = wall.year, wall.month, wall.day
         if year > _MAX_YEAR:
             year, month, day = _MAX_YEAR, 12, 32
-        if month in fields.months and year >= _MIN_YEAR:
-            days = self._days_of(*_shape(year, month))
+        if month in self._months and year >= _MIN_YEAR:
+            days = self._days.in_month(*_shape(year, month))
             if day in days:
                 time = self._time_before(wall.hour, wall.minute, wall.second)
                 if time is not None:
@@ -126,69 +166,40 @@ class Calendar:
             if place:
                 return datetime(year, month, days[place - 1], *self._last)  # noqa: DTZ001
         for each in range(year, max(year - _CYCLE_YEARS, _MIN_YEAR) - 1, -1):
-            for candidate in reversed(fields.months):
+            for candidate in reversed(self._months):
                 if each < year or candidate < month:
-                    days = self._days_of(*_shape(each, candidate))
+                    days = self._days.in_month(*_shape(each, candidate))
                     if days:
                         return datetime(each, candidate, days[-1], *self._last)  # noqa: DTZ001
         return None
 
     def _time_after(self, hour: int, minute: int, second: int) -> tuple[int, int, int] | None:
-        fields = self._fields
-        if hour in fields.hours:
-            if minute in fields.minutes:
-                place = bisect_right(fields.seconds, second)
-                if place < len(fields.seconds):
-                    return hour, minute, fields.seconds[place]
-            place = bisect_right(fields.minutes, minute)
-            if place < len(fields.minutes):
-                return hour, fields.minutes[place], fields.seconds[0]
-        place = bisect_right(fields.hours, hour)
-        if place < len(fields.hours):
-            return fields.hours[place], fields.minutes[0], fields.seconds[0]
+        if hour in self._hours:
+            if minute in self._minutes:
+                place = bisect_right(self._seconds, second)
+                if place < len(self._seconds):
+                    return hour, minute, self._seconds[place]
+            place = bisect_right(self._minutes, minute)
+            if place < len(self._minutes):
+                return hour, self._minutes[place], self._seconds[0]
+        place = bisect_right(self._hours, hour)
+        if place < len(self._hours):
+            return self._hours[place], self._minutes[0], self._seconds[0]
         return None
 
     def _time_before(self, hour: int, minute: int, second: int) -> tuple[int, int, int] | None:
-        fields = self._fields
-        if hour in fields.hours:
-            if minute in fields.minutes:
-                place = bisect_left(fields.seconds, second)
+        if hour in self._hours:
+            if minute in self._minutes:
+                place = bisect_left(self._seconds, second)
                 if place:
-                    return hour, minute, fields.seconds[place - 1]
-            place = bisect_left(fields.minutes, minute)
+                    return hour, minute, self._seconds[place - 1]
+            place = bisect_left(self._minutes, minute)
             if place:
-                return hour, fields.minutes[place - 1], fields.seconds[-1]
-        place = bisect_left(fields.hours, hour)
+                return hour, self._minutes[place - 1], self._seconds[-1]
+        place = bisect_left(self._hours, hour)
         if place:
-            return fields.hours[place - 1], fields.minutes[-1], fields.seconds[-1]
+            return self._hours[place - 1], self._minutes[-1], self._seconds[-1]
         return None
-
-    def _days_of(self, first: int, length: int) -> tuple[int, ...]:
-        days = self._days.get((first, length))
-        if days is None:
-            matching = (day for day in range(1, length + 1) if self._matches(day, first, length))
-            days = self._days[first, length] = tuple(matching)
-        return days
-
-    def _matches(self, day: int, first: int, length: int) -> bool:
-        fields = self._fields
-        weekday = (first + day - 1) % _WEEK
-        by_date = (
-            day in fields.days
-            or (fields.has_last_day and day == length)
-            or (fields.has_last_workday and day == _nearest_workday(length, first, length))
-            or any(
-                day == _nearest_workday(each, first, length)
-                for each in fields.nearest_workdays
-                if each <= length
-            )
-        )
-        by_weekday = (
-            weekday in fields.weekdays
-            or (weekday, (day - 1) // _WEEK + 1) in fields.nth_weekdays
-            or (weekday in fields.last_weekdays and day + _WEEK > length)
-        )
-        return by_date and by_weekday if fields.needs_both else by_date or by_weekday
 
 
 def _nearest_workday(day: int, first: int, length: int) -> int:

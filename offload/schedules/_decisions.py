@@ -12,7 +12,7 @@ and fire when the clock comes by once more; those that ran, in a span or outside
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ __all__ = ["ScheduleState"]
 _TICK = timedelta(microseconds=1)
 # Arbitrary: each is one outage. Only a clock that is set back reaches behind the last one.
 _MAX_SPANS = 8
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class ScheduleState:
@@ -66,6 +67,7 @@ class ScheduleState:
 
     __slots__ = (
         "_again",
+        "_known",
         "due",
         "executions",
         "fire_times",
@@ -95,6 +97,8 @@ class ScheduleState:
         self.ticket = 0
         # Spans of `passed_over` that lie before the clock once more.
         self._again: tuple[Span, ...] = ()
+        # An instant and the first fire time after it: what a fire, its end and the next one ask.
+        self._known: tuple[datetime, datetime | None] = (_NEVER, None)
 
     def __repr__(self) -> str:
         until = self.handled_until.isoformat()
@@ -171,6 +175,7 @@ class ScheduleState:
         if self.phase is Phase.FINISHED:
             self.phase = Phase.ACTIVE
         self.fire_times, self.policy = fire_times, policy
+        self._known = (_NEVER, None)
         self.handled_until = max(self.handled_until, now)
         self._wait_for_start()
         self.passed_over = self._again = ()
@@ -239,17 +244,22 @@ class ScheduleState:
         return [Finished(self.name, reason)]
 
     def _first(self, low: datetime, high: datetime | None) -> datetime | None:
-        first = self.fire_times.next_after(low)
+        first = self._next_after(low)
         if first is None or (high is not None and first > high):
             return None
         end = self.policy.end
         return None if end is not None and first > end else first
 
+    def _next_after(self, instant: datetime) -> datetime | None:
+        if self._known[0] != instant:
+            self._known = instant, self.fire_times.next_after(instant)
+        return self._known[1]
+
     def _start_of(self, fire_time: datetime) -> datetime:
         most = self.policy.random_delay
         if not most:
             return fire_time
-        following = self.fire_times.next_after(fire_time)
+        following = self._next_after(fire_time)
         delay = timedelta(seconds=most)
         if following is not None:
             # A start after the next fire time would be out of order.
@@ -282,7 +292,7 @@ class ScheduleState:
 
     def _last_due(self, first: datetime, high: datetime | None, now: datetime) -> datetime:
         bounds = [each for each in (high, self.policy.end, now) if each is not None]
-        second = self.fire_times.next_after(first)
+        second = self._next_after(first)
         if second is None or second > min(bounds):
             return first
         last = self.fire_times.previous_before(min(bounds) + _TICK)

@@ -14,12 +14,12 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from offload.schedules._calendar import Calendar, Fields
+from offload.schedules._calendar import Calendar, Days
 from offload.schedules._errors import ScheduleError
 from offload.schedules._terms import FIELDS, Field, what_is_right
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
 __all__ = ["parse"]
 
@@ -42,7 +42,7 @@ _SOME_INSTANT = datetime(2000, 1, 1)  # noqa: DTZ001 - cronsim asks for one
 _DAY, _WEEKDAY = 3, 5
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def parse(expression: str) -> Calendar:
     """Return the calendar of an expression; the same one for the same expression.
 
@@ -55,11 +55,18 @@ def parse(expression: str) -> Calendar:
         raise ScheduleError(_wrong_number(expression, len(words)), expression=expression)
     if len(words) == _WITHOUT_SECONDS:
         words.insert(0, ("0", 0))
-    parsed = [
+    seconds, minutes, hours, days, months, weekdays = (
         _parse_field(field, word, position, expression)
         for field, (word, position) in zip(FIELDS, words, strict=True)
-    ]
-    calendar = Calendar(_fields(parsed, [word for word, _ in words]))
+    )
+    has_star = [word.startswith("*") for word, _ in words]
+    calendar = Calendar(
+        (hours, minutes, seconds),
+        # Debian's cron: either will do only if neither field begins with a star.
+        _shared(_days(days, weekdays, needs_both=has_star[_DAY] or has_star[_WEEKDAY])),
+        months,
+        is_elapsing=any(has_star[:_DAY]),
+    )
     if not calendar.can_match():
         day, position = words[_DAY]
         raise ScheduleError(
@@ -111,13 +118,11 @@ def _wrong_number(expression: str, number: int) -> str:
     return text + "; there is no field for years" if number > _WITH_SECONDS else text
 
 
-def _parse_field(field: Field, word: str, position: int, expression: str) -> list[Any]:
+def _parse_field(field: Field, word: str, position: int, expression: str) -> tuple[Any, ...]:
+    found: tuple[Any, ...] | None = None
     items: list[Any] = []
-    for term, offset in _terms(word):
-        nearest = _NEAREST_WORKDAY.fullmatch(term) if field.place == _DAY else None
-        if nearest and int(nearest[1]) in field.range:
-            items.append(term)
-            continue
+    offset = 0
+    for term in word.upper().split(","):
         hint = what_is_right(field, term)
         found = None if hint else _parse_term(field, term)
         if found is None:
@@ -130,17 +135,22 @@ def _parse_field(field: Field, word: str, position: int, expression: str) -> lis
                 position=at,
             )
         items += found
-    return items
-
-
-def _terms(word: str) -> Iterator[tuple[str, int]]:
-    offset = 0
-    for term in word.upper().split(","):
-        yield term, offset
         offset += len(term) + 1
+    # Of a single term, the tuple that all expressions with that term share.
+    assert found is not None
+    return _in_order(items) if "," in word else found
 
 
-def _parse_term(field: Field, term: str) -> list[Any] | None:
+def _in_order(items: Iterable[Any]) -> tuple[Any, ...]:
+    # Days and weekdays may have what cannot be compared.
+    return tuple(sorted(set(items), key=lambda item: (isinstance(item, tuple), str(item).zfill(4))))
+
+
+@lru_cache(maxsize=1024)
+def _parse_term(field: Field, term: str) -> tuple[Any, ...] | None:
+    nearest = _NEAREST_WORKDAY.fullmatch(term) if field.place == _DAY else None
+    if nearest and int(nearest[1]) in field.range:
+        return (term,)
     try:
         from cronsim import CronSim, CronSimError
     except ImportError as error:
@@ -156,23 +166,25 @@ def _parse_term(field: Field, term: str) -> list[Any] | None:
     special = {CronSim.LAST: "L", CronSim.LAST_WEEKDAY: "LW"}
     found = getattr(parsed, field.attribute)
     if field.place == _DAY:
-        return [special.get(each, each) for each in found]
+        found = {special.get(each, each) for each in found}
     if field.place == _WEEKDAY:
-        return [
+        # 7 is Sunday, as 0 is.
+        found = {
             (each[0] % 7, special.get(each[1], each[1])) if isinstance(each, tuple) else each % 7
             for each in found
-        ]
-    return list(found)
+        }
+    return _in_order(found)
 
 
-def _fields(parsed: list[list[Any]], words: list[str]) -> Fields:
-    seconds, minutes, hours, days, months, weekdays = parsed
+@lru_cache(maxsize=1024)
+def _shared(days: Days) -> Days:
+    # Most expressions say the same of days, and what is worked out about it serves them all.
+    return days
+
+
+def _days(days: tuple[Any, ...], weekdays: tuple[Any, ...], *, needs_both: bool) -> Days:
     pairs = [each for each in weekdays if isinstance(each, tuple)]
-    return Fields(
-        seconds=tuple(sorted(set(seconds))),
-        minutes=tuple(sorted(set(minutes))),
-        hours=tuple(sorted(set(hours))),
-        months=tuple(sorted(set(months))),
+    return Days(
         days=frozenset(each for each in days if isinstance(each, int)),
         has_last_day="L" in days,
         has_last_workday="LW" in days,
@@ -182,7 +194,5 @@ def _fields(parsed: list[list[Any]], words: list[str]) -> Fields:
         weekdays=frozenset(each for each in weekdays if isinstance(each, int)),
         nth_weekdays=frozenset(each for each in pairs if each[1] != "L"),
         last_weekdays=frozenset(each[0] for each in pairs if each[1] == "L"),
-        # Debian's cron: either will do only if neither field begins with a star.
-        needs_both=words[_DAY].startswith("*") or words[_WEEKDAY].startswith("*"),
-        is_elapsing=any(word.startswith("*") for word in words[:_DAY]),
+        needs_both=needs_both,
     )
