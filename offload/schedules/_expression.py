@@ -157,6 +157,10 @@ def _parse_term(field: Field, term: str) -> tuple[Any, ...] | None:
         raise ImportError(
             f"cron expressions need cronsim ({error}): pip install 'offload[schedules]'"
         ) from error
+    # cronsim 2.8 reads the range of one number in "2-2/3" as "2/3", which goes to the end.
+    start, _, end = term.partition("/")[0].partition("-")
+    if end and field.number(start) == field.number(end) is not None:
+        term = start
     alone = ["*"] * _WITH_SECONDS
     alone[field.place] = term
     try:

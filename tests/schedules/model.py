@@ -84,7 +84,7 @@ def says_weekday(field, day):
 class Watched:
     """A cron expression, asked about one wall-clock time after the other."""
 
-    def __init__(self, expression):
+    def __init__(self, expression, tick=None):
         fields = expression.split()
         self.has_seconds = len(fields) == 6
         if not self.has_seconds:
@@ -94,7 +94,7 @@ class Watched:
         self.minutes = {m for m in range(60) if says(minutes, m, 0, 59)}
         self.hours = {h for h in range(24) if says(hours, h, 0, 23)}
         self.is_elapsing = "*" in seconds[0] + minutes[0] + hours[0]
-        self.tick = SECOND if self.has_seconds else MINUTE
+        self.tick = tick or (SECOND if self.has_seconds else MINUTE)
         self.says_day = lru_cache(maxsize=None)(self._says_day)
 
     def _says_day(self, day):
