@@ -14,11 +14,13 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import itertools
 
 from offload.schedules import Cron
 from tests.schedules import model
@@ -97,10 +99,10 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def difference(ours: list, theirs: list, instant) -> str:
+def difference(ours: list[datetime], theirs: list[datetime], instant: datetime) -> str:
     """Return in a few words how theirs differs from ours."""
     said = []
-    if any(later <= earlier for earlier, later in zip(theirs, theirs[1:], strict=False)):
+    if any(later <= earlier for earlier, later in itertools.pairwise(theirs)):
         said.append("repeats an instant")
     missing, extra = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
     for what, instants in (("lacks", missing), ("adds", extra)):

@@ -6,18 +6,25 @@ for each tick, and the rule for clock changes is told as a story of a clock that
 
 import calendar
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
-MONTHS = dict(zip("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split(), range(1, 13)))
-WEEKDAYS = dict(zip("SUN MON TUE WED THU FRI SAT".split(), range(7)))
+MONTHS = dict(
+    zip(
+        ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+        range(1, 13),
+        strict=False,
+    )
+)
+WEEKDAYS = dict(zip(["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"], range(7), strict=False))
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
 
 def number(text, names):
+    """Return the number that a name or digits stand for."""
     return names[text.upper()] if text.upper() in names else int(text)
 
 
@@ -145,6 +152,7 @@ def watch(zone, start, end, tick):
 
 
 def change_within(zone, low, high):
+    """Return the first second with another offset than at `low`."""
     before = low.astimezone(zone).utcoffset()
     while high - low > SECOND:
         middle = low + ((high - low) // 2 // SECOND) * SECOND
@@ -182,6 +190,7 @@ def ours(fire_times, start, end):
 
 
 def ours_backwards(fire_times, start, end):
+    """Return the same, looked for from the end."""
     found = []
     fire = fire_times.previous_before(end)
     while fire is not None and fire >= start:

@@ -13,11 +13,13 @@ DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def until(fires, start, end):
+    """Return the instants of an iterator within the range, in UTC."""
     found = [fire.astimezone(UTC) for fire in itertools.islice(fires, MOST)]
     return [fire for fire in found if start <= fire < end]
 
 
 def with_cronsim(expression, zone, start, end):
+    """Return the fire times of cronsim."""
     before = (start - timedelta(seconds=1)).astimezone(zone)
     return until(
         itertools.takewhile(lambda fire: fire < end, CronSim(expression, before)), start, end
@@ -25,12 +27,14 @@ def with_cronsim(expression, zone, start, end):
 
 
 def with_croniter(expression, zone, start, end):
+    """Return the fire times of croniter."""
     before = (start - timedelta(seconds=1)).astimezone(zone)
     fires = croniter(expression, before).all_next(datetime)
     return until(itertools.takewhile(lambda fire: fire < end, fires), start, end)
 
 
 def with_apscheduler(expression, zone, start, end):
+    """Return the fire times of the trigger of APScheduler 3."""
     # It counts weekdays from Monday: names are safe. Both day fields must always match.
     minute, hour, day, month, weekday = expression.split()
     if weekday.isdigit():

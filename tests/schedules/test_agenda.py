@@ -29,16 +29,19 @@ HOURLY = Cron("0 * * * *")
 
 
 def at(hour, minute=0, second=0):
+    """Return an instant of the day that all tests are on."""
     return datetime(2026, 11, 30, hour, minute, second, tzinfo=UTC)
 
 
 def agenda_of(fire_times=HOURLY, **policy):
+    """Return an agenda of one schedule, `a`."""
     agenda = Agenda()
     assert not agenda.add("a", fire_times, Policy(**policy), now=START)
     return agenda
 
 
 def fired(actions):
+    """Return the hours that fired."""
     return [each.fire_time.hour for each in actions if isinstance(each, Fire)]
 
 
@@ -282,7 +285,7 @@ def test_names_are_unique():
 
 
 def test_next_due_is_no_scan():
-    """With 20,000 schedules that change all the time, the heap stays bounded, and nothing is read."""
+    """With 20,000 schedules that all change, the heap stays bounded, and nothing is read."""
     agenda = Agenda()
     for n in range(20_000):
         agenda.add(f"s{n}", Every(3600 + n), now=START)

@@ -73,6 +73,7 @@ policies = st.builds(
 
 @lru_cache
 def all_of(fire_times):
+    """Return all fire times within the horizon."""
     found = []
     fire = fire_times.next_after(BASE - timedelta(hours=1))
     while fire is not None and fire < BASE + HORIZON:
