@@ -14,7 +14,7 @@ from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from offload.schedules import (
     Agenda,
@@ -247,6 +247,12 @@ class AgendaMachine(RuleBasedStateMachine):
                 model.set_back(now)
         self.now = now
 
+    @initialize(times=st.lists(fire_times, min_size=2, max_size=2), policy=policies)
+    def add_two(self, times, policy):
+        """A history without schedules is a short one; of these two, one has no limits."""
+        self.add("a", times[0], Policy(overlap=Overlap.ALLOW))
+        self.add("b", times[1], policy)
+
     @rule(name=st.sampled_from(NAMES), fire_times=fire_times, policy=policies)
     def add(self, name, fire_times, policy):
         if name in self.models:
@@ -269,6 +275,14 @@ class AgendaMachine(RuleBasedStateMachine):
         found = self.agenda.advance(self.now)
         for name, model in self.models.items():
             self.check([each for each in found if each.schedule == name], model.advance(self.now))
+
+    @rule(step=seconds, back=seconds, later=st.lists(seconds, max_size=3))
+    def run_ahead(self, step, back, later):
+        """The clock runs ahead, is corrected, and comes by again."""
+        self.advance(step)
+        self.set_clock_back(back)
+        for each in later:
+            self.advance(each)
 
     @rule()
     def advance_to_next(self):
@@ -388,5 +402,5 @@ class AgendaMachine(RuleBasedStateMachine):
         assert len(self.agenda._heap) <= 2 * len(self.models) + 2 * 3 + 2
 
 
-AgendaMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+AgendaMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestAgenda = AgendaMachine.TestCase
