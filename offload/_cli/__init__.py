@@ -27,6 +27,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "offload._cli.explain",
         "measure one call, here and on a worker: is offloading it worth it?",
     ),
+    "schedule": (
+        "offload._cli.schedule",
+        "when does a cron expression fire?",
+    ),
     "top": (
         "offload._cli.top",
         "watch the pools of a running server, live in the terminal",
