@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from offload._pool.scope import deadline_after
     from offload._values.call_record import CallRecord, Observer
     from offload._values.histogram import HistogramSnapshot
+    from offload._values.outcome import Outcome
     from offload._values.statistics import (
         FailureRecord,
         FunctionStatistics,
@@ -58,6 +59,7 @@ __all__ = [
     "OffloadError",
     "Offloaded",
     "OffloadedGenerator",
+    "Outcome",
     "Pool",
     "PoolClosedError",
     "PoolNotFoundError",
@@ -92,6 +94,7 @@ _HOMES = (
     "offload.pool",
     "offload._values.call_record",
     "offload._values.histogram",
+    "offload._values.outcome",
     "offload._values.statistics",
 )
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, overload
 from offload._asgi.deadline import DeadlineFromHeader
 from offload._asgi.disconnect import CancelOnDisconnect
 from offload._asgi.messages import CLIENT_CLOSED_REQUEST
+from offload._values.outcome import Outcome
 from offload.errors import (
     ArgumentError,
     ClientDisconnectedError,
@@ -103,7 +104,7 @@ _BROKEN = HTTPStatus.INTERNAL_SERVER_ERROR
 _INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
 _NO_CALL = _Rule(_BROKEN, _ERROR, "The server cannot do what this request asks for.")
 
-# Looked up along an error's bases: one that is added later is a 500 until it is added here.
+# Looked up along an error's bases; then by its outcome.
 _RULES: dict[type, _Rule] = {
     QueueFullError: _Rule(
         _BUSY, _INFO, "The server is too busy to take this request. Try again later."
@@ -126,6 +127,14 @@ _RULES: dict[type, _Rule] = {
     PoolNotFoundError: _NO_CALL,
     ArgumentError: _NO_CALL,
     OffloadError: _Rule(_BROKEN, _ERROR, "The work failed."),
+}
+# For an error without a rule of its own: what became of the call.
+_BY_OUTCOME: dict[Outcome, _Rule] = {
+    Outcome.REFUSED: _RULES[QueueFullError],
+    Outcome.NOT_STARTED: _RULES[WorkerStartError],
+    Outcome.TIMED_OUT: _RULES[TaskTimeoutError],
+    Outcome.CANCELLED: _RULES[TaskKilledError],
+    Outcome.CRASHED: _RULES[WorkerCrashedError],
 }
 
 # Which of several errors decides what the client is told. One that has left reads no answer.
@@ -200,7 +209,11 @@ def decisive_of(errors: Sequence[OffloadError]) -> OffloadError:
 
 
 def _rule_of(error: OffloadError) -> _Rule:
-    return next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
+    kinds = type(error).__mro__
+    own = next(
+        (_RULES[kind] for kind in kinds[: kinds.index(OffloadError)] if kind in _RULES), None
+    )
+    return own or _BY_OUTCOME.get(error.outcome, _RULES[OffloadError])
 
 
 def _retry_after(error: OffloadError) -> float:

@@ -246,7 +246,6 @@ class PoolClosedError(OffloadError, RuntimeError):
     """The pool was closed. The call may have run if a worker had it when the pool was closed."""
 
     outcome = Outcome.CANCELLED
-    may_have_run = False
 
 
 class TaskKilledError(OffloadError):

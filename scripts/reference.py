@@ -34,7 +34,17 @@ MODULES = (
     "offload.dashboard",
 )
 # What rooms of the library call on each other: no underscore, and nothing for users.
-INSIDE = {"Pool": {"run_target", "stream_target", "register", "resolve"}}
+INSIDE = {
+    "Pool": {
+        "forget_workers",
+        "is_closed",
+        "register",
+        "resolve",
+        "run_invocation",
+        "stream_invocation",
+        "tell_observers",
+    }
+}
 HEAD = """\
 # Reference
 

@@ -77,7 +77,7 @@ class Periods:
                 f"pool {self._pool!r} is closed; the function did not run. A pool that was closed "
                 "can be opened again with `await pool.open()`"
             )
-            raise PoolClosedError(message, pool=self._pool)
+            raise PoolClosedError(message, pool=self._pool, may_have_run=False)
 
     def _was_killed(self) -> bool:
         """Return whether a signal handler has called `kill` meanwhile, without the lock."""

@@ -21,7 +21,6 @@ import anyio.from_thread
 import anyio.to_thread
 import fastapi
 import httpx
-import offload._pool.running_pool  # what calls need is imported by now
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -31,6 +30,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+import offload._pool.running_pool  # what calls need is imported by now
 import offload.pool
 from demo_server.settings import Settings
 from offload import Pool, watchdog
