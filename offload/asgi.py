@@ -209,11 +209,10 @@ def decisive_of(errors: Sequence[OffloadError]) -> OffloadError:
 
 
 def _rule_of(error: OffloadError) -> _Rule:
-    kinds = type(error).__mro__
-    own = next(
-        (_RULES[kind] for kind in kinds[: kinds.index(OffloadError)] if kind in _RULES), None
-    )
-    return own or _BY_OUTCOME.get(error.outcome, _RULES[OffloadError])
+    for kind in type(error).__mro__:
+        if kind in _RULES and kind is not OffloadError:
+            return _RULES[kind]
+    return _BY_OUTCOME.get(error.outcome, _RULES[OffloadError])
 
 
 def _retry_after(error: OffloadError) -> float:
