@@ -130,7 +130,7 @@ class TestCoalesce:
         self, wide: Pool, entered: Fifo, gate: Fifo
     ) -> None:
         """N identical calls under way at once are one run, and each has a copy of its own."""
-        before = wide.statistics().completed
+        before = wide.statistics()
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 callers = [
@@ -151,15 +151,16 @@ class TestCoalesce:
                 gate.let()
         assert [caller.result for caller in callers] == [{"list": [1]}] * 10
         assert len({id(caller.result["list"]) for caller in callers}) == 10
-        assert wide.statistics().completed == before + 1
+        now = wide.statistics()
+        assert (now.completed, now.attempts) == (before.completed + 10, before.attempts + 1)
         assert entered.rest() == []
 
     async def test_calls_after_the_end_run_anew(self, wide: Pool) -> None:
         """What is shared is a run under way, not a result: this is no cache."""
-        before = wide.statistics().completed
+        before = wide.statistics().attempts
         for _ in range(3):
             await self.shared(wide, pool_functions.pid)
-        assert wide.statistics().completed == before + 3
+        assert wide.statistics().attempts == before + 3
 
     async def test_each_caller_is_told_how_far_the_shared_run_is(
         self, wide: Pool, entered: Fifo, gate: Fifo
@@ -256,7 +257,7 @@ class TestCoalesce:
         self, wide: Pool, entered: Fifo, gate: Fifo
     ) -> None:
         """When nobody waits any more the run is stopped, as any call's."""
-        cancelled = wide.statistics().cancelled
+        before = wide.statistics()
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 callers = [
@@ -272,10 +273,12 @@ class TestCoalesce:
                 await self.joined(wide, len(callers), entered)
                 callers[0].scope.cancel()
                 await until(lambda: callers[0].has_ended)
-                assert wide.statistics().cancelled == cancelled
+                assert wide.statistics().cancelled == before.cancelled + 1
+                assert wide.statistics().attempts == before.attempts
                 callers[1].scope.cancel()
             await until(lambda: not wide.statistics().busy)
-        assert wide.statistics().cancelled == cancelled + 1
+        now = wide.statistics()
+        assert (now.cancelled, now.attempts) == (before.cancelled + 2, before.attempts + 1)
 
     async def test_who_comes_when_the_last_one_leaves_gets_a_run(
         self, wide: Pool, entered: Fifo, gate: Fifo
@@ -392,7 +395,7 @@ class TestCoalesce:
     ) -> None:
         """Identical calls with the same deadline are identical."""
         deadline = time.monotonic() + 60.0
-        before = wide.statistics().completed
+        before = wide.statistics()
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 for _ in range(2):
@@ -407,7 +410,8 @@ class TestCoalesce:
                     group.start_soon(Caller(coroutine))
                 await self.joined(wide, 2, entered)
                 gate.let(2)
-        assert wide.statistics().completed == before + 1
+        now = wide.statistics()
+        assert (now.completed, now.attempts) == (before.completed + 2, before.attempts + 1)
         entered.rest()
         gate.take_back()
 
@@ -434,19 +438,22 @@ def test_two_event_loops_share_nothing_and_lose_nothing() -> None:
         for thread in threads:
             thread.join()
         assert results == {100_000: 400}
-        assert pool.statistics().completed < 200
+        now = pool.statistics()
+        assert now.completed == 400
+        assert now.attempts < 200
         asyncio.run(pool.aclose())
 
 
-def test_decorated_function_coalesces() -> None:
+def test_decorated_function_shares_a_run() -> None:
     """`single_flight=True` of the decorator holds for each call."""
 
     async def main() -> set[int]:
         pool = Pool.named()
         await pool.open()
-        before = pool.statistics().completed
+        before = pool.statistics()
         found = await asyncio.gather(*(decorated() for _ in range(20)))
-        assert pool.statistics().completed == before + 1
+        now = pool.statistics()
+        assert (now.completed, now.attempts) == (before.completed + 20, before.attempts + 1)
         await pool.aclose()
         return set(found)
 
