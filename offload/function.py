@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
-from offload._child.context import in_async_code, in_worker
+from offload._child.context import in_async_code, in_worker, process, running_task
 from offload._child.main_module import inline
 from offload._decorated import Annotations, Decorated, check_call_options
 from offload._definition import Definition
@@ -66,7 +66,9 @@ class Offloaded(Decorated[P, R]):
         In a worker it runs here and now. Plain code there gets the value itself, as from any
         function; where an event loop runs in the thread, it is awaited as ever.
         """
-        if in_worker() and not in_async_code():
+        # `in_worker`, without the call: this is on the path of each call.
+        is_inside = process.is_worker or running_task.get(None) is not None
+        if is_inside and not in_async_code():
             return inline(self._definition.function)(*self.bound, *args, **kwargs)  # type: ignore[no-any-return]
         return self._call(*args, **kwargs)  # type: ignore[no-any-return]
 

@@ -90,25 +90,25 @@ class TaskContext:
             report(done, total)
 
 
-_current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar(
+running_task: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar(
     "offload_task", default=None
 )
 
 
 def task_context() -> TaskContext | None:
     """Return the task that this code runs in, None outside a worker."""
-    return _current.get()
+    return running_task.get()
 
 
 def enter(context: TaskContext | None) -> None:
     """Make `context` the current task of this thread, and of a worker."""
-    _current.set(context)
+    running_task.set(context)
     process.task = context
 
 
 def in_worker() -> bool:
     """Return whether this code runs in a worker of a pool."""
-    return process.is_worker or _current.get(None) is not None
+    return process.is_worker or running_task.get(None) is not None
 
 
 def asyncio_loop() -> object:

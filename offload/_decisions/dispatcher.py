@@ -83,11 +83,12 @@ class Dispatcher:
         if self.phase is not Phase.OPEN:
             raise Closed
         roster = self.roster
+        lane = task.lane
         if (  # `takes_at_once`, without the call: this is on the path of each task
             roster.idle
             and not self.queue.runnable
             and roster.busy < roster.capacity
-            and not task.lane.is_full
+            and (lane.limit is None or lane.running < lane.limit)
         ):
             # Before the limits: they are of the queue, which this task does not enter. It may be
             # full of tasks of one function that is at its max_concurrency.
@@ -153,7 +154,8 @@ class Dispatcher:
         """
         task = worker.task
         assert task is not None
-        self.roster.end(worker, task)
+        roster = self.roster
+        roster.end(worker, task)
         if returned:
             worker.tasks_done += 1
             seconds = now - task.started_at

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from offload._decisions.words import Lane
 
-__all__ = ["Accounts", "FunctionAccount"]
+__all__ = ["FOLD_AT", "Accounts", "FunctionAccount"]
 
 T = TypeVar("T")
 
 # How many entries to keep before they are counted: few enough not to hold an event loop.
-_FOLD_AT = 256
+FOLD_AT = 256
 _KEPT_FAILURES = 50
 _MESSAGE_CHARACTERS = 2000
 _TRACEBACK_CHARACTERS = 8000
@@ -43,7 +43,8 @@ class FunctionAccount:
 
     Attributes:
         ended: the outcome of each call, to be counted.
-        attempts: of each attempt that got a reply, when it was queued, started and ended.
+        attempts: of each attempt that got a reply, when it was queued, started and ended. Whoever
+            appends calls `fold_if_free` from `FOLD_AT` entries on.
     """
 
     __slots__ = (
@@ -75,21 +76,14 @@ class FunctionAccount:
     def call_ended(self, outcome: Outcome) -> None:
         """Count a call."""
         self.ended.append(outcome)
-        if len(self.ended) >= _FOLD_AT:
-            self._fold_if_free()
-
-    def attempt_ended(self, queued_at: float, started_at: float, now: float) -> None:
-        """Count an attempt that has got its reply."""
-        attempts = self.attempts
-        attempts.append((queued_at, started_at, now))
-        if len(attempts) >= _FOLD_AT:
-            self._fold_if_free()
+        if len(self.ended) >= FOLD_AT:
+            self.fold_if_free()
 
     def attempt_lost(self, *, crashed: bool) -> None:
         """Count an attempt that was stopped, or whose worker died."""
         self.lost.append(crashed)
 
-    def _fold_if_free(self) -> None:
+    def fold_if_free(self) -> None:
         """Count what was appended, unless somebody has the lock.
 
         That may be this very thread: the collector, which runs at any allocation, closes calls.

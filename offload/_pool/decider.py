@@ -72,7 +72,7 @@ class Decider:
         with self.lock:
             result = decide(*arguments, **keywords)
             actions = self.take_actions()
-            settled = self.waiters.take_settled()
+            settled = self.waiters.take_settled() if self.waiters.anybody else ()
         self.carry_out(actions)
         for future, error in settled:
             settle(future, error)

@@ -130,10 +130,6 @@ class RunningPool:
             self._ended(target, error, None)
             raise
 
-    def completed(self, task: PoolTask) -> None:
-        """Count a call that has taken the short cut, and whose caller has the result."""
-        task.lane.account.call_ended(Outcome.COMPLETED)
-
     async def value_of(self, task: PoolTask, target: Target) -> Any:
         """Return the result of a call that has ended, or raise what it ended with."""
         try:
@@ -144,7 +140,7 @@ class RunningPool:
         except BaseException as error:
             self._ended(target, error, task.pid)
             raise
-        self.completed(task)
+        task.lane.account.call_ended(Outcome.COMPLETED)
         return value
 
     def leave(self, task: PoolTask) -> None:

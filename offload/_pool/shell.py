@@ -29,6 +29,7 @@ from offload._decisions.words import (
     TaskState,
     WorkerState,
 )
+from offload._pool.accounts import FOLD_AT
 from offload._pool.admission import Admission
 from offload._pool.call_errors import closed_error, deadline_error, start_error
 from offload._pool.decider import Decider
@@ -201,7 +202,8 @@ class Shell:
             The task that the worker is given instead, if nobody wants this one any more.
         """
         worker = task.worker
-        task.stop_timer()
+        if task.timer is not None:
+            task.stop_timer()
         # Between the assignment and this callback the caller may have left, the worker died, or the
         # task been assigned to another worker, and even sent by way of that assignment.
         if task.state is not TaskState.ASSIGNED or worker is None or worker.task is not task:
@@ -220,9 +222,8 @@ class Shell:
             self.decider.act(self._not_received, worker, task)
             self._time_limits.start_waiting(task)
             return None
-        seconds = task.run_limit()
-        if seconds is not None:
-            self._time_limits.start_running(task, seconds)
+        if task.timeout is not None or task.deadline is not None:
+            self._time_limits.start_running(task)
         return None
 
     def _not_received(self, worker: PoolWorker, task: PoolTask) -> None:
@@ -316,9 +317,12 @@ class Shell:
             following = dispatcher.finish(worker, now, recycle=recycle)
             if dispatcher.actions:
                 actions = decider.take_actions()
-            if decider.waiters.is_awaited:
+            if decider.waiters.anybody:
                 settled = decider.waiters.take_settled()
-        task.lane.account.attempt_ended(task.queued_at, task.started_at, now)
+        attempts = task.lane.account.attempts
+        attempts.append((task.queued_at, task.started_at, now))
+        if len(attempts) >= FOLD_AT:
+            task.lane.account.fold_if_free()
         if following is not None:
             self.dispatch(cast("PoolTask", following))
         if actions:
@@ -333,7 +337,11 @@ class Shell:
         if frame.kind < Kind.ITEM:
             task.frame = frame
             self._finish(task, recycle=bool(frame.flags & Flag.RECYCLE))
-            task.wake()
+            # `PoolTask.wake`, without the call.
+            if task.timer is not None:
+                task.stop_timer()
+            if not task.future.done():
+                task.future.set_result(None)
         elif frame.kind == Kind.ITEM:
             if task.items is not None:
                 task.items.append(frame)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from offload._child.context import in_worker
+from offload._child.context import process, running_task
 from offload._child.main_module import inline
 from offload._pool.invocation import Invocation
 from offload._pool.scope import current_scope
+from offload._values.outcome import Outcome
 from offload._wire.frames import Flag, Kind
 from offload._wire.lean import pickle
 from offload._wire.pickling import is_of_signal
@@ -75,7 +76,7 @@ class Prepared:
 
 async def call(prepared: Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as below
     """Run a call on a worker and return its result; in a worker, here and now."""
-    if in_worker():
+    if process.is_worker or running_task.get(None) is not None:
         # Nested: the worker is where heavy work belongs already.
         return inline(prepared.definition.function)(*args, **kwargs)
     plan = prepared.plan
@@ -114,6 +115,6 @@ async def call(prepared: Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa
                 raise
             # Said below, as of every other reply.
         else:
-            running.completed(task)
+            task.lane.account.call_ended(Outcome.COMPLETED)
             return value
     return await running.value_of(task, target)

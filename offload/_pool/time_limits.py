@@ -78,8 +78,11 @@ class TimeLimits:
                 task.timer = task.loop.call_later(wait, self._waited_too_long, task)
             self._overdue.watch_loops()
 
-    def start_running(self, task: PoolTask, seconds: float) -> None:
+    def start_running(self, task: PoolTask) -> None:
         """Start the clock of the run timeout and the deadline."""
+        seconds = task.run_limit()
+        if seconds is None:
+            return
         task.timer = task.loop.call_later(seconds, self._ran_too_long, task)
         task.stop_at = time.monotonic() + seconds
         if not self._overdue.is_watching:

@@ -33,6 +33,7 @@ class Waiters:
 
     Attributes:
         start_error: what the last start that failed has said.
+        anybody: whether somebody waits; read at the end of each task.
     """
 
     def __init__(self, pool: str, dispatcher: Dispatcher) -> None:
@@ -42,19 +43,17 @@ class Waiters:
         # Who waits for so many workers, and who for the last call to end.
         self._openers: list[tuple[int, Future[None]]] = []
         self._drainers: list[Future[None]] = []
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits for the pool to open or to drain."""
-        return bool(self._drainers or self._openers)
+        self.anybody = False
 
     def wait_open(self, future: Future[None]) -> None:
         """Complete `future` when the first workers are ready; it fails if none comes up."""
         self._openers.append((max(self._dispatcher.limits.min_workers, 1), future))
+        self.anybody = True
 
     def wait_drained(self, future: Future[None]) -> None:
         """Complete `future` when no call is left."""
         self._drainers.append(future)
+        self.anybody = True
 
     def take_settled(self) -> list[tuple[Future[None], WorkerStartError | None]]:
         """Return the futures that are to be completed now, each with its error if there is one."""
@@ -62,6 +61,7 @@ class Waiters:
         if self._drainers and self._dispatcher.is_drained:
             settled += [(future, None) for future in self._drainers]
             self._drainers = []
+        self.anybody = bool(self._openers or self._drainers)
         return settled
 
     def _take_opened(self) -> list[tuple[Future[None], WorkerStartError | None]]:
