@@ -9,6 +9,7 @@ from offload._wire.exceptions import summary
 from offload._wire.frames import Kind
 from offload.errors import (
     ArgumentError,
+    ClientDisconnectedError,
     DeadlineError,
     FunctionNotFoundError,
     OffloadError,
@@ -213,7 +214,9 @@ def outcome_of(error: BaseException) -> Outcome:
     if not isinstance(error, OffloadError) or isinstance(error.__cause__, RemoteTraceback):
         return Outcome.FAILED
     outcome = error.outcome
-    if outcome in (Outcome.TIMED_OUT, Outcome.CANCELLED) and not error.may_have_run:
+    if error.may_have_run or isinstance(error, ClientDisconnectedError):
+        return outcome  # whoever leaves has cancelled the call, whether it had begun or not
+    if outcome in (Outcome.TIMED_OUT, Outcome.CANCELLED):
         return Outcome.NOT_STARTED
     return outcome
 

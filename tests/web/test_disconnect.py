@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 from offload import ClientDisconnectedError
+from offload._pool.invocation import Invocation
 from offload._pool.scope import current_scope
 from offload._pool.target import target_of
 from offload._values.options import ResolvedOptions
@@ -89,16 +90,17 @@ class TestCalls:
         begun = []
 
         async def app(scope, receive, send):
-            guard = current_scope.get()
+            invocation = Invocation(target_of(functions.hold), held, {}, ResolvedOptions())
             with pytest.raises(ClientDisconnectedError, match="did not run"):
-                await guard.call(run, target_of(functions.hold), held, {}, ResolvedOptions())
+                await current_scope.get().run(Runner(), invocation)
 
-        async def run(target, arguments, keywords, options, started):
-            connection.say(DISCONNECT)
-            with anyio.CancelScope(shield=True):
-                await until(lambda: inside.has_left(started))
-                begun.append(started())
-            await anyio.lowlevel.checkpoint()
+        class Runner:
+            async def run_invocation(self, invocation, may_start):
+                connection.say(DISCONNECT)
+                with anyio.CancelScope(shield=True):
+                    await until(lambda: inside.has_left(may_start))
+                    begun.append(may_start())
+                await anyio.lowlevel.checkpoint()
 
         connection = Connection(part())
         async with serving(connection, app):
