@@ -507,6 +507,9 @@ class FakePool:
                     timed_out=0,
                     cancelled=0,
                     crashed=0,
+                    not_started=0,
+                    attempts=0,
+                    crashes=0,
                     wait=empty,
                     run=snapshot,
                 )

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from offload import Pool, offload
+from offload import Outcome, Pool, offload
 from offload._cli import main
 from offload._cli.screen import Screen, printable
 from offload._cli.top import DashboardError, fetch, state_url
@@ -31,7 +31,7 @@ from tests.support.functions import pool as functions
 from tests.support.processes import PATIENCE
 
 HISTOGRAM = {"count": 4, "mean": 0.5, "p50": 0.25, "p99": 1.5, "max": 2.0, "buckets": []}
-COUNTS = {"completed": 3, "failed": 1, "refused": 0, "timed_out": 0, "cancelled": 0, "crashed": 0}
+COUNTS = {outcome.value: 0 for outcome in Outcome} | {"completed": 3, "failed": 1}
 USAGE = {"cpu": 0.42, "rss_bytes": 30 << 20, "pss_bytes": 10 << 20}
 
 

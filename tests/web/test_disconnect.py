@@ -90,7 +90,9 @@ class TestCalls:
         begun = []
 
         async def app(scope, receive, send):
-            invocation = Invocation(target_of(functions.hold), held, {}, ResolvedOptions())
+            invocation = Invocation(
+                target_of(functions.hold.__wrapped__), held, {}, ResolvedOptions()
+            )
             with pytest.raises(ClientDisconnectedError, match="did not run"):
                 await current_scope.get().run(Runner(), invocation)
 
