@@ -8,12 +8,35 @@ import pytest
 
 from offload.jobs._engine import Engine
 from tests.jobs.engines import PLACES, Place
+from tests.jobs.servers import RedisServer
+
+
+SERVERS: dict[str, type[RedisServer]] = {"redis": RedisServer}
+_running: dict[str, RedisServer] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have the server that a test shares with others started before anybody looks for leaks."""
+    callspec = getattr(item, "callspec", None)
+    kind = callspec.params.get("place") if callspec else None
+    if kind in SERVERS and kind not in _running:
+        factory = item.session.config._tmp_path_factory  # type: ignore[attr-defined]
+        server = SERVERS[kind](factory.mktemp(kind))
+        server.start()
+        _running[kind] = server
+
+
+def pytest_sessionfinish() -> None:
+    """End the servers."""
+    while _running:
+        _running.popitem()[1].stop()
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty store of each kind of engine."""
-    return PLACES[request.param](tmp_path)
+    return PLACES[request.param](tmp_path, _running.get(request.param))
 
 
 @pytest.fixture

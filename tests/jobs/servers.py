@@ -1,0 +1,80 @@
+"""Servers for tests: real ones, on loopback, each with a directory of its own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+# CI sets it: there a server that is missing is a failure.
+REQUIRED = os.environ.get("OFFLOAD_REQUIRE_SERVERS") == "1"
+
+
+def binary(name: str, *directories: Path) -> str:
+    """Return the path of a program; without it, skip or fail the test."""
+    found = shutil.which(name)
+    for directory in directories:
+        found = found or shutil.which(name, path=str(directory))
+    if found is None:
+        message = f"there is no {name} on this machine"
+        if REQUIRED:
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class RedisServer:
+    """A Redis with an append-only file, that can be killed, stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.program = binary("redis-server")
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                self.program,
+                *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
+                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+                *("--logfile", str(self.directory / "redis.log"), *options),
+            ]
+        )
+        deadline = time.monotonic() + 20
+        while self.call("PING") != b"+PONG\r\n":
+            assert self.process.poll() is None, (self.directory / "redis.log").read_text()
+            assert time.monotonic() < deadline
+            # A server has no other way to say that it is ready.
+            time.sleep(0.01)
+
+    def call(self, *words: str) -> bytes:
+        """Send one command, and return what comes first of the answer."""
+        parts = [f"*{len(words)}\r\n"]
+        parts += [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+                connection.sendall("".join(parts).encode())
+                return connection.recv(65536)
+        except OSError:
+            return b""
+
+    def stop(self) -> None:
+        self.end(signal.SIGKILL)
+
+    def end(self, number: int) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait()
+            self.process = None
