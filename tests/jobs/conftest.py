@@ -1,5 +1,6 @@
 """Fixtures of the tests of jobs."""
 
+import importlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         server = SERVERS[kind](factory.mktemp(kind))
         server.start()
         _running[kind] = server
+        # Not on an event loop, which it would hold.
+        importlib.import_module("offload.jobs._bullmq.engine")
 
 
 def pytest_sessionfinish() -> None:
