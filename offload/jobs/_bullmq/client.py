@@ -172,7 +172,7 @@ class RedisClient:
             message, location=url, may_have_happened=error.was_sent and not is_read
         ) from error
 
-    def _refused(self, error: RedisError, what: str) -> NoReturn:
+    def _refused(self, error: Exception, what: str) -> NoReturn:
         url, text = self.location.url, str(error)
         for beginning, meaning in _UNAVAILABLE.items():
             if text.startswith(beginning):

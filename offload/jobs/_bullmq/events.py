@@ -205,7 +205,14 @@ class Hub:
         block = round(_BLOCK_SECONDS * 1000)
         try:
             answer = await link.send(
-                "XREAD", "COUNT", _BATCH, "BLOCK", block, "STREAMS", *streams, *streams.values(),
+                "XREAD",
+                "COUNT",
+                _BATCH,
+                "BLOCK",
+                block,
+                "STREAMS",
+                *streams,
+                *streams.values(),
                 patience=_BLOCK_SECONDS,
             )
         except Lost:

@@ -145,18 +145,14 @@ def job_words(job: NewJob) -> list[str | int]:
 def _foreign_options(fields: Mapping[str, str]) -> JobOptions:
     """Return the options of a job that a producer of BullMQ's has put."""
     data: dict[str, Any] = json.loads(fields.get("opts") or "{}")
-    given = data.get("backoff")
-    if isinstance(given, int | float):
-        given = {"type": "fixed", "delay": given}
-    if isinstance(given, dict):
-        factor = 1.0 if given.get("type") == "fixed" else 2.0
-        backoff = Backoff(given.get("delay", 0) / 1000, factor, jitter=given.get("jitter") or 0.0)
-    else:
-        backoff = Backoff(0.0, 1.0, jitter=0.0)
+    given: Any = data.get("backoff") or 0
+    wait: dict[str, Any] = given if isinstance(given, dict) else {"type": "fixed", "delay": given}
+    factor = 1.0 if wait.get("type") == "fixed" else 2.0
+    backoff = Backoff(wait.get("delay", 0) / 1000, factor, jitter=wait.get("jitter") or 0.0)
     unique = None
-    if isinstance(given := data.get("de"), dict) and "id" in given:
-        ttl = given.get("ttl")
-        unique = Unique(given["id"], ttl / 1000 if ttl else None)
+    key: dict[str, Any] = data.get("de") or {}
+    if "id" in key:
+        unique = Unique(key["id"], key["ttl"] / 1000 if key.get("ttl") else None)
     return JobOptions(
         priority=-int(data.get("priority") or 0),
         max_attempts=max(int(data.get("attempts") or 1), 1),

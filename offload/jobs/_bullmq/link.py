@@ -26,7 +26,7 @@ __all__ = ["Lost", "RedisError", "RedisLink", "open_link"]
 # How often it is looked whether answers are overdue.
 _WATCH_SECONDS: Final = 0.25
 
-RedisError = hiredis.ReplyError
+RedisError: Final[type[Exception]] = hiredis.ReplyError
 
 
 class Lost(Exception):  # noqa: N818 - never leaves the room
@@ -95,7 +95,8 @@ class RedisLink(asyncio.Protocol):
         if not self._outgoing:
             # What other tasks send in this turn of the loop goes in the same packet.
             self._loop.call_soon(self._flush)
-        self._outgoing.append(hiredis.pack_command(words))
+        # Its stub asks for a tuple of one word.
+        self._outgoing.append(hiredis.pack_command(words))  # type: ignore[arg-type]
         return future
 
     def _flush(self) -> None:
@@ -193,7 +194,9 @@ async def open_link(location: RedisLocation, name: str) -> RedisLink:
 
 async def _greet(link: RedisLink, location: RedisLocation, name: str) -> None:
     if location.password:
-        login = (location.username, location.password) if location.username else (location.password,)
+        login = (
+            (location.username, location.password) if location.username else (location.password,)
+        )
         await link.send("AUTH", *login)
     if location.database:
         await link.send("SELECT", location.database)

@@ -227,9 +227,7 @@ class RedisStore:
             (stored,) = await self._run("finish", *words)
             return Finished(stored == 1)
         words += self._claim_words(then)
-        stored, (found, _, _) = await self._run(
-            "finish", *words, undo=lambda reply: undo(reply[1])
-        )
+        stored, (found, _, _) = await self._run("finish", *words, undo=lambda reply: undo(reply[1]))
         return Finished(stored == 1, tuple(map(claimed_job, found)))
 
     async def progress(self, claim: Claim, value: str) -> bool:
@@ -249,8 +247,7 @@ class RedisStore:
         cancelled: list[str] = []
         more = 1
         while more:
-            found = await self._run("sweep", *_LAPSED)
-            *ids, more = found
+            *ids, more = await self._run("sweep", *_LAPSED)
             for kept, new in zip((retried, failed, cancelled), ids, strict=True):
                 kept += map(from_bullmq, new)
         return Swept(tuple(retried), tuple(failed), tuple(cancelled))
