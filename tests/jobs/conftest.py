@@ -11,7 +11,6 @@ from offload.jobs._engine import Engine
 from tests.jobs.engines import PLACES, Place
 from tests.jobs.servers import RedisServer
 
-
 SERVERS: dict[str, type[RedisServer]] = {"redis": RedisServer}
 _running: dict[str, RedisServer] = {}
 

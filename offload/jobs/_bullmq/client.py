@@ -77,6 +77,7 @@ class RedisClient:
         *arguments: str | int,
         undo: Callable[[Any], None] | None = None,
         is_read: bool = False,
+        can_repeat: bool = False,
     ) -> Any:
         """Run a script.
 
@@ -85,39 +86,41 @@ class RedisClient:
             arguments: after the prefix, which is always the first.
             undo: called with the reply if the caller was cancelled before it came.
             is_read: whether it changes nothing.
+            can_repeat: whether to run it twice changes no more than to run it once. Then it is
+                sent again if a connection turns out to have gone: the server was restarted.
 
         Raises:
             JobsUnavailableError: the server cannot be reached, or refuses.
         """
-        link = self._link
-        if link is None or not link.is_open:
-            link = await self._connected()
         found = script(name)
         prefix = self.location.prefix
-        try:
-            return await link.send("EVALSHA", found.sha, 0, prefix, *arguments, undo=undo)
-        except RedisError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                self._refused(error, name)
-        except Lost as error:
-            self._lost(error, is_read=is_read)
-        # The server has not seen it yet, or has been restarted: nothing was run.
-        return await self.command("EVAL", found.text, 0, prefix, *arguments, undo=undo)
+        words: tuple[str | int, ...] = ("EVALSHA", found.sha, 0, prefix, *arguments)
+        repeats = 1 if is_read or can_repeat else 0
+        while True:
+            link = self._link
+            if link is None or not link.is_open:
+                link = await self._connected()
+            try:
+                return await link.send(*words, undo=undo)
+            except RedisError as error:
+                if words[0] == "EVAL" or not str(error).startswith("NOSCRIPT"):
+                    self._refused(error, name)
+                # The server has not seen it yet, or was restarted: nothing was run.
+                words = ("EVAL", found.text, *words[2:])
+            except Lost as error:
+                if error.is_late or repeats == 0:
+                    self._lost(error, is_read=is_read)
+                repeats -= 1
 
-    async def command(
-        self,
-        *words: str | int,
-        undo: Callable[[Any], None] | None = None,
-        is_read: bool = False,
-    ) -> Any:
-        """Run a plain command; as `run`."""
+    async def command(self, *words: str | int) -> Any:
+        """Run a plain command that changes nothing; errors as of `run`."""
         link = await self._connected()
         try:
-            return await link.send(*words, undo=undo)
+            return await link.send(*words)
         except RedisError as error:
             self._refused(error, str(words[0]))
         except Lost as error:
-            self._lost(error, is_read=is_read)
+            self._lost(error, is_read=True)
 
     async def new_link(self) -> RedisLink:
         """Return a connection of the caller's own, for commands that block."""
@@ -139,10 +142,7 @@ class RedisClient:
                 self._connecting = asyncio.create_task(self.new_link())
                 self._connecting.add_done_callback(self._has_connected)
             connecting = self._connecting
-            try:
-                await asyncio.wait([connecting])
-            finally:
-                pass
+            await asyncio.wait([connecting])
             if not self._is_open:
                 self._closed()
             connecting.result()

@@ -30,8 +30,11 @@ _BATCH: Final = 500
 _RETRY_SECONDS: Final = 0.5
 _MAX_BUFFERED: Final = 10_000
 _CANCELLED: Final = "cancelled"
+# Why a connection is closed whose read does not know of new streams.
+_MORE: Final = "there are more streams to read"
 # Events that can mean that there is something to claim.
 _WAKING: Final = frozenset({"waiting", "delayed", "resumed"})
+_KINDS: Final = {kind.value: kind for kind in EventKind if kind is not EventKind.MISSED}
 _MISSED: Final = JobEvent(EventKind.MISSED)
 
 
@@ -171,7 +174,7 @@ class Hub:
                 self._reading = asyncio.create_task(self._read())
             elif missing and self._link is not None:
                 # What blocks does not know of the new streams.
-                self._link.close("there are more streams to read")
+                self._link.close(_MORE)
 
     async def _find_positions(self) -> None:
         found = await self._client.run("streams", is_read=True)
@@ -194,7 +197,9 @@ class Hub:
     async def _read_on(self) -> None:
         link = self._link
         if link is None or not link.is_open:
-            is_planned = link is not None and link.why == "there are more streams to read"
+            is_planned = link is not None and link.why == _MORE
+            # Should this fail, it is no longer the planned one.
+            self._link = None
             self._link = link = await self._client.new_link()
             if not is_planned:
                 await self._find_positions()
@@ -216,7 +221,7 @@ class Hub:
                 patience=_BLOCK_SECONDS,
             )
         except Lost:
-            if link.why == "there are more streams to read":
+            if link.why == _MORE:
                 return
             raise
         if answer:
@@ -255,9 +260,6 @@ class Hub:
             event = JobEvent(_KINDS[kind], from_bullmq(fields["jobId"]), queue)
             for listener in self._listeners:
                 listener.tell(event)
-
-
-_KINDS: Final = {kind.value: kind for kind in EventKind if kind is not EventKind.MISSED}
 
 
 def _order(entry_id: str) -> tuple[int, int]:

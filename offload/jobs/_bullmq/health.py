@@ -17,9 +17,9 @@ __all__ = ["look"]
 async def look(client: RedisClient) -> Health:
     """Ask the server."""
     begin = time.perf_counter()
-    await client.command("PING", is_read=True)
+    await client.command("PING")
     round_trip = time.perf_counter() - begin
-    facts = _facts(await client.command("INFO", is_read=True))
+    facts = _facts(await client.command("INFO"))
     return Health(
         "redis",
         facts.get("redis_version", "unknown"),

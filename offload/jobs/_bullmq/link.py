@@ -34,11 +34,13 @@ class Lost(Exception):  # noqa: N818 - never leaves the room
 
     Attributes:
         was_sent: whether the command may have arrived.
+        is_late: whether the server has not answered in time, rather than hung up.
     """
 
-    def __init__(self, message: str, *, was_sent: bool) -> None:
+    def __init__(self, message: str, *, was_sent: bool, is_late: bool = False) -> None:
         super().__init__(message)
         self.was_sent = was_sent
+        self.is_late = is_late
 
 
 class RedisLink(asyncio.Protocol):
@@ -62,6 +64,7 @@ class RedisLink(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._outgoing: list[bytes] = []
         self.why = ""
+        self._is_late = False
         self.closed = self._loop.create_future()
 
     @property
@@ -71,7 +74,7 @@ class RedisLink(asyncio.Protocol):
 
     def send(
         self,
-        *words: str | bytes | int | float,
+        *words: str | bytes | float,
         undo: Callable[[Any], None] | None = None,
         patience: float = 0.0,
     ) -> asyncio.Future[Any]:
@@ -116,6 +119,7 @@ class RedisLink(asyncio.Protocol):
         if not self._pending:
             return
         if self._loop.time() >= self._pending[0][1]:
+            self._is_late = True
             self.close(f"no answer within {self._timeout:g} s")
         else:
             self._watch = self._loop.call_later(_WATCH_SECONDS, self._look)
@@ -157,7 +161,7 @@ class RedisLink(asyncio.Protocol):
         pending, self._pending = self._pending, deque()
         for future, _, _ in pending:
             if not future.done():
-                future.set_exception(Lost(self.why, was_sent=True))
+                future.set_exception(Lost(self.why, was_sent=True, is_late=self._is_late))
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -184,7 +188,7 @@ async def open_link(location: RedisLocation, name: str) -> RedisLink:
         if link is not None:
             link.close()
         reason = str(error) or f"no answer within {location.timeout:g} s"
-        raise Lost(reason, was_sent=False) from error
+        raise Lost(reason, was_sent=False, is_late=True) from error
     except BaseException:
         if link is not None:
             link.close()

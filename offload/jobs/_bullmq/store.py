@@ -81,7 +81,7 @@ class RedisStore:
         words: list[str | int] = ["" if max_queued is None else max_queued]
         for job in jobs:
             words += job_words(job)
-        kind, *rest = await self._run("put", *words)
+        kind, *rest = await self._run("put", *words, can_repeat=True)
         if kind == "full":
             queue, limit = from_bullmq(rest[0]), max_queued or 0
             raise JobQueueFullError(
@@ -176,7 +176,8 @@ class RedisStore:
 
     async def remove(self, ids: Sequence[str]) -> int:
         """Forget jobs."""
-        return int(await self._run("remove", *_id_words(list(dict.fromkeys(ids)))))
+        count: int = await self._run("remove", *_id_words(list(dict.fromkeys(ids))))
+        return count
 
     # Worker programs
 
@@ -211,7 +212,7 @@ class RedisStore:
             return Extended()
         held = list(claims)
         words = [word for claim in held for word in _claim_id(claim)]
-        replies = await self._run("extend", _milliseconds(lease), *words)
+        replies = await self._run("extend", _milliseconds(lease), *words, can_repeat=True)
         pairs = list(zip(held, replies, strict=True))
         return Extended(
             frozenset(claim for claim, reply in pairs if reply == "lost"),
@@ -263,7 +264,8 @@ class RedisStore:
 
     async def pause(self, queue: str, *, is_paused: bool) -> None:
         """Pause or resume."""
-        await self._run("pause", to_bullmq(queue), "paused" if is_paused else "resumed")
+        state = "paused" if is_paused else "resumed"
+        await self._run("pause", to_bullmq(queue), state, can_repeat=True)
 
     async def paused(self) -> frozenset[str]:
         """Read which are paused."""
