@@ -87,14 +87,20 @@ def _instant(milliseconds: str | None) -> datetime | None:
 
 @lru_cache(_MAX_LIST)
 def bullmq_options(options: JobOptions) -> str:
-    """Return BullMQ's options as JSON: what its own workers go by."""
-    backoff = options.backoff
-    kind = "fixed" if backoff.factor == 1.0 else "exponential"
-    delay = {"type": kind, "delay": round(backoff.initial * 1000), "jitter": backoff.jitter}
-    return json.dumps(
-        {"attempts": options.max_attempts, "backoff": delay, "kl": options.max_logs},
-        separators=(",", ":"),
-    )
+    """Return BullMQ's options as JSON: what its own workers go by.
+
+    Defaults are left out: Redis keeps a hash in a third of the space if no value is long.
+    """
+    data: dict[str, Any] = {}
+    if options.max_attempts > 1:
+        backoff = options.backoff
+        kind = "fixed" if backoff.factor == 1.0 else "exponential"
+        delay = round(backoff.initial * 1000)
+        data["attempts"] = options.max_attempts
+        data["backoff"] = {"type": kind, "delay": delay, "jitter": backoff.jitter}
+    if options.max_logs != JobOptions().max_logs:
+        data["kl"] = options.max_logs
+    return json.dumps(data, separators=(",", ":"))
 
 
 def encode_put(options: JobOptions, trace: Mapping[str, str], enqueued_by: str) -> str:

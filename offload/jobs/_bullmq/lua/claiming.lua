@@ -128,7 +128,10 @@ local function claim_one(queue, functions, token, lease, worker)
     redis.call("RPUSH", b .. "wait", id)
   end
   redis.call("HSET", b .. id, "o:token", token, "o:position", text(position))
-  redis.call("HDEL", b .. id, "progress", "o:due")
+  local before = redis.call("HMGET", b .. id, "ats", "progress", "o:due")
+  if before[2] or before[3] then
+    redis.call("HDEL", b .. id, "progress", "o:due")
+  end
   local taken = bull_take(
     {b .. "wait", b .. "active", b .. "prioritized", b .. "events", b .. "stalled", b .. "limiter",
       b .. "delayed", b .. "paused", b .. "meta", b .. "pc", b .. "marker"},
@@ -138,7 +141,9 @@ local function claim_one(queue, functions, token, lease, worker)
     -- is the first one now, whatever its priority, and waits.
     return nil, tonumber(taken[3]) or 0, false
   end
-  return {queue, id, token, redis.call("LLEN", b .. id .. ":logs"), taken[1]}
+  -- A job that begins for the first time has no log.
+  local logs = before[1] and redis.call("LLEN", b .. id .. ":logs") or 0
+  return {queue, id, token, logs, taken[1]}
 end
 
 -- Claim up to `limit` jobs. ARGV from `at` on: worker, lease in ms, limit, token, functions each

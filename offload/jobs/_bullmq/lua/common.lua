@@ -78,13 +78,14 @@ local function snapshot(queue, id, state)
     redis.call("HGETALL", b .. id)}
 end
 
--- Whether a claim is valid. The lock is BullMQ's, and its end of life is the lease's; a lapsed
--- claim stays good until somebody has swept the job, which the job's own copy of the token tells.
+-- Whether a claim is valid, and whether its lock is there. The lock is BullMQ's, and its end of
+-- life is the lease's; a lapsed claim stays good until somebody has swept the job, which is in the
+-- list of active ones till then, with the token of its latest claim.
 local function holds(b, id, token)
   local lock = redis.call("GET", b .. id .. ":lock")
   if lock then
-    return lock == token
+    return lock == token, true
   end
   return redis.call("HGET", b .. id, "o:token") == token
-    and redis.call("LPOS", b .. "active", id) ~= false
+    and redis.call("LPOS", b .. "active", id) ~= false, false
 end

@@ -23,11 +23,8 @@ end
 
 -- What BullMQ removes at once by the options of a producer that is not ours.
 local function kept(b, id, target)
-  local found = redis.call("HMGET", b .. id, "o:put", "opts")
-  if found[1] or not found[2] then
-    return {count = -1}
-  end
-  local option = cjson.decode(found[2])[target == "completed" and "removeOnComplete" or
+  local options = redis.call("HGET", b .. id, "opts")
+  local option = options and cjson.decode(options)[target == "completed" and "removeOnComplete" or
     "removeOnFail"]
   if type(option) == "table" then
     return option
@@ -37,12 +34,13 @@ local function kept(b, id, target)
   return {count = option == true and 0 or -1}
 end
 
--- Move an active job to `completed` or `failed`, by BullMQ; the lock must be its holder's.
+-- Move an active job to `completed` or `failed`, by BullMQ. Its lock must be there, with `token`.
+-- `attempts`: what its counter is then, instead of one more.
 local function over(queue, id, token, target, field, value, attempts)
   local b = base(queue)
-  redis.call("SET", b .. id .. ":lock", token)
-  local options = cmsgpack.pack({token = token, keepJobs = kept(b, id, target), attempts = 1,
-    attemptsMade = 0, maxMetricsSize = "", lockDuration = 1})
+  local keep = redis.call("HGET", b .. id, "o:keep")
+  local options = cmsgpack.pack({token = token, keepJobs = keep and {count = -1} or
+    kept(b, id, target), attempts = 1, attemptsMade = 0, maxMetricsSize = "", lockDuration = 1})
   local result = bull_finish(
     {b .. "wait", b .. "active", b .. "prioritized", b .. "events", b .. "stalled", b .. "limiter",
       b .. "delayed", b .. "paused", b .. "meta", b .. "pc", b .. target, b .. id,
@@ -52,25 +50,29 @@ local function over(queue, id, token, target, field, value, attempts)
     redis.call("DEL", b .. id .. ":lock")
     return result
   end
-  if redis.call("EXISTS", b .. id) == 0 then
+  if keep then
+    if keep ~= "" then
+      redis.call("ZADD", ours .. "forget", text(now + tonumber(keep) * 1000), queue .. ":" .. id)
+    end
+  elseif redis.call("EXISTS", b .. id) == 0 then
     redis.call("ZREM", ours .. "jobs", queue .. ":" .. id)
     return 0
   end
   if attempts then
     redis.call("HSET", b .. id, "atm", attempts)
   end
-  redis.call("HDEL", b .. id, "o:token", "o:cancel", "o:due")
-  local keep = redis.call("HGET", b .. id, "o:keep")
-  if keep and keep ~= "" then
-    redis.call("ZADD", ours .. "forget", text(now + tonumber(keep) * 1000), queue .. ":" .. id)
-  end
   return 0
+end
+
+local function lock(b, id, token)
+  redis.call("SET", b .. id .. ":lock", token)
 end
 
 local CANCELLED = "cancelled"
 
 local function cancel_active(queue, id, token, attempts)
   redis.call("HSET", base(queue) .. id, "o:cancelled", "1")
+  redis.call("HDEL", base(queue) .. id, "o:cancel")
   return over(queue, id, token, "failed", "failedReason", CANCELLED, attempts)
 end
 
@@ -80,6 +82,8 @@ local function end_unstarted(queue, id, message, error)
   local attempts = redis.call("HGET", b .. id, "atm") or 0
   take_out(b, id)
   redis.call("LPUSH", b .. "active", id)
+  redis.call("HDEL", b .. id, "o:due")
+  lock(b, id, "offload")
   if error then
     keep_error(b, id, message, error, "[]")
   else

@@ -13,7 +13,6 @@ local value, error, stack = ARGV[9], ARGV[10], ARGV[11]
 local b = base(queue)
 
 local function retry(attempts)
-  redis.call("SET", b .. id .. ":lock", token)
   if kind == "delay" then
     local due = now_us + tonumber(ARGV[12])
     bull_delay({b .. "marker", b .. "active", b .. "prioritized", b .. "delayed", b .. id,
@@ -26,23 +25,23 @@ local function retry(attempts)
       {b, text(now), "LPUSH", id, token})
     redis.call("HSET", b .. id, "atm", attempts, "o:position", next_number())
   end
-  redis.call("HDEL", b .. id, "o:token")
 end
 
 local function release()
   redis.call("LREM", b .. "active", -1, id)
   redis.call("DEL", b .. id .. ":lock")
   redis.call("SREM", b .. "stalled", id)
-  redis.call("HDEL", b .. id, "o:token")
   put_back(b, id)
 end
 
 local function finish()
+  local found = redis.call("HMGET", b .. id, "atm", "o:cancel", "failedReason")
   if kind == "complete" then
-    redis.call("HDEL", b .. id, "o:error", "failedReason", "stacktrace")
+    if found[2] or found[3] then
+      redis.call("HDEL", b .. id, "o:cancel", "o:error", "failedReason", "stacktrace")
+    end
     return over(queue, id, token, "completed", "returnvalue", value)
   end
-  local found = redis.call("HMGET", b .. id, "atm", "o:cancel")
   local attempts = tonumber(found[1] or 0) + tonumber(ARGV[7])
   keep_attempt(b, id, outcome, error)
   if ARGV[8] ~= "0" then
@@ -52,6 +51,7 @@ local function finish()
     keep_error(b, id, value, error, stack)
   end
   if kind == "fail" then
+    redis.call("HDEL", b .. id, "o:cancel")
     over(queue, id, token, "failed", "failedReason", value, attempts)
   elseif kind == "cancel" or found[2] then
     cancel_active(queue, id, token, attempts)
@@ -63,7 +63,11 @@ local function finish()
 end
 
 local stored = 0
-if holds(b, id, token) then
+local is_valid, is_locked = holds(b, id, token)
+if is_valid then
+  if not is_locked then
+    lock(b, id, token)
+  end
   finish()
   stored = 1
 end

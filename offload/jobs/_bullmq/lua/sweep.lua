@@ -10,8 +10,7 @@ local retried, failed, cancelled, done = {}, {}, {}, 0
 
 local function lapse(queue, id)
   local b = base(queue)
-  local found = redis.call("HMGET", b .. id, "o:crashes", "o:cancel", "pb", "o:put", "atm",
-    "o:token")
+  local found = redis.call("HMGET", b .. id, "o:crashes", "o:cancel", "pb", "o:put", "atm")
   local crashes = tonumber(found[1] or 0) + 1
   local most = found[4] and cjson.decode(found[4]).options.max_crashes or 2
   local worker = found[3] or "of BullMQ"
@@ -20,6 +19,7 @@ local function lapse(queue, id)
   keep_attempt(b, id, "lapsed", error)
   keep_error(b, id, message, error, "[]")
   redis.call("HSET", b .. id, "o:crashes", crashes)
+  lock(b, id, "offload")
   if found[2] then
     cancel_active(queue, id, "offload", found[5] or 0)
     cancelled[#cancelled + 1] = id
@@ -29,7 +29,7 @@ local function lapse(queue, id)
   else
     redis.call("LREM", b .. "active", -1, id)
     redis.call("SREM", b .. "stalled", id)
-    redis.call("HDEL", b .. id, "o:token")
+    redis.call("DEL", b .. id .. ":lock")
     put_back(b, id)
     retried[#retried + 1] = id
   end
