@@ -26,7 +26,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         server.start()
         _running[kind] = server
         # Not on an event loop, which it would hold.
-        importlib.import_module("offload.jobs._bullmq.engine")
+        importlib.import_module("offload.jobs._bullmq.redis_engine")
 
 
 def pytest_sessionfinish() -> None:

@@ -37,7 +37,7 @@ class RedisPlace:
         self.url = server.url
 
     def new(self) -> Engine:
-        from offload.jobs._bullmq.engine import RedisEngine
+        from offload.jobs._bullmq.redis_engine import RedisEngine
 
         return RedisEngine(self.url)
 

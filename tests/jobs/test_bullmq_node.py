@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from offload.jobs._bullmq.engine import RedisEngine
+from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._values import (
     AttemptOutcome,
     CancelOutcome,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
-from offload.jobs._bullmq.engine import RedisEngine
+from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._bullmq.location import parse_redis_url
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import (

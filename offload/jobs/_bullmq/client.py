@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from offload.jobs._bullmq.health import look
 from offload.jobs._bullmq.link import Lost, RedisError, RedisLink, open_link
 from offload.jobs._bullmq.scripts import script
 from offload.jobs._errors import JobsUnavailableError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from offload.jobs._bullmq.location import RedisLocation
+    from offload.jobs._values import Health
 
 __all__ = ["RedisClient"]
 
@@ -121,6 +123,10 @@ class RedisClient:
             self._refused(error, str(words[0]))
         except Lost as error:
             self._lost(error, is_read=True)
+
+    async def health(self) -> Health:
+        """Ask the server how it does."""
+        return await look(self)
 
     async def new_link(self) -> RedisLink:
         """Return a connection of the caller's own, for commands that block."""

@@ -1,4 +1,7 @@
-"""The engine on Redis: methods of the seam, on asyncio, and on trio by a thread with asyncio."""
+"""The engine: methods of the seam, on asyncio, and on trio by a thread with asyncio.
+
+Redis and Postgres differ in what is below: a client, its operations and its events.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,15 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from offload.jobs._bullmq import health
-from offload.jobs._bullmq.client import RedisClient
-from offload.jobs._bullmq.events import Hub, Listener
-from offload.jobs._bullmq.jobs import claimed_job
-from offload.jobs._bullmq.location import parse_redis_url
+from offload.jobs._bullmq.events import Listener
 from offload.jobs._bullmq.loops import Loops
-from offload.jobs._bullmq.scripts import texts_of_bullmq
-from offload.jobs._bullmq.store import RedisStore
+from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Release
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Sequence
 
+    from offload.jobs._bullmq.sides import Client, Hub, Store
     from offload.jobs._values import (
         CancelOutcome,
         Claim,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
         Wanted,
     )
 
-__all__ = ["RedisEngine"]
+__all__ = ["BullmqEngine"]
 
 _T = TypeVar("_T")
 
@@ -48,21 +47,19 @@ _T = TypeVar("_T")
 _LOOK_SECONDS: Final = 2.0
 
 
-class RedisEngine:
-    """Jobs in Redis, as BullMQ has them. See `offload.jobs._engine.Engine` for the promises.
+class BullmqEngine:
+    """Jobs as BullMQ has them. See `offload.jobs._engine.Engine` for the promises.
 
     Args:
-        url: see `offload.jobs._bullmq.location.parse_redis_url`.
-
-    Raises:
-        ImportError: the extra `redis` is not installed.
+        client: of the server.
+        store: operations on it.
+        hub: who listens to it.
     """
 
-    def __init__(self, url: str) -> None:
-        texts_of_bullmq()
-        self._client: Final = RedisClient(parse_redis_url(url))
-        self._store: Final = RedisStore(self._client)
-        self._hub: Final = Hub(self._client)
+    def __init__(self, client: Client, store: Store, hub: Hub) -> None:
+        self._client: Final = client
+        self._store: Final = store
+        self._hub: Final = hub
         self._loops: Final = Loops()
         # Claims that are being handed back, since their claimer was gone when they came.
         self._handing_back: Final[set[asyncio.Task[None]]] = set()
@@ -106,7 +103,7 @@ class RedisEngine:
 
     async def health(self) -> Health:
         """Ask the server how it does."""
-        return await self._do(health.look(self._client))
+        return await self._do(self._client.health())
 
     # Producers
 
@@ -192,15 +189,13 @@ class RedisEngine:
 
     def _hand_back(self, reply: Any) -> None:
         """Release claims that nobody has received, since the caller was cancelled."""
-        claims = [claimed_job(found).claim for found in reply[0]]
+        claims = [self._store.claimed(found).claim for found in reply[0]]
         if claims and self._client.is_open:
             task = asyncio.get_running_loop().create_task(self._release(claims))
             self._handing_back.add(task)
             task.add_done_callback(self._handing_back.discard)
 
     async def _release(self, claims: Sequence[Claim]) -> None:
-        from offload.jobs._errors import JobsUnavailableError
-
         try:
             # The last one first: each goes before what was put back.
             for claim in reversed(claims):

@@ -17,12 +17,12 @@ from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import EventKind, JobEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Self
 
     from offload.jobs._bullmq.client import RedisClient
 
-__all__ = ["Hub", "Listener"]
+__all__ = ["KINDS", "MISSED", "WAKING", "Listener", "RedisHub", "event_of"]
 
 # How long the server holds a read back. Short, since a new stream can be read with the next one.
 _BLOCK_SECONDS: Final = 2.0
@@ -33,9 +33,18 @@ _CANCELLED: Final = "cancelled"
 # Why a connection is closed whose read does not know of new streams.
 _MORE: Final = "there are more streams to read"
 # Events that can mean that there is something to claim.
-_WAKING: Final = frozenset({"waiting", "delayed", "resumed"})
-_KINDS: Final = {kind.value: kind for kind in EventKind if kind is not EventKind.MISSED}
-_MISSED: Final = JobEvent(EventKind.MISSED)
+WAKING: Final = frozenset({"waiting", "delayed", "resumed"})
+KINDS: Final = {kind.value: kind for kind in EventKind if kind is not EventKind.MISSED}
+MISSED: Final = JobEvent(EventKind.MISSED)
+
+
+def event_of(kind: str, fields: Mapping[str, Any], queue: str) -> JobEvent | None:
+    """Return what an entry of a stream tells of a job, if it does."""
+    if kind == "failed" and fields.get("failedReason") == _CANCELLED:
+        kind = EventKind.CANCELLED.value
+    if kind not in KINDS or "jobId" not in fields:
+        return None
+    return JobEvent(KINDS[kind], from_bullmq(fields["jobId"]), queue)
 
 
 class Listener:
@@ -53,13 +62,13 @@ class Listener:
 
     def tell(self, event: JobEvent) -> None:
         """Give it an event."""
-        if event is not _MISSED:
+        if event is not MISSED:
             if self._ids is not None and event.id not in self._ids:
                 return
             if len(self._events) >= _MAX_BUFFERED:
                 # It does not keep up: what it has not looked at is of no use any more.
                 self._events.clear()
-                event = _MISSED
+                event = MISSED
         self._events.append(event)
         self._arrived.set()
 
@@ -82,7 +91,7 @@ class Listener:
         return self._events.popleft()
 
 
-class Hub:
+class RedisHub:
     """Those who listen and those who wait for jobs, on one asyncio loop.
 
     Args:
@@ -204,7 +213,7 @@ class Hub:
             if not is_planned:
                 await self._find_positions()
                 for listener in self._listeners:
-                    listener.tell(_MISSED)
+                    listener.tell(MISSED)
                 self._ring_all()
         streams = dict(self._positions)
         block = round(_BLOCK_SECONDS * 1000)
@@ -248,16 +257,14 @@ class Hub:
 
     def _tell_one(self, queue: str, fields: dict[str, str]) -> None:
         kind = fields.get("event", "")
-        if kind in _WAKING:
+        if kind in WAKING:
             for queues, ring in self._claimers:
                 if queue in queues:
                     ring.set()
         if not self._listeners:
             return
-        if kind == "failed" and fields.get("failedReason") == _CANCELLED:
-            kind = EventKind.CANCELLED.value
-        if kind in _KINDS and "jobId" in fields:
-            event = JobEvent(_KINDS[kind], from_bullmq(fields["jobId"]), queue)
+        event = event_of(kind, fields, queue)
+        if event is not None:
             for listener in self._listeners:
                 listener.tell(event)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from offload.jobs._values import Health
 
 if TYPE_CHECKING:
-    from offload.jobs._bullmq.client import RedisClient
+    from offload.jobs._bullmq.sides import Asked
 
 __all__ = ["look"]
 
 
-async def look(client: RedisClient) -> Health:
+async def look(client: Asked) -> Health:
     """Ask the server."""
     begin = time.perf_counter()
     await client.command("PING")

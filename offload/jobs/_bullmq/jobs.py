@@ -63,6 +63,7 @@ __all__ = [
     "encode_put",
     "job_words",
     "microseconds",
+    "new_claim",
     "record",
 ]
 
@@ -204,8 +205,11 @@ def _due(fields: Mapping[str, str], due_ms: str) -> datetime | None:
 
 def record(found: Sequence[Any]) -> JobRecord:
     """Return the record of a job that a script has returned, as `snapshot` of common.lua does."""
-    queue, bullmq_id, state_name, log_count, due_ms, flat = found
-    fields: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+    queue, bullmq_id, state_name, log_count, due_ms, kept = found
+    # Redis has them flat.
+    fields: dict[str, str] = (
+        kept if isinstance(kept, dict) else dict(zip(kept[::2], kept[1::2], strict=True))
+    )
     state = _STATES[state_name]
     put = fields.get("o:put")
     if put is not None:
@@ -252,7 +256,11 @@ def record(found: Sequence[Any]) -> JobRecord:
 def claimed_job(found: Sequence[Any]) -> Claimed:
     """Return a claim that a script has returned: queue, id, token, log lines and fields."""
     queue, bullmq_id, token, log_count, flat = found
-    job = record((queue, bullmq_id, "active", log_count, "", flat))
+    return new_claim(record((queue, bullmq_id, "active", log_count, "", flat)), bullmq_id, token)
+
+
+def new_claim(job: JobRecord, bullmq_id: str, token: str) -> Claimed:
+    """Return a claim of a job."""
     # An id that BullMQ counted up is told from ours of the same digits by the claim.
     if to_bullmq(job.id) != bullmq_id:
         token += "!"

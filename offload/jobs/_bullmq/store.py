@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
-import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from offload.jobs._bullmq.jobs import claimed_job, decode_log, encode_log, job_words, record
-from offload.jobs._bullmq.names import from_bullmq, raw_id, to_bullmq
-from offload.jobs._errors import JobConflictError, JobNotFoundError, JobQueueFullError
-from offload.jobs._value_json import encode_error
-from offload.jobs._values import (
-    AttemptOutcome,
-    Cancel,
-    CancelOutcome,
-    Complete,
-    Count,
-    Extended,
-    Fail,
-    Finished,
-    JobState,
-    Page,
-    Release,
-    Retry,
-    Swept,
+from offload.jobs._bullmq.names import from_bullmq, to_bullmq
+from offload.jobs._bullmq.words import (
+    LAPSED,
+    claim_id,
+    ending_words,
+    id_words,
+    milliseconds,
+    new_token,
+    not_found,
+    queue_full,
+    requeue_conflict,
 )
+from offload.jobs._values import CancelOutcome, Count, Extended, Finished, JobState, Page, Swept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -44,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
-_TOKEN_BYTES: Final = 9
 # Jobs per script where all of a queue are looked through: about a millisecond of the server.
 _STEP: Final = 1000
 _STATES: Final = {
@@ -55,10 +46,6 @@ _STATES: Final = {
     "completed": JobState.COMPLETED,
     "failed": JobState.FAILED,
 }
-_LAPSED: Final = (
-    "worker %s did not extend its claim in time: it died, was stopped or was cut off",
-    "offload.jobs.LeaseLapsedError",
-)
 
 
 class RedisStore:
@@ -74,6 +61,10 @@ class RedisStore:
         # Functions that a worker program wants do not change, and may be many.
         self._functions: dict[frozenset[str], str] = {}
 
+    def claimed(self, found: Sequence[Any]) -> Claimed:
+        """Return a claim out of a script's reply."""
+        return claimed_job(found)
+
     # Producers
 
     async def put(self, jobs: Sequence[NewJob], max_queued: int | None) -> tuple[str, ...]:
@@ -83,20 +74,14 @@ class RedisStore:
             words += job_words(job)
         kind, *rest = await self._run("put", *words, can_repeat=True)
         if kind == "full":
-            queue, limit = from_bullmq(rest[0]), max_queued or 0
-            raise JobQueueFullError(
-                f"queue {queue!r} may have {limit} waiting jobs, and would have {rest[1]}: run "
-                "more worker programs, or enqueue less",
-                queue=queue,
-                limit=limit,
-            )
+            raise queue_full(rest[0], max_queued or 0, rest[1])
         return tuple(map(from_bullmq, rest[0]))
 
     async def get(self, ids: Sequence[str]) -> tuple[JobRecord | None, ...]:
         """Read jobs."""
         if not ids:
             return ()
-        found = await self._run("get", *_id_words(ids), is_read=True)
+        found = await self._run("get", *id_words(ids), is_read=True)
         return tuple(None if each is None else record(each) for each in found)
 
     async def logs(self, job_id: str, start: int, limit: int) -> tuple[LogLine, ...]:
@@ -104,7 +89,7 @@ class RedisStore:
         if limit < 1:
             return ()
         last = start + limit - 1
-        rows = await self._run("logs", *_id_words([job_id]), start, last, is_read=True)
+        rows = await self._run("logs", *id_words([job_id]), start, last, is_read=True)
         return tuple(map(decode_log, rows))
 
     async def find(self, query: Query) -> Page:
@@ -157,26 +142,22 @@ class RedisStore:
 
     async def cancel(self, job_id: str) -> CancelOutcome:
         """Cancel, or ask for it."""
-        outcome = await self._run("cancel", *_id_words([job_id]))
+        outcome = await self._run("cancel", *id_words([job_id]))
         if outcome == "unknown":
-            raise _not_found(job_id)
+            raise not_found(job_id)
         return CancelOutcome(outcome)
 
     async def requeue(self, job_id: str) -> None:
         """Have a job run again."""
-        state = await self._run("requeue", *_id_words([job_id]))
+        state = await self._run("requeue", *id_words([job_id]))
         if state == "unknown":
-            raise _not_found(job_id)
+            raise not_found(job_id)
         if state:
-            raise JobConflictError(
-                f"job {job_id!r} is {state}; only failed and cancelled jobs can be requeued",
-                job_id=job_id,
-                state=state,
-            )
+            raise requeue_conflict(job_id, state)
 
     async def remove(self, ids: Sequence[str]) -> int:
         """Forget jobs."""
-        count: int = await self._run("remove", *_id_words(list(dict.fromkeys(ids))))
+        count: int = await self._run("remove", *id_words(list(dict.fromkeys(ids))))
         return count
 
     # Worker programs
@@ -187,9 +168,9 @@ class RedisStore:
             functions = self._functions[wanted.functions] = _among(wanted.functions)
         return [
             wanted.worker,
-            _milliseconds(wanted.lease),
+            milliseconds(wanted.lease),
             wanted.limit,
-            secrets.token_hex(_TOKEN_BYTES),
+            new_token(),
             functions,
             *map(to_bullmq, wanted.queues),
         ]
@@ -211,8 +192,8 @@ class RedisStore:
         if not claims:
             return Extended()
         held = list(claims)
-        words = [word for claim in held for word in _claim_id(claim)]
-        replies = await self._run("extend", _milliseconds(lease), *words, can_repeat=True)
+        words = [word for claim in held for word in claim_id(claim)]
+        replies = await self._run("extend", milliseconds(lease), *words, can_repeat=True)
         pairs = list(zip(held, replies, strict=True))
         return Extended(
             frozenset(claim for claim, reply in pairs if reply == "lost"),
@@ -223,7 +204,7 @@ class RedisStore:
         self, claim: Claim, ending: Ending, then: Wanted | None, undo: Callable[[Any], None]
     ) -> Finished:
         """End an attempt, and claim what is next."""
-        words = [*_claim_id(claim), *_ending_words(ending)]
+        words = [*claim_id(claim), *ending_words(ending)]
         if then is None or not then.functions or not then.queues:
             (stored,) = await self._run("finish", *words)
             return Finished(stored == 1)
@@ -233,11 +214,11 @@ class RedisStore:
 
     async def progress(self, claim: Claim, value: str) -> bool:
         """Keep progress."""
-        return bool(await self._run("progress", *_claim_id(claim), value))
+        return bool(await self._run("progress", *claim_id(claim), value))
 
     async def log(self, claim: Claim, lines: Sequence[LogLine]) -> bool:
         """Keep log lines."""
-        return bool(await self._run("log", *_claim_id(claim), *map(encode_log, lines)))
+        return bool(await self._run("log", *claim_id(claim), *map(encode_log, lines)))
 
     # Care
 
@@ -248,7 +229,7 @@ class RedisStore:
         cancelled: list[str] = []
         more = 1
         while more:
-            *ids, more = await self._run("sweep", *_LAPSED)
+            *ids, more = await self._run("sweep", *LAPSED)
             for kept, new in zip((retried, failed, cancelled), ids, strict=True):
                 kept += map(from_bullmq, new)
         return Swept(tuple(retried), tuple(failed), tuple(cancelled))
@@ -272,55 +253,9 @@ class RedisStore:
         return frozenset(map(from_bullmq, await self._run("paused", is_read=True)))
 
 
-def _milliseconds(lease: float) -> int:
-    # Redis takes no expiry of 0.
-    return max(math.ceil(lease * 1000), 1)
-
-
 def _among(names: Any) -> str:
     """Return names as scripts look for them, each between line ends."""
     text = "\n".join(names)
     return f"\n{text}\n" if text else ""
 
 
-def _id_words(ids: Sequence[str]) -> list[str]:
-    return [word for job_id in ids for word in (to_bullmq(job_id), raw_id(job_id))]
-
-
-def _claim_id(claim: Claim) -> tuple[str, str, str]:
-    queue, token = to_bullmq(claim.queue), claim.token
-    if token.endswith("!"):
-        return queue, claim.id, token[:-1]
-    return queue, to_bullmq(claim.id), token
-
-
-def _ending_words(ending: Ending) -> tuple[str | int, ...]:
-    """Return kind, outcome, attempts, crashes, value, error, stack and delay in us."""
-    match ending:
-        case Complete(result):
-            return "complete", "completed", 1, 0, result, "", "", 0
-        case Release():
-            return "release", "released", 0, 0, "", "", "", 0
-        case Cancel():
-            return "cancel", "cancelled", 0, 0, "", "", "", 0
-        case Fail(error, outcome) | Retry(error, outcome=outcome):
-            delay = ending.delay if isinstance(ending, Retry) else 0.0
-            kind = "fail" if isinstance(ending, Fail) else "delay" if delay > 0 else "retry"
-            is_crash = outcome is AttemptOutcome.CRASHED
-            stack = json.dumps([error.traceback] if error.traceback else [])
-            return (
-                kind,
-                outcome.value,
-                int(not is_crash),
-                int(is_crash),
-                error.message,
-                encode_error(error) or "",
-                stack,
-                round(delay * 1_000_000),
-            )
-
-
-def _not_found(job_id: str) -> JobNotFoundError:
-    return JobNotFoundError(
-        f"there is no job {job_id!r}: there never was, or its retention has ended", job_id=job_id
-    )
