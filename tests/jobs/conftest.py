@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from offload.jobs._engine import Engine
-from tests.jobs.engines import PLACES, Place
-from tests.jobs.servers import RedisServer
+from tests.jobs.engines import PLACES, Place, Server
+from tests.jobs.servers import PostgresServer, RedisServer
 
-SERVERS: dict[str, type[RedisServer]] = {"redis": RedisServer}
-_running: dict[str, RedisServer] = {}
+SERVERS: dict[str, type[Server]] = {"redis": RedisServer, "postgres": PostgresServer}
+_running: dict[str, Server] = {}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,7 +26,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         server.start()
         _running[kind] = server
         # Not on an event loop, which it would hold.
-        importlib.import_module("offload.jobs._bullmq.redis_engine")
+        importlib.import_module(f"offload.jobs._bullmq.{kind}_engine")
 
 
 def pytest_sessionfinish() -> None:

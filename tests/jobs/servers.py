@@ -70,11 +70,81 @@ class RedisServer:
         except OSError:
             return b""
 
+    def empty(self) -> None:
+        self.call("FLUSHALL")
+
     def stop(self) -> None:
         self.end(signal.SIGKILL)
 
     def end(self, number: int) -> None:
         if self.process is not None:
             self.process.send_signal(number)
+            self.process.wait()
+            self.process = None
+
+
+class PostgresServer:
+    """A Postgres of a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        self.program = binary("postgres", *versions)
+        self.initdb = binary("initdb", *versions)
+        self.directory = directory / "data"
+        self.port = free_port()
+        self.url = f"postgresql://jobs@127.0.0.1:{self.port}/postgres"
+        self.process: subprocess.Popen[bytes] | None = None
+        # It refuses to be run by root; then it is run by the user that its package has made.
+        self.user = "postgres" if os.geteuid() == 0 else None
+        if self.user is not None:
+            for parent in (directory, *directory.parents):
+                if parent.stat().st_uid == 0 and parent != Path("/") and parent.name != "tmp":
+                    parent.chmod(0o755)
+            shutil.chown(directory, self.user)
+        self._run(self.initdb, "-D", str(self.directory), "-U", "jobs", "-A", "trust", "-N")
+
+    def _run(self, *words: str) -> None:
+        subprocess.run(words, check=True, capture_output=True, user=self.user, cwd="/", timeout=60)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                self.program,
+                *("-D", str(self.directory), "-p", str(self.port), "-h", "127.0.0.1"),
+                *("-k", str(self.directory)),
+            ],
+            user=self.user,
+            cwd="/",
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except Exception:
+                assert self.process.poll() is None
+                assert time.monotonic() < deadline
+                # A server has no other way to say that it is ready.
+                time.sleep(0.05)
+            else:
+                return
+
+    def execute(self, statement: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement)
+
+    def empty(self) -> None:
+        """Empty all tables; the first test has them made."""
+        self.execute(
+            "DO $$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_tables WHERE "
+            "schemaname = 'bullmq' AND tablename NOT IN ('migration', 'offload_version') LOOP "
+            "EXECUTE 'TRUNCATE bullmq.' || name || ' CASCADE'; END LOOP; END $$"
+        )
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)
             self.process.wait()
             self.process = None

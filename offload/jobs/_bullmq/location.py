@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-__all__ = ["RedisLocation", "parse_redis_url"]
+__all__ = ["RedisLocation", "parse_redis_url", "seconds"]
 
 _OPTIONS: Final = ("prefix", "timeout")
 _PORT: Final = 6379
@@ -77,11 +77,12 @@ def parse_redis_url(url: str) -> RedisLocation:
         unquote(parts.password or ""),
         parts.scheme == "rediss",
         options.get("prefix") or "bull",
-        _timeout(options.get("timeout", "5")),
+        seconds(options.get("timeout", "5")),
     )
 
 
-def _timeout(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a time limit."""
     try:
         timeout = float(text)
     except ValueError:

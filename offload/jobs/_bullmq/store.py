@@ -257,5 +257,3 @@ def _among(names: Any) -> str:
     """Return names as scripts look for them, each between line ends."""
     text = "\n".join(names)
     return f"\n{text}\n" if text else ""
-
-
