@@ -20,8 +20,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._bullmq.location import parse_redis_url
+from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._values import Complete, NewJob, Wanted
 
 NODE = Path(__file__).parent / "node"

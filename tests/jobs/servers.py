@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 # CI sets it: there a server that is missing is a failure.
@@ -28,6 +29,7 @@ def binary(name: str, *directories: Path) -> str:
 
 
 def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -121,7 +123,7 @@ class PostgresServer:
         while True:
             try:
                 self.execute("SELECT 1")
-            except Exception:
+            except psycopg.OperationalError:
                 assert self.process.poll() is None
                 assert time.monotonic() < deadline
                 # A server has no other way to say that it is ready.
@@ -130,8 +132,6 @@ class PostgresServer:
                 return
 
     def execute(self, statement: str) -> None:
-        import psycopg
-
         with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
             connection.execute(statement)
 

@@ -54,6 +54,7 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
+    """One for the module."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
@@ -62,6 +63,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 async def engine(server, anyio_backend):
+    """Open, on an empty server."""
     server.call("FLUSHALL")
     engine = RedisEngine(server.url)
     await engine.open()

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
-from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._bullmq.location import parse_redis_url
+from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import (
     Complete,
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def server(tmp_path):
+    """One for the test, that it may kill."""
     server = RedisServer(tmp_path)
     server.start("--appendfsync", "always")
     yield server
@@ -34,8 +35,9 @@ def server(tmp_path):
 
 
 @asynccontextmanager
-async def opened(server, timeout=1.0):
-    engine = RedisEngine(f"{server.url}?timeout={timeout}")
+async def opened(server):
+    """Have an engine that soon gives up."""
+    engine = RedisEngine(f"{server.url}?timeout=1")
     await engine.open()
     try:
         yield engine
@@ -71,6 +73,7 @@ def methods(engine, held):
 
 
 async def refused(call):
+    """Return the error that a call must raise, within seconds."""
     with pytest.raises(JobsUnavailableError) as caught:
         with anyio.fail_after(10):
             await call()
@@ -243,5 +246,5 @@ def test_url_is_read(url, place):
 )
 def test_wrong_url_is_refused(url):
     """With what is wrong."""
-    with pytest.raises(ValueError, match="Redis|redis|timeout"):
+    with pytest.raises(ValueError, match=r"Redis|redis|timeout"):
         parse_redis_url(url)

@@ -10,7 +10,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from offload.jobs._bullmq.events import Listener
+from offload.jobs._bullmq.listener import Listener
 from offload.jobs._bullmq.loops import Loops
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Release
@@ -60,7 +60,7 @@ class BullmqEngine:
         self._client: Final = client
         self._store: Final = store
         self._hub: Final = hub
-        self._loops: Final = Loops()
+        self._loops: Final = Loops(client.location.url)
         # Claims that are being handed back, since their claimer was gone when they came.
         self._handing_back: Final[set[asyncio.Task[None]]] = set()
 

@@ -8,87 +8,28 @@ same.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from offload.jobs._bullmq.link import Lost, RedisError, RedisLink
+from offload.jobs._bullmq.listener import MISSED, Listener, event_of
 from offload.jobs._bullmq.names import from_bullmq, to_bullmq
 from offload.jobs._errors import JobsUnavailableError
-from offload.jobs._values import EventKind, JobEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-    from typing import Self
+    from collections.abc import Iterable
 
     from offload.jobs._bullmq.client import RedisClient
 
-__all__ = ["KINDS", "MISSED", "WAKING", "Listener", "RedisHub", "event_of"]
+__all__ = ["RedisHub"]
 
 # How long the server holds a read back. Short, since a new stream can be read with the next one.
 _BLOCK_SECONDS: Final = 2.0
 _BATCH: Final = 500
 _RETRY_SECONDS: Final = 0.5
-_MAX_BUFFERED: Final = 10_000
-_CANCELLED: Final = "cancelled"
 # Why a connection is closed whose read does not know of new streams.
 _MORE: Final = "there are more streams to read"
 # Events that can mean that there is something to claim.
-WAKING: Final = frozenset({"waiting", "delayed", "resumed"})
-KINDS: Final = {kind.value: kind for kind in EventKind if kind is not EventKind.MISSED}
-MISSED: Final = JobEvent(EventKind.MISSED)
-
-
-def event_of(kind: str, fields: Mapping[str, Any], queue: str) -> JobEvent | None:
-    """Return what an entry of a stream tells of a job, if it does."""
-    if kind == "failed" and fields.get("failedReason") == _CANCELLED:
-        kind = EventKind.CANCELLED.value
-    if kind not in KINDS or "jobId" not in fields:
-        return None
-    return JobEvent(KINDS[kind], from_bullmq(fields["jobId"]), queue)
-
-
-class Listener:
-    """An iterator of events, for one listener.
-
-    Args:
-        ids: of the jobs that it listens to; None: all.
-    """
-
-    def __init__(self, ids: Collection[str] | None) -> None:
-        self._ids = None if ids is None else frozenset(ids)
-        self._events: deque[JobEvent] = deque()
-        self._arrived = asyncio.Event()
-        self._is_closed = False
-
-    def tell(self, event: JobEvent) -> None:
-        """Give it an event."""
-        if event is not MISSED:
-            if self._ids is not None and event.id not in self._ids:
-                return
-            if len(self._events) >= _MAX_BUFFERED:
-                # It does not keep up: what it has not looked at is of no use any more.
-                self._events.clear()
-                event = MISSED
-        self._events.append(event)
-        self._arrived.set()
-
-    def close(self) -> None:
-        """End the iteration after what has arrived."""
-        self._is_closed = True
-        self._arrived.set()
-
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __anext__(self) -> JobEvent:
-        """Wait for the next event."""
-        while not self._events:
-            if self._is_closed:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._events.popleft()
+_WAKING: Final = frozenset({"waiting", "delayed", "resumed"})
 
 
 class RedisHub:
@@ -257,7 +198,7 @@ class RedisHub:
 
     def _tell_one(self, queue: str, fields: dict[str, str]) -> None:
         kind = fields.get("event", "")
-        if kind in WAKING:
+        if kind in _WAKING:
             for queues, ring in self._claimers:
                 if queue in queues:
                     ring.set()

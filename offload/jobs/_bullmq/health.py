@@ -48,9 +48,11 @@ def _problems(facts: dict[str, str]) -> list[str]:
         problems.append(
             "its append-only file is off: it forgets jobs when it is restarted; set appendonly yes"
         )
-    for name in ("aof_last_write_status", "rdb_last_bgsave_status", "aof_last_bgrewrite_status"):
-        if facts.get(name, "ok") != "ok":
-            problems.append(f"it could not write its data to disk ({name} is {facts[name]})")
+    problems += (
+        f"it could not write its data to disk ({name} is {facts[name]})"
+        for name in ("aof_last_write_status", "rdb_last_bgsave_status", "aof_last_bgrewrite_status")
+        if facts.get(name, "ok") != "ok"
+    )
     if facts.get("cluster_enabled") == "1":
         problems.append("it is a node of a cluster, which jobs cannot be kept in")
     if facts.get("role") not in (None, "master"):
@@ -66,7 +68,7 @@ def _problems(facts: dict[str, str]) -> list[str]:
 
 def _facts(text: Any) -> dict[str, str]:
     pairs = (line.split(":", 1) for line in str(text).splitlines() if ":" in line)
-    return {name: value for name, value in pairs}
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def _bullmq_version() -> str:

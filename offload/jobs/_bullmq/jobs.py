@@ -28,6 +28,7 @@ jobs without priority before all others, and thereby before ours of a priority a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from datetime import UTC, datetime, timedelta
@@ -51,7 +52,7 @@ from offload.jobs._values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from offload.jobs._values import NewJob
 
@@ -65,6 +66,7 @@ __all__ = [
     "microseconds",
     "new_claim",
     "record",
+    "records",
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,6 +74,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _STATES: Final = {state.value: state for state in JobState}
 _MAX_LIST: Final = 1024
 _MINIMUM_PARTS: Final = 3
+# Less than a millisecond.
+_RECORDS_AT_ONCE: Final = 25
 
 
 def microseconds(instant: datetime) -> int:
@@ -251,6 +255,16 @@ def record(found: Sequence[Any]) -> JobRecord:
         enqueued_by=enqueued_by,
         trace=trace,
     )
+
+
+async def records(found: Iterable[Sequence[Any] | None]) -> list[JobRecord | None]:
+    """Return the records of many jobs, without holding the loop."""
+    read: list[JobRecord | None] = []
+    for number, each in enumerate(found, 1):
+        read.append(None if each is None else record(each))
+        if number % _RECORDS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return read
 
 
 def claimed_job(found: Sequence[Any]) -> Claimed:

@@ -26,6 +26,8 @@ __all__ = ["Lost", "RedisError", "RedisLink", "open_link"]
 # How often it is looked whether answers are overdue.
 _WATCH_SECONDS: Final = 0.25
 
+# Its stub asks for a tuple of one word.
+_pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 RedisError: Final[type[Exception]] = hiredis.ReplyError
 
 
@@ -98,8 +100,7 @@ class RedisLink(asyncio.Protocol):
         if not self._outgoing:
             # What other tasks send in this turn of the loop goes in the same packet.
             self._loop.call_soon(self._flush)
-        # Its stub asks for a tuple of one word.
-        self._outgoing.append(hiredis.pack_command(words))  # type: ignore[arg-type]
+        self._outgoing.append(_pack(words))
         return future
 
     def _flush(self) -> None:

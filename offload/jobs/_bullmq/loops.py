@@ -18,9 +18,14 @@ _END: Any = object()
 
 
 class Loops:
-    """The loop that an engine was opened on."""
+    """The loop that an engine was opened on.
 
-    def __init__(self) -> None:
+    Args:
+        url: of the engine's server, for errors.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_ours = False
 
@@ -46,8 +51,8 @@ class Loops:
         """Run a coroutine there, and wait for it."""
         loop = self._loop
         if loop is None:
-            # It says that the engine is not open.
-            return await coroutine
+            coroutine.close()
+            raise JobsUnavailableError(f"the engine of {self._url} is not open", location=self._url)
         if self._is_ours:
             from offload._bridge import run_on_keeper
 
@@ -60,7 +65,8 @@ class Loops:
         if running is not loop:
             coroutine.close()
             raise JobsUnavailableError(
-                "the engine was opened on another event loop; open one for each", location="here"
+                f"the engine of {self._url} was opened on another event loop: open one for each",
+                location=self._url,
             )
         return await coroutine
 

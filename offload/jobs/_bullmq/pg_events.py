@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from offload.jobs._bullmq.events import MISSED, Listener, event_of
+from offload.jobs._bullmq.listener import MISSED, Listener, event_of
 from offload.jobs._bullmq.names import from_bullmq
 from offload.jobs._errors import JobsUnavailableError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from offload.jobs._bullmq.jobs import decode_log, encode_log, job_words, new_claim, record
+from offload.jobs._bullmq.jobs import decode_log, encode_log, job_words, new_claim, record, records
 from offload.jobs._bullmq.names import from_bullmq, to_bullmq
 from offload.jobs._bullmq.words import (
     LAPSED,
@@ -82,13 +82,15 @@ class PostgresStore:
             return ()
         words = id_words(ids)
         rows = await self._run(
-            "SELECT u.n, offload_snapshot(j, o) FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY "
-            "u(id, raw, n), LATERAL offload_find(u.id, u.raw) f JOIN job j ON j.queue = f.queue "
-            "AND j.id = f.id LEFT JOIN offload_job o ON o.queue = j.queue AND o.id = j.id",
+            "SELECT u.n, offload_snapshot(j, o) FROM unnest(%s::text[], %s::text[]) "
+            "WITH ORDINALITY u(id, raw, n), LATERAL offload_find(u.id, u.raw) f JOIN job j "
+            "ON j.queue = f.queue AND j.id = f.id "
+            "LEFT JOIN offload_job o ON o.queue = j.queue AND o.id = j.id",
             (words[::2], words[1::2]),
             is_read=True,
         )
-        found = {number: record(job) for number, job in rows}
+        jobs = await records(job for _, job in rows)
+        found = {number: job for (number, _), job in zip(rows, jobs, strict=True)}
         return tuple(found.get(number) for number in range(1, len(ids) + 1))
 
     async def logs(self, job_id: str, start: int, limit: int) -> tuple[LogLine, ...]:
@@ -133,7 +135,8 @@ class PostgresStore:
         ]
         page = found[: query.limit]
         cursor = str(page[-1][0]) if len(found) > query.limit else None
-        return Page(tuple(record(job) for _, job in page), cursor)
+        jobs = await records(job for _, job in page)
+        return Page(tuple(job for job in jobs if job is not None), cursor)
 
     async def counts(self, queues: Collection[str] | None) -> tuple[Count, ...]:
         """Count."""
@@ -216,7 +219,7 @@ class PostgresStore:
     async def finish(
         self, claim: Claim, ending: Ending, then: Wanted | None, undo: Callable[[Any], None]
     ) -> Finished:
-        """End an attempt, and claim: two statements, so that neither waits for the other's locks."""
+        """End an attempt, and claim: a statement each, so that no lock is held for long."""
         stored = await self._value(
             "SELECT offload_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             *claim_id(claim),
@@ -253,7 +256,7 @@ class PostgresStore:
         while True:
             found = await self._value("SELECT offload_sweep(%s, %s)", *LAPSED)
             for kept, new in zip((retried, failed, cancelled), found, strict=True):
-                kept += map(from_bullmq, new)
+                kept.extend(map(from_bullmq, new))
             if not any(found):
                 return Swept(tuple(retried), tuple(failed), tuple(cancelled))
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection, Sequence
 
-    from offload.jobs._bullmq.events import Listener
+    from offload.jobs._bullmq.listener import Listener
     from offload.jobs._values import (
         CancelOutcome,
         Claim,

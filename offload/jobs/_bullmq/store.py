@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from offload.jobs._bullmq.jobs import claimed_job, decode_log, encode_log, job_words, record
+from offload.jobs._bullmq.jobs import claimed_job, decode_log, encode_log, job_words, records
 from offload.jobs._bullmq.names import from_bullmq, to_bullmq
 from offload.jobs._bullmq.words import (
     LAPSED,
@@ -82,7 +82,7 @@ class RedisStore:
         if not ids:
             return ()
         found = await self._run("get", *id_words(ids), is_read=True)
-        return tuple(None if each is None else record(each) for each in found)
+        return tuple(await records(found))
 
     async def logs(self, job_id: str, start: int, limit: int) -> tuple[LogLine, ...]:
         """Read log lines."""
@@ -109,7 +109,7 @@ class RedisStore:
                 _among(map(to_bullmq, query.queues)),
                 _among(query.functions),
             )
-            jobs += map(record, found)
+            jobs += [job for job in await records(found) if job is not None]
             if not cursor or len(jobs) == query.limit:
                 # The script has looked for one more: without it the page would be the last.
                 return Page(tuple(jobs), cursor or None)
@@ -231,12 +231,12 @@ class RedisStore:
         while more:
             *ids, more = await self._run("sweep", *LAPSED)
             for kept, new in zip((retried, failed, cancelled), ids, strict=True):
-                kept += map(from_bullmq, new)
+                kept.extend(map(from_bullmq, new))
         return Swept(tuple(retried), tuple(failed), tuple(cancelled))
 
     async def prune(self, max_over: int | None) -> int:
         """Prune, batch by batch."""
-        pruned = 0
+        pruned: int = 0
         while True:
             seen, count = await self._run("prune", "" if max_over is None else max_over)
             pruned += count
