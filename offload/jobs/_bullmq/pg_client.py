@@ -90,7 +90,12 @@ class PostgresClient:
         if is_standby:
             problems.append("it is a standby, where nothing can be stored: name the primary")
         return Health(
-            "postgres", version, self.location.url, round_trip, tuple(problems), {"preview": "yes"}
+            "postgres",
+            version,
+            self.location.url,
+            round_trip,
+            tuple(problems),
+            {"preview": "jobs on Postgres"},
         )
 
     async def run(
@@ -173,7 +178,7 @@ class PostgresClient:
         # With a code the server has said that it did nothing.
         is_unknown = not is_read and getattr(error, "sqlstate", None) is None
         raise JobsUnavailableError(
-            f"Postgres at {url} cannot be used: {reason}",
+            f"Postgres at {url} (a preview) cannot be used: {reason}",
             location=url,
             may_have_happened=is_unknown,
         ) from error
