@@ -50,7 +50,7 @@ class RedisServer:
             [
                 self.program,
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
-                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+                *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
                 *("--logfile", str(self.directory / "redis.log"), *options),
             ]
         )

@@ -18,7 +18,7 @@ from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._bullmq.scripts import script, texts_of_bullmq
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import AttemptOutcome, JobState, NewJob
-from tests.jobs.servers import RedisServer
+from tests.jobs.servers import PostgresServer, RedisServer
 from tests.jobs.values import claimed_ids, new_job, put
 
 # Keys and arguments of BullMQ's scripts, as ours hand them over: (file, KEYS, ARGV).
@@ -131,12 +131,12 @@ async def test_unknown_functions_do_not_slow_claims_down(server):
 
 WORKER = """
 import asyncio, os, sys, random
-from offload.jobs._bullmq.redis_engine import RedisEngine
+from offload.jobs._bullmq import new_engine
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Complete, Wanted
 
 async def main(url, name):
-    engine = RedisEngine(url)
+    engine = new_engine(url)
     wanted = Wanted(frozenset({"default"}), frozenset({"shop:f"}), name, 1.0, 5)
     await engine.open()
     async def work():
@@ -164,12 +164,15 @@ def start_worker(server, name):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_no_job_is_lost_while_programs_and_server_die(server):  # noqa: C901 - a story
-    """Worker programs and Redis are killed at random: each job ends once, none is lost."""
-    total = 1500
-    engine = RedisEngine(f"{server.url}?timeout=2")
+@pytest.mark.parametrize("kind, total", [(RedisServer, 1500), (PostgresServer, 500)])
+async def test_no_job_is_lost_while_programs_and_server_die(  # noqa: C901 - a story
+    tmp_path_factory, kind, total
+):
+    """Worker programs and servers are killed at random: each job ends once, none is lost."""
+    server = kind(tmp_path_factory.mktemp("chaos"))
+    server.start()
+    engine = new_engine(f"{server.url}?timeout=2")
     await engine.open()
-    server.call("CONFIG", "SET", "appendfsync", "always")
     numbers = count(1)
     workers = {name: start_worker(server, name) for name in ("one", "two", "three")}
     chance = random.Random(7)
@@ -193,7 +196,7 @@ async def test_no_job_is_lost_while_programs_and_server_die(server):  # noqa: C9
             await anyio.to_thread.run_sync(workers[name].wait)
             if round_number % 3 == 2:
                 await anyio.to_thread.run_sync(server.stop)
-                await anyio.to_thread.run_sync(server.start, "--appendfsync", "always")
+                await anyio.to_thread.run_sync(server.start)
             workers[name] = start_worker(server, name)
 
     async def finished():
@@ -208,12 +211,13 @@ async def test_no_job_is_lost_while_programs_and_server_die(server):  # noqa: C9
             while await finished() < total:
                 await engine.sweep()
                 await anyio.sleep(0.1)
+        records = await engine.get([f"job-{number}" for number in range(1, total + 1)])
+        await engine.aclose()
     finally:
         for worker in workers.values():
             worker.kill()
             worker.wait()
-    records = await engine.get([f"job-{number}" for number in range(1, total + 1)])
-    await engine.aclose()
+        await anyio.to_thread.run_sync(server.stop)
     assert None not in records
     for record in records:
         *earlier, last = record.history
