@@ -16,6 +16,7 @@ from offload.jobs._values import (
     Complete,
     EventKind,
     Fail,
+    JobOptions,
     JobState,
     LogLine,
     NewJob,
@@ -155,7 +156,9 @@ async def test_our_jobs_run_on_a_node_worker(engine, run):
     """Results, errors, progress, logs and events of a worker on Node are as of ours."""
     data = '{"numbers": [1, 2, 3]}'
     async with engine.events(["one"]) as events:
-        await engine.put([NewJob("one", FUNCTION, data), NewJob("two", FUNCTION, '{"fails": 1}')])
+        short = JobOptions(keep=0.0)
+        failing = NewJob("two", FUNCTION, '{"fails": 1}', options=short)
+        await engine.put([NewJob("one", FUNCTION, data), failing])
         (seen,) = await run("work", "2")
         kinds = []
         with anyio.fail_after(30):
@@ -176,6 +179,8 @@ async def test_our_jobs_run_on_a_node_worker(engine, run):
     assert [attempt.outcome for attempt in one.history] == [AttemptOutcome.COMPLETED]
     assert (two.state, two.error.message) == (JobState.FAILED, "not today")
     assert "not today" in two.error.traceback
+    assert await engine.prune() == 1
+    assert await engine.get(["two"]) == (None,)
 
 
 async def test_bull_board_lists_our_jobs(engine, run):

@@ -19,8 +19,9 @@ BullMQ has no field for is in further fields of the job's hash, which it leaves 
     o:error      type, message and traceback as JSON; BullMQ has `failedReason` and `stacktrace`
 
 Beside the queues, under the prefix with `-offload` behind it: `queues`, which there are; `jobs`,
-all by number; `forget` and `deadlines`, jobs by time; `news`, a stream that tells of new queues;
-`number`. Queues have `o:parked`; see lua/claiming.lua.
+all by number; `forget` and `deadlines`, jobs by time; `examined`, up to when jobs that are over
+were looked at; `news`, a stream that tells of new queues; `number`. Queues have `o:parked`; see
+lua/claiming.lua.
 
 Priorities have the other sign there: BullMQ takes small numbers first. A worker of BullMQ's takes
 jobs without priority before all others, and thereby before ours of a priority above 0.

@@ -14,6 +14,7 @@ from offload.jobs._bullmq.words import (
     claim_id,
     ending_words,
     id_words,
+    in_turns,
     milliseconds,
     new_token,
     not_found,
@@ -190,7 +191,7 @@ class PostgresStore:
                 wanted.limit,
                 new_token(),
                 list(wanted.functions),
-                [to_bullmq(queue) for queue in wanted.queues],
+                in_turns(wanted.queues),
             ),
             undo=undo,
         )

@@ -11,6 +11,7 @@ from offload.jobs._bullmq.words import (
     claim_id,
     ending_words,
     id_words,
+    in_turns,
     milliseconds,
     new_token,
     not_found,
@@ -172,7 +173,7 @@ class RedisStore:
             wanted.limit,
             new_token(),
             functions,
-            *map(to_bullmq, wanted.queues),
+            *in_turns(wanted.queues),
         ]
 
     async def claim(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from offload.jobs._bullmq.names import from_bullmq, raw_id, to_bullmq
@@ -13,7 +14,7 @@ from offload.jobs._value_json import encode_error
 from offload.jobs._values import AttemptOutcome, Cancel, Complete, Fail, Release, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from offload.jobs._values import Claim, Ending
 
@@ -22,6 +23,7 @@ __all__ = [
     "claim_id",
     "ending_words",
     "id_words",
+    "in_turns",
     "milliseconds",
     "new_token",
     "not_found",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _TOKEN_BYTES: Final = 9
+_turns: Final = count()
 LAPSED: Final = (
     "worker %s did not extend its claim in time: it died, was stopped or was cut off",
     "offload.jobs.LeaseLapsedError",
@@ -39,6 +42,13 @@ LAPSED: Final = (
 def new_token() -> str:
     """Return what nobody else has."""
     return secrets.token_hex(_TOKEN_BYTES)
+
+
+def in_turns(queues: Iterable[str]) -> list[str]:
+    """Return queues as they are kept, each first in its turn: none starves the others."""
+    names = [to_bullmq(queue) for queue in queues]
+    first = next(_turns) % max(len(names), 1)
+    return names[first:] + names[:first]
 
 
 def milliseconds(lease: float) -> int:

@@ -18,6 +18,25 @@ local function forget(queue, id)
   seen = seen + 1
 end
 
+-- Jobs that a worker of BullMQ's has finished: each one that is over is looked at once, in order.
+for _, queue in ipairs(redis.call("SMEMBERS", ours .. "queues")) do
+  for _, state in ipairs({"completed", "failed"}) do
+    local key = base(queue) .. state
+    local from = redis.call("HGET", ours .. "examined", queue .. ":" .. state) or "-inf"
+    local found = redis.call("ZRANGEBYSCORE", key, from, "+inf", "WITHSCORES", "LIMIT", 0, BATCH)
+    for i = 1, #found, 2 do
+      local keep = redis.call("HGET", base(queue) .. found[i], "o:keep")
+      if keep and keep ~= "" then
+        redis.call("ZADD", ours .. "forget", "NX",
+          text(tonumber(found[i + 1]) + tonumber(keep) * 1000), queue .. ":" .. found[i])
+      end
+    end
+    if #found > 0 then
+      redis.call("HSET", ours .. "examined", queue .. ":" .. state, found[#found])
+    end
+  end
+end
+
 for _, member in ipairs(redis.call("ZRANGEBYSCORE", ours .. "forget", "-inf", text(now),
   "LIMIT", 0, BATCH)) do
   forget(string.match(member, "^([^:]*):(.*)$"))
