@@ -1,5 +1,6 @@
 """Fixtures of the tests of jobs."""
 
+import importlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,13 +8,37 @@ import anyio
 import pytest
 
 from offload.jobs._engine import Engine
-from tests.jobs.engines import PLACES, Place
+from tests.jobs.engines import PLACES, Place, Server
+from tests.jobs.servers import PostgresServer, RedisServer
+
+SERVERS: dict[str, type[Server]] = {"redis": RedisServer, "postgres": PostgresServer}
+_running: dict[str, Server] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have the server that a test shares with others started before anybody looks for leaks."""
+    callspec = getattr(item, "callspec", None)
+    kind = callspec.params.get("place") if callspec else None
+    if kind in SERVERS and kind not in _running:
+        factory = item.session.config._tmp_path_factory  # type: ignore[attr-defined]
+        server = SERVERS[kind](factory.mktemp(kind))
+        server.start()
+        _running[kind] = server
+        # Not on an event loop, which it would hold.
+        importlib.import_module(f"offload.jobs._bullmq.{kind}_engine")
+
+
+def pytest_sessionfinish() -> None:
+    """End the servers."""
+    while _running:
+        _running.popitem()[1].stop()
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty store of each kind of engine."""
-    return PLACES[request.param](tmp_path)
+    return PLACES[request.param](tmp_path, _running.get(request.param))
 
 
 @pytest.fixture

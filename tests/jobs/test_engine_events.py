@@ -67,14 +67,16 @@ async def test_closing_ends_listening(place):
     engine = place.new()
     await engine.open()
     heard = []
+    entered = anyio.Event()
 
     async def listen():
         async with engine.events() as events:
+            entered.set()
             heard.extend([event async for event in events])
         heard.append("end")
 
     async with anyio.create_task_group() as group:
         group.start_soon(listen)
-        await anyio.wait_all_tasks_blocked()
+        await entered.wait()
         await engine.aclose()
     assert heard == ["end"]

@@ -1,0 +1,163 @@
+"""Listening on Postgres: one connection with LISTEN, and BullMQ's table of events.
+
+BullMQ leaves out notifications while many commit at a time, so the table is also looked at now
+and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from offload.jobs._bullmq.listener import MISSED, Listener, event_of
+from offload.jobs._bullmq.names import from_bullmq
+from offload.jobs._errors import JobsUnavailableError
+
+if TYPE_CHECKING:
+    from offload.jobs._bullmq.pg_client import Connection, PostgresClient
+
+__all__ = ["PostgresHub"]
+
+_LOOK_SECONDS: Final = 0.5
+_RETRY_SECONDS: Final = 0.5
+# Numbers are given before commits: a smaller one may appear after a larger one.
+_BEHIND: Final = 500
+
+
+class PostgresHub:
+    """Those who listen and those who wait for jobs, on one asyncio loop.
+
+    Args:
+        client: for its server.
+    """
+
+    def __init__(self, client: PostgresClient) -> None:
+        self._client = client
+        self._listeners: set[Listener] = set()
+        self._claimers: set[tuple[frozenset[str], asyncio.Event]] = set()
+        self._seen: OrderedDict[int, None] = OrderedDict()
+        self._last = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+
+    async def add_listener(self, listener: Listener) -> None:
+        """Give events to `listener` from now on."""
+        self._listeners.add(listener)
+        try:
+            await self._start()
+        except BaseException:
+            self.remove_listener(listener)
+            raise
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Give it no more."""
+        self._listeners.discard(listener)
+        self._rest()
+
+    async def expect(self, queues: frozenset[str], ring: asyncio.Event) -> None:
+        """Have `ring` set whenever there may be jobs in one of the queues."""
+        self._claimers.add((queues, ring))
+        try:
+            await self._start()
+        except BaseException:
+            self.forget(queues, ring)
+            raise
+
+    def forget(self, queues: frozenset[str], ring: asyncio.Event) -> None:
+        """Set it no more."""
+        self._claimers.discard((queues, ring))
+        self._rest()
+
+    def close(self) -> None:
+        """End all listening."""
+        for listener in self._listeners:
+            listener.close()
+        for _, ring in self._claimers:
+            ring.set()
+        self._listeners.clear()
+        self._claimers.clear()
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._listeners and not self._claimers and self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    async def _start(self) -> None:
+        async with self._starting:
+            if self._reading is None:
+                connection = await self._connect()
+                self._reading = asyncio.create_task(self._read(connection))
+
+    async def _connect(self) -> Connection:
+        connection = await self._client.new_connection()
+        try:
+            await connection.execute("LISTEN bullmq_jobs")
+            await connection.execute("LISTEN bullmq_events")
+            self._last = 0
+            for number, *_ in await self._events(connection):
+                self._see(number)
+        except BaseException:
+            connection.pgconn.finish()
+            raise
+        return connection
+
+    def _see(self, number: int) -> None:
+        self._seen[number] = None
+        self._last = max(self._last, number)
+        while len(self._seen) > 2 * _BEHIND:
+            self._seen.popitem(last=False)
+
+    async def _events(self, connection: Connection) -> list[tuple[Any, ...]]:
+        if self._last:
+            cursor = await connection.execute(
+                "SELECT id, queue, event, data FROM event WHERE id > %s ORDER BY id LIMIT 2000",
+                (self._last - _BEHIND,),
+            )
+        else:
+            cursor = await connection.execute(
+                "SELECT id, queue, event, data FROM event ORDER BY id DESC LIMIT %s", (_BEHIND,)
+            )
+        return await cursor.fetchall()
+
+    async def _read(self, first: Connection) -> None:
+        connection = first
+        try:
+            while True:
+                try:
+                    await self._read_on(connection)
+                except (psycopg.Error, JobsUnavailableError):
+                    connection.pgconn.finish()
+                    self._ring_all()
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    with contextlib.suppress(psycopg.Error, JobsUnavailableError):
+                        connection = await self._connect()
+                        for listener in self._listeners:
+                            listener.tell(MISSED)
+        finally:
+            connection.pgconn.finish()
+
+    async def _read_on(self, connection: Connection) -> None:
+        async for notice in connection.notifies(timeout=_LOOK_SECONDS, stop_after=1):
+            queue = from_bullmq(notice.payload)
+            for queues, ring in self._claimers:
+                if notice.channel == "bullmq_jobs" and queue in queues:
+                    ring.set()
+        if not self._listeners:
+            return
+        for number, bullmq_queue, kind, data in await self._events(connection):
+            if number in self._seen:
+                continue
+            self._see(number)
+            event = event_of(kind, data, from_bullmq(bullmq_queue))
+            if event is not None:
+                for listener in self._listeners:
+                    listener.tell(event)
+
+    def _ring_all(self) -> None:
+        for _, ring in self._claimers:
+            ring.set()

@@ -1,0 +1,226 @@
+"""What is of BullMQ: its scripts as ours use them, its names, deploys, and programs that die."""
+
+import random
+import re
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offload.jobs._bullmq import new_engine
+from offload.jobs._bullmq.names import from_bullmq, to_bullmq
+from offload.jobs._bullmq.redis_engine import RedisEngine
+from offload.jobs._bullmq.scripts import script, texts_of_bullmq
+from offload.jobs._errors import JobsUnavailableError
+from offload.jobs._values import AttemptOutcome, JobState, NewJob
+from tests.jobs.servers import PostgresServer, RedisServer
+from tests.jobs.values import claimed_ids, new_job, put
+
+# Keys and arguments of BullMQ's scripts, as ours hand them over: (file, KEYS, ARGV).
+HANDED_OVER = [
+    ("addStandardJob-9", 9, 3),
+    ("addDelayedJob-6", 6, 3),
+    ("addPrioritizedJob-9", 9, 3),
+    ("moveToActive-11", 11, 3),
+    ("moveToFinished-14", 14, 9),
+    ("moveToDelayed-11", 11, 9),
+    ("retryJob-11", 11, 6),
+    ("reprocessJob-9", 9, 6),
+    ("removeJob-2", 2, 3),
+    ("updateProgress-3", 3, 2),
+    ("pause-7", 7, 2),
+]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """One for the test."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("file, keys, arguments", HANDED_OVER)
+def test_scripts_of_bullmq_take_what_ours_hand_over(file, keys, arguments):
+    """A version of BullMQ with other keys or arguments is noticed here, before any job is."""
+    text = Path(texts_of_bullmq(), f"{file}.lua").read_text(encoding="utf-8")
+    assert max(int(number) for number in re.findall(r"KEYS\[(\d+)\]", text)) == keys
+    assert max(int(number) for number in re.findall(r"ARGV\[(\d+)\]", text)) == arguments
+
+
+@pytest.mark.parametrize(
+    "file, words",
+    [
+        ("moveToFinished-14", ["return -6", "return -2", "return -3", "return -1", "keepJobs"]),
+        ("moveToActive-11", ["opts['token']", "opts['lockDuration']", "opts['name']", ":lock"]),
+        ("moveToDelayed-11", ['ARGV[6] == "0"', '"HINCRBY", jobKey, "atm", 1']),
+        ("retryJob-11", ['"HINCRBY", jobKey, "atm", 1']),
+        ("addStandardJob-9", ["cmsgpack.unpack(ARGV[1])", "opts['de']", "args[9]"]),
+    ],
+)
+def test_words_of_bullmq_are_as_ours_expect(file, words):
+    """Codes, options and fields that ours rely on are still there."""
+    text = Path(texts_of_bullmq(), f"{file}.lua").read_text(encoding="utf-8")
+    assert [word for word in words if word not in text] == []
+
+
+def test_every_script_is_composed_once():
+    """A script of ours has the text of BullMQ's in it, unchanged."""
+    text = Path(texts_of_bullmq(), "moveToFinished-14.lua").read_text(encoding="utf-8")
+    assert text in script("finish").text
+    assert script("finish") is script("finish")
+
+
+def test_jobs_are_imported_without_bullmq():
+    """`import offload.jobs` needs none of the extras."""
+    code = (
+        "import sys, offload.jobs, offload.jobs._bullmq; "
+        "sys.exit(bool({'bullmq', 'redis', 'hiredis', 'psycopg'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.text(min_size=1))
+def test_every_name_is_kept(name):
+    """Names survive the way to BullMQ and back, and cannot be taken for a key of a queue."""
+    kept = to_bullmq(name)
+    assert from_bullmq(kept) == name
+    assert ":" not in kept
+    assert kept not in ("wait", "active", "meta", "events", "id")
+    assert not re.fullmatch("[0-9]+", kept)
+
+
+def test_ordinary_names_are_the_same_there():
+    """What a Node program knows a job or queue by is what we know it by."""
+    for name in ("default", "report@2026-11", "0190d1f2-7c3a", "größe"):
+        assert to_bullmq(name) == name
+
+
+def test_unknown_scheme_is_refused():
+    """With those that there are."""
+    with pytest.raises(ValueError, match="neither redis://"):
+        new_engine("mysql://example")
+
+
+@pytest.mark.anyio
+async def test_unknown_functions_do_not_slow_claims_down(server):
+    """Ten thousand jobs of a function that no worker has yet cost a claim nothing, and wait."""
+    engine = RedisEngine(server.url)
+    await engine.open()
+    numbers = count(1)
+    for _ in range(20):
+        await engine.put([new_job(f"new-{next(numbers)}", function="shop:new") for _ in range(500)])
+    await put(engine, new_job("one"), new_job("two", function="shop:new"), new_job("three"))
+    assert await claimed_ids(engine) == ["one", "three"]
+    await engine.put([new_job("four")])
+    server.call("CONFIG", "RESETSTAT")
+    assert await claimed_ids(engine) == ["four"]
+    commands = re.findall(rb"cmdstat_(\w+):calls=(\d+)", server.call("INFO", "commandstats"))
+    assert sum(int(calls) for name, calls in commands if name != b"info") < 100
+    first = await claimed_ids(engine, limit=3, functions=["shop:new"])
+    assert first == ["new-1", "new-2", "new-3"]
+    assert sum(each.count for each in await engine.counts()) == 10_004
+    await engine.aclose()
+
+
+WORKER = """
+import asyncio, os, sys, random
+from offload.jobs._bullmq import new_engine
+from offload.jobs._errors import JobsUnavailableError
+from offload.jobs._values import Complete, Wanted
+
+async def main(url, name):
+    engine = new_engine(url)
+    wanted = Wanted(frozenset({"default"}), frozenset({"shop:f"}), name, 1.0, 5)
+    await engine.open()
+    async def work():
+        while True:
+            try:
+                claimed = await engine.claim(wanted, wait=10)
+                while claimed:
+                    each, *claimed = claimed
+                    await asyncio.sleep(random.random() / 100)
+                    finished = await engine.finish(each.claim, Complete('"%s"' % name), then=wanted)
+                    claimed += finished.claimed
+                    await engine.extend([one.claim for one in claimed], 1.0)
+            except JobsUnavailableError:
+                await asyncio.sleep(0.1)
+    await asyncio.gather(*(work() for _ in range(5)))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def start_worker(server, name):
+    """Start a worker program."""
+    return subprocess.Popen([sys.executable, "-c", WORKER, server.url, name])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@pytest.mark.parametrize("kind, total", [(RedisServer, 1500), (PostgresServer, 500)])
+async def test_no_job_is_lost_while_programs_and_server_die(  # noqa: C901 - a story
+    tmp_path_factory, kind, total
+):
+    """Worker programs and servers are killed at random: each job ends once, none is lost."""
+    server = kind(tmp_path_factory.mktemp("chaos"))
+    server.start()
+    engine = new_engine(f"{server.url}?timeout=2")
+    await engine.open()
+    numbers = count(1)
+    workers = {name: start_worker(server, name) for name in ("one", "two", "three")}
+    chance = random.Random(7)
+
+    async def produce():
+        for _ in range(total // 50):
+            jobs = [NewJob(f"job-{next(numbers)}", "shop:f", "[]") for _ in range(50)]
+            while True:
+                try:
+                    await engine.put(jobs)
+                    break
+                except JobsUnavailableError:
+                    await anyio.sleep(0.1)
+            await anyio.sleep(0.05)
+
+    async def kill():
+        for round_number in range(6):
+            await anyio.sleep(0.4 + chance.random() / 2)
+            name = chance.choice(sorted(workers))
+            workers[name].kill()
+            await anyio.to_thread.run_sync(workers[name].wait)
+            if round_number % 3 == 2:
+                await anyio.to_thread.run_sync(server.stop)
+                await anyio.to_thread.run_sync(server.start)
+            workers[name] = start_worker(server, name)
+
+    async def finished():
+        counts = await engine.counts()
+        return sum(each.count for each in counts if each.state is JobState.COMPLETED)
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(produce)
+            group.start_soon(kill)
+        with anyio.fail_after(60):
+            while await finished() < total:
+                await engine.sweep()
+                await anyio.sleep(0.1)
+        records = await engine.get([f"job-{number}" for number in range(1, total + 1)])
+        await engine.aclose()
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+        await anyio.to_thread.run_sync(server.stop)
+    assert None not in records
+    for record in records:
+        *earlier, last = record.history
+        assert last.outcome is AttemptOutcome.COMPLETED
+        assert {attempt.outcome for attempt in earlier} <= {AttemptOutcome.LAPSED}
+        assert (record.attempts, record.crashes) == (1, len(earlier))
