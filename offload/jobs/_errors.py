@@ -10,6 +10,7 @@ __all__ = [
     "JobFailedError",
     "JobNotFoundError",
     "JobQueueFullError",
+    "JobTimeoutError",
     "JobsCorruptError",
     "JobsUnavailableError",
     "LeaseLapsedError",
@@ -86,6 +87,20 @@ class JobFailedError(OffloadError):
         self.remote_traceback = remote_traceback
         self.attempts = attempts
         self.crashes = crashes
+
+
+class JobTimeoutError(OffloadError, TimeoutError):
+    """The job did not end while its result was awaited. It goes on, and may have run.
+
+    Attributes:
+        job_id: the job.
+        timeout: how long was waited, in seconds.
+    """
+
+    def __init__(self, message: str, *, job_id: str, timeout: float) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.timeout = timeout
 
 
 class JobCancelledError(OffloadError):
