@@ -129,6 +129,8 @@ class Engine(Protocol):
     async def requeue(self, job_id: str) -> None:
         """Have a failed or cancelled job run again, with its counters at 0 and its history kept.
 
+        A deadline that has passed is dropped; its `unique` key is taken again if it is free.
+
         Raises:
             JobNotFoundError: there is no such job.
             JobConflictError: it is not failed or cancelled.
@@ -207,7 +209,7 @@ class Engine(Protocol):
         """Forget jobs that ended longer ago than their `keep`, and return how many those were.
 
         Args:
-            max_over: how many jobs that are over may be kept altogether: the latest ones.
+            max_over: how many jobs that are over may be kept altogether: those put last.
         """
         ...
 

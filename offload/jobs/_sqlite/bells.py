@@ -36,7 +36,7 @@ __all__ = ["Bell", "Hub", "Listener", "Ringer", "bell_directory"]
 CLAIMS: Final = ".claims"
 EVENTS: Final = ".events"
 
-_HAS_SOCKETS: Final = hasattr(socket, "AF_UNIX") and os.name == "posix"
+HAS_SOCKETS: Final = hasattr(socket, "AF_UNIX") and os.name == "posix"
 # Of a path in an address: 108 with its zero on Linux, 104 elsewhere. A name of ours takes 32.
 _MAX_DIRECTORY: Final = 103 - 33
 # Far below what a socket takes at once.
@@ -108,6 +108,10 @@ class Hub:
         """Give events to `listener`."""
         with self._lock:
             self._listeners.add(listener)
+            is_closed = self.is_closed
+        if is_closed:
+            # Closed while the caller was on its way here: nobody else would end it.
+            listener.close()
 
     def remove_listener(self, listener: Listener) -> None:
         """Give it no more."""
@@ -263,6 +267,7 @@ class Ringer:
 
     def __init__(self, path: str, hub: Hub) -> None:
         self._hub = hub
+        self._path = path
         self.directory = bell_directory(path)
         self._own: set[str] = set()
         self._socket: socket.socket | None = None
@@ -278,7 +283,7 @@ class Ringer:
         if not rings and not events:
             return
         # Other processes first: for them it takes longer.
-        if _HAS_SOCKETS:
+        if HAS_SOCKETS:
             self._ring_others(rings, events)
         if rings:
             self._hub.ring(rings)
@@ -286,9 +291,11 @@ class Ringer:
             self._hub.tell(events)
 
     def _ring_others(self, rings: Collection[tuple[str, str]], events: list[JobEvent]) -> None:
+        if not is_trusted(self.directory, self._path):  # or nobody listens
+            return
         try:
             names = os.listdir(self.directory)
-        except OSError:  # nobody has ever listened, or nothing works at all
+        except OSError:
             return
         datagrams: dict[str, list[bytes]] = {}
         for name in names:
@@ -325,9 +332,24 @@ class Ringer:
 
     def close(self) -> None:
         """Close the socket for sending; when the writer thread has ended."""
+        # Only if it is empty; whoever listens next makes it anew.
+        with contextlib.suppress(OSError):
+            os.rmdir(self.directory)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def is_trusted(directory: str, path: str) -> bool:
+    """Return whether the directory is there, and of somebody who may use the file anyway.
+
+    In the directory for temporary files, anybody may have made it.
+    """
+    try:
+        owner = os.stat(directory, follow_symlinks=False).st_uid
+        return owner in (os.geteuid(), os.stat(path).st_uid)
+    except OSError:
+        return False
 
 
 def make_directory(directory: str, path: str) -> None:
@@ -338,6 +360,8 @@ def make_directory(directory: str, path: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, mode)
         os.chmod(directory, mode)
+    if not is_trusted(directory, path):
+        raise PermissionError(f"{directory} belongs to somebody else")
 
 
 def _encode(things: Collection[Any]) -> list[bytes]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from offload.jobs._sqlite.bells import (
     CLAIMS,
     EVENTS,
+    HAS_SOCKETS,
     Bell,
     Hub,
     Ringer,
@@ -65,9 +66,7 @@ class Core:
                 return
             bell = None
             try:
-                make_directory(self._ringer.directory, self._path)
-                heard = partial(_HEARD[suffix], self.hub)
-                bell = Bell(self._ringer.directory, suffix, heard, self._ringer.add_own)
+                bell = self._new_bell(suffix)
             except OSError as error:
                 _logger.warning(
                     "cannot listen in %s (%s): jobs of other processes are looked for every %d ms",
@@ -76,6 +75,18 @@ class Core:
                     _POLL_ALONE * 1000,
                 )
             self._bells[suffix] = bell
+
+    def _new_bell(self, suffix: str) -> Bell:
+        if not HAS_SOCKETS:
+            raise OSError("this system has no datagram sockets between processes")
+        heard = partial(_HEARD[suffix], self.hub)
+        while True:
+            make_directory(self._ringer.directory, self._path)
+            try:
+                return Bell(self._ringer.directory, suffix, heard, self._ringer.add_own)
+            except FileNotFoundError:
+                # Removed in between, by somebody who was the last one there.
+                continue
 
     def poll_seconds(self) -> float:
         """Return after how long a claimer shall look by itself."""

@@ -70,14 +70,18 @@ class Operation(Generic[S, T]):
 
     def succeed(self, value: T) -> None:
         """Answer, or undo; on the thread, once the transaction is committed."""
+        if self.end(value):
+            self.reply.post(value, None)
+
+    def end(self, value: T) -> bool:
+        """Return whether somebody waits for the answer; if nobody does, undo. As `succeed`."""
         with self._lock:
             is_abandoned = self._stage is _Stage.ABANDONED
             if not is_abandoned:
                 self._stage, self._answer = _Stage.DONE, (value,)
-        if not is_abandoned:
-            self.reply.post(value, None)
-        elif self.undo is not None:
+        if is_abandoned and self.undo is not None:
             self.undo(value)
+        return not is_abandoned
 
     def fail(self, error: BaseException) -> None:
         """Answer that it failed; on the thread."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-__all__ = ["Reply", "TimedOut", "new_reply"]
+__all__ = ["Reply", "TimedOut", "new_reply", "post_all"]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 T = TypeVar("T")
 
@@ -43,6 +46,25 @@ def new_reply() -> Reply[Any]:
     return _AsyncioReply(loop)
 
 
+def post_all(answers: Iterable[tuple[Reply[Any], Any, BaseException | None]]) -> None:
+    """Post many answers, and wake each loop of asyncio once, which takes longer than the rest."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_AsyncioReply[Any], _Answer[Any]]]] = {}
+    for reply, value, error in answers:
+        if isinstance(reply, _AsyncioReply):
+            pair = reply, _Answer(value, error)
+            by_loop.setdefault(reply.loop, []).append(pair)
+        else:
+            reply.post(value, error)
+    for loop, pairs in by_loop.items():
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_set_all, pairs)
+
+
+def _set_all(pairs: list[tuple[_AsyncioReply[Any], _Answer[Any]]]) -> None:
+    for reply, answer in pairs:
+        reply.set(answer)
+
+
 class _Answer(Generic[T]):
     __slots__ = ("error", "value")
 
@@ -57,25 +79,26 @@ class _Answer(Generic[T]):
 
 
 class _AsyncioReply(Generic[T]):
-    __slots__ = ("_future", "_loop")
+    __slots__ = ("_future", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         # Never given an exception, of which asyncio would complain if nobody came to see it.
         self._future: asyncio.Future[_Answer[T]] = loop.create_future()
 
     def post(self, value: T | None, error: BaseException | None) -> None:
         # RuntimeError: the loop is closed, and the task with it.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._set, _Answer(value, error))
+            self.loop.call_soon_threadsafe(self.set, _Answer(value, error))
 
-    def _set(self, answer: _Answer[T]) -> None:
+    def set(self, answer: _Answer[T]) -> None:
+        """Answer, on the loop."""
         if not self._future.done():
             self._future.set_result(answer)
 
     async def wait(self, seconds: float) -> T:
         # Not `asyncio.timeout`, which would take longer than the whole rest of this.
-        timer = self._loop.call_later(seconds, self._set, _Answer[T](None, TimedOut()))
+        timer = self.loop.call_later(seconds, self.set, _Answer[T](None, TimedOut()))
         try:
             answer = await self._future
         finally:

@@ -13,6 +13,7 @@ from offload.errors import OffloadError
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._sqlite.failures import translate
 from offload.jobs._sqlite.location import create_file
+from offload.jobs._sqlite.replies import post_all
 from offload.jobs._sqlite.schema import connect, migrate
 from offload.jobs._sqlite.transaction import Transaction
 from offload.jobs._sqlite.turns import Turns
@@ -294,11 +295,11 @@ class Writer(DatabaseThread[Transaction]):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        for operation, (value, refusal) in zip(operations, answers, strict=True):
-            if refusal is None:
-                operation.succeed(value)
-            else:
-                operation.fail(refusal)
+        post_all(
+            (operation.reply, value, refusal)
+            for operation, (value, refusal) in zip(operations, answers, strict=True)
+            if refusal is not None or operation.end(value)
+        )
         self._ringer.ring(transaction.rings, transaction.events)
 
     def _sync(self, connection: sqlite3.Connection, is_needed: bool) -> None:  # noqa: FBT001
