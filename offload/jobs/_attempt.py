@@ -36,6 +36,15 @@ __all__ = [
 # Attribute of a log record: the key of the attempt that made it.
 JOB_FIELD: Final = "offload_job"
 
+# What worker processes import before their first attempt, beside the modules of the functions.
+_WARM: Final = (
+    __name__,
+    "offload.jobs._codec",
+    "offload.jobs._context",
+    "offload.jobs._failures",
+    "offload.jobs._functions",
+)
+
 # What crosses back: whether it is a result, its text or the error, the number of log records.
 _Reply: TypeAlias = "tuple[str, int] | tuple[str, str, str, bool, int]"
 
@@ -207,7 +216,8 @@ def attempt_of(reference: str, function: Any, pool: Pool) -> Runnable:
         module=reference.partition(":")[0],
         max_concurrency=limit,
     )
-    pool.register(__name__)
+    for module in (*_WARM, target.module):
+        pool.register(module)
     return Runnable(reference, pool, limit, options.grace, target, options)
 
 

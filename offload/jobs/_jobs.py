@@ -82,6 +82,7 @@ class Jobs:
         self._options: Final = checked(options, are_defaults=True)
         self._max_queued: Final = max_queued
         self.max_payload_bytes: Final = max_payload_bytes
+        self.default_queue: Final[str] = options.get("queue", "default")
         self._engine: Engine = engine_of(self._url)
         self._is_open = False
         self._is_closed = False
@@ -463,12 +464,10 @@ class JobsWithOptions:
         return await self._jobs._run(self._changes, function, args, kwargs)  # noqa: SLF001
 
 
-_default: dict[str, Jobs] = {}
-
-
+@cache
 def default_jobs() -> Jobs:
     """Return the jobs of this process where none are named: as OFFLOAD_JOBS says."""
-    return _default.setdefault("", Jobs()) if "" not in _default else _default[""]
+    return Jobs()
 
 
 @cache

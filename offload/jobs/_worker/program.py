@@ -1,0 +1,417 @@
+"""The life of a worker program: start, keep the leases, care for the store, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import random
+import socket
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from offload.errors import OffloadError
+from offload.jobs._attempt import attempt_of, pool_of
+from offload.jobs._errors import JobsCorruptError, JobsUnavailableError
+from offload.jobs._functions import discover, options_of, reference_of
+from offload.jobs._worker.attempt import Stop
+from offload.jobs._worker.connection import Connection
+from offload.jobs._worker.lane import Lane
+from offload.jobs._worker.leases import Leases, extend_period
+from offload.jobs._worker.parts import Parts
+from offload.jobs._worker.records import RecordKeeper
+from offload.jobs._worker.statistics import Counters, WorkerProgramStatistics
+from offload.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from offload.jobs._attempt import Runnable
+    from offload.jobs._engine import Engine
+    from offload.jobs._jobs import Jobs
+    from offload.jobs._values import Claim
+    from offload.jobs._worker.attempt import RunningAttempt
+
+__all__ = ["ProgramState", "WorkerProgram"]
+
+_logger: Final = logging.getLogger("offload.jobs")
+
+# The pool takes up to a second to have ended a process, and a clock needs some room besides.
+_MIN_LEASE: Final = 2.0
+_SWEEP_SECONDS: Final = 0.5
+_PRUNE_SECONDS: Final = 60.0
+_TELL_SECONDS: Final = 0.2
+_WATCH_SECONDS: Final = 0.1
+# Between two lines in the log of one long attempt.
+_LONG_SECONDS: Final = 60.0
+# For handing back, at the end: engines answer or raise within seconds.
+_HAND_BACK_SECONDS: Final = 5.0
+
+
+class ProgramState(StrEnum):
+    """Where a worker program is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    ENDED = "ended"
+
+
+class WorkerProgram:
+    """Runs jobs until it is told to stop. On asyncio; `offload worker` is this with signals.
+
+    Attempts run on the pools that their functions are decorated for, as direct calls do.
+
+    Args:
+        jobs: where they are; opened by `run` and left open.
+        functions: what it can run, decorated by `@offload` or `@job_options`; None: all of these
+            that are imported when `run` begins. Jobs of other functions stay waiting.
+        queues: names of queues; None: "default", and those that the options of `jobs` and of the
+            functions name.
+        concurrency: attempts that the pool named "default" runs at once, where the application has
+            not made that pool itself; None: as many as the pool would have by itself.
+        lease: seconds after which a job is another's if this program dies; at least 2.
+        drain: seconds that running attempts are given at the end.
+        pool: name of the pool that runs all attempts; None: each function's own.
+        name: identity of this program in the history of jobs; None: host and process id.
+        max_over: how many jobs that are over are kept in the store, the latest ones; None: all, as
+            long as their `keep` says.
+
+    Raises:
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        functions: Iterable[Callable[..., Any]] | None = None,
+        *,
+        queues: Collection[str] | None = None,
+        concurrency: int | None = None,
+        lease: float = 10.0,
+        drain: float = 10.0,
+        pool: str | None = None,
+        name: str | None = None,
+        max_over: int | None = None,
+    ) -> None:
+        _check_seconds("lease", lease, _MIN_LEASE)
+        _check_seconds("drain", drain, 0.0)
+        if concurrency is not None and concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency!r}")
+        self._jobs: Final = jobs
+        self._given: Final = None if functions is None else tuple(functions)
+        self._queues: Final = None if queues is None else frozenset(queues)
+        self._concurrency: Final = concurrency
+        self._lease: Final = float(lease)
+        self._drain: Final = float(drain)
+        self._pool: Final = pool
+        self.name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._max_over: Final = max_over
+        self.state = ProgramState.STARTING
+        self._lanes: list[Lane] = []
+        self._functions: dict[str, Any] = {}
+        self._counters = Counters()
+        self._connection = Connection()
+        self._stops = 0
+        self._stopped = asyncio.Event()
+        self._hurried = asyncio.Event()
+
+    # Told from outside
+
+    def stop(self) -> None:
+        """Claim no more, drain and end `run`; the second time: hand back at once. On its loop."""
+        self._stops += 1
+        self._stopped.set()
+        if self._stops > 1:
+            self._hurried.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it claims jobs, and the engine answers."""
+        return self.state is ProgramState.RUNNING and self._connection.is_up
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it is in order; an engine that is away does not count."""
+        return self.state is not ProgramState.ENDED
+
+    def statistics(self) -> WorkerProgramStatistics:
+        """Return the state and the counters of this instant."""
+        return WorkerProgramStatistics(
+            worker=self.name,
+            state=self.state,
+            functions=sum(len(lane.runnables) for lane in self._lanes),
+            slots=sum(lane.slots for lane in self._lanes),
+            active=sum(len(lane.attempts) for lane in self._lanes),
+            claimed=self._counters.claimed,
+            ended=dict(self._counters.ended),
+            fenced=self._counters.fenced,
+            run_seconds=self._counters.run_seconds,
+            outages=self._connection.outages,
+            is_connected=self._connection.is_up,
+        )
+
+    # Life
+
+    async def run(self) -> None:
+        """Run jobs until `stop`, and hand back what has not ended then.
+
+        Raises:
+            JobsCorruptError: what is stored cannot be read.
+            ValueError: there is no function to run.
+
+        Cancellation: stops all attempts and hands them back, for a few seconds.
+        """
+        records = RecordKeeper()
+        by_pool = self._runnables()
+        # The pools send what worker processes log through the handlers of this process.
+        logging.root.addHandler(records)
+        try:
+            engine = await self._open()
+            if engine is not None:
+                parts = self._make_parts(engine, records)
+                self._lanes = [Lane(parts, *each) for each in by_pool.items()]
+                await self._run(parts)
+        finally:
+            logging.root.removeHandler(records)
+            self.state = ProgramState.ENDED
+            for pool in by_pool:
+                await pool.aclose(drain=0.0)
+
+    async def _open(self) -> Engine | None:
+        """Return the engine when it answers; None: told to stop before it did."""
+        tries = 0
+        while not self._stopped.is_set():
+            try:
+                engine = await self._jobs.engine()
+            except JobsCorruptError:
+                raise
+            except JobsUnavailableError as error:
+                self._connection.failed(error)
+                pause = asyncio.create_task(Connection.pause(tries))
+                stop = asyncio.create_task(self._stopped.wait())
+                await asyncio.wait({pause, stop}, return_when=asyncio.FIRST_COMPLETED)
+                pause.cancel()
+                stop.cancel()
+                tries += 1
+            else:
+                self._connection.succeeded()
+                return engine
+        return None
+
+    async def _run(self, parts: Parts) -> None:
+        for lane in self._lanes:
+            await lane.pool.open()
+        background = [
+            asyncio.create_task(each)
+            for each in (
+                self._extend(parts),
+                self._watch(parts),
+                self._tell(parts),
+                self._care(parts),
+            )
+        ]
+        claims = [asyncio.create_task(lane.claim()) for lane in self._lanes]
+        self.state = ProgramState.RUNNING
+        self._log_start(parts)
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            # None of them ends by itself, unless it is broken.
+            await asyncio.wait(
+                {stopped, *claims, *background}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in (*claims, *background):
+                if task.done() and not self._stopped.is_set():
+                    task.result()
+        finally:
+            stopped.cancel()
+            await self._end(claims)
+            for task in (*claims, *background):
+                task.cancel()
+            await asyncio.gather(*claims, *background, return_exceptions=True)
+
+    async def _end(self, claims: list[asyncio.Task[None]]) -> None:
+        """Drain, and hand back what is left."""
+        self.state = ProgramState.DRAINING
+        for lane in self._lanes:
+            lane.stop_claiming()
+        await asyncio.wait(claims, timeout=_HAND_BACK_SECONDS)
+        active = sum(len(lane.attempts) for lane in self._lanes)
+        if active:
+            _logger.info("draining: %d attempts have %g s to end", active, self._drain)
+        drained = asyncio.create_task(self._drained())
+        hurried = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait(
+            {drained, hurried}, timeout=self._drain, return_when=asyncio.FIRST_COMPLETED
+        )
+        hurried.cancel()
+        if not drained.done():
+            for attempt in self._attempts():
+                attempt.stop(Stop.HANDED_BACK)
+            await asyncio.wait({drained}, timeout=_HAND_BACK_SECONDS)
+        if not drained.done():
+            drained.cancel()
+            _logger.warning("the engine does not answer: what was not reported will lapse")
+            for lane in self._lanes:
+                lane.abandon()
+        _logger.info("worker program %s ends", self.name)
+
+    async def _drained(self) -> None:
+        for lane in self._lanes:
+            await lane.drained()
+
+    # What goes on all the time
+
+    async def _extend(self, parts: Parts) -> None:
+        leases, period = parts.leases, extend_period(self._lease)
+        while True:
+            await asyncio.sleep(period)
+            held = leases.held()
+            if not held:
+                continue
+            asked_at = time.monotonic()
+            try:
+                answer = await parts.engine.extend(held, self._lease)
+            except JobsUnavailableError as error:
+                parts.connection.failed(error)
+                continue
+            parts.connection.succeeded()
+            for claim in leases.extended(held, asked_at, answer):
+                is_cancelled = leases.is_cancelled(claim)
+                self._stop(claim, Stop.CANCELLED if is_cancelled else Stop.LOST)
+
+    async def _watch(self, parts: Parts) -> None:
+        """Stop attempts in time whose lease is not extended; hand back what waits in vain."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            for claim in parts.leases.run_out(time.monotonic()):
+                self._stop(claim, Stop.LOST)
+            for lane in self._lanes:
+                lane.hand_back_waiting()
+
+    async def _tell(self, parts: Parts) -> None:
+        """Have progress and log records kept, and say in the log what takes long."""
+        told: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(_TELL_SECONDS)
+            attempts = self._attempts()
+            try:
+                for attempt in attempts:
+                    if attempt.ended_at is None:
+                        await attempt.tell(parts.engine)
+            except JobsUnavailableError as error:
+                parts.connection.failed(error)
+            now = time.monotonic()
+            for attempt in attempts:
+                key = attempt.claimed.claim.token
+                if now - told.get(key, attempt.claimed_at) >= _LONG_SECONDS:
+                    told[key] = now
+                    job, progress = attempt.claimed.job, attempt.progress or "not told"
+                    _logger.info(
+                        "%s %s runs for %.0f s, progress: %s",
+                        job.function,
+                        job.id,
+                        attempt.run_seconds,
+                        progress,
+                    )
+            told = {key: at for key, at in told.items() if any(key in lane.attempts for lane in self._lanes)}
+
+    async def _care(self, parts: Parts) -> None:
+        """Sweep and prune the store, as every worker program does."""
+        prune_at = time.monotonic() + random.uniform(1.0, _PRUNE_SECONDS)  # noqa: S311
+        while True:
+            # Not all programs at the same moment.
+            await asyncio.sleep(_SWEEP_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
+            try:
+                swept = await parts.engine.sweep()
+                if time.monotonic() >= prune_at:
+                    prune_at = time.monotonic() + _PRUNE_SECONDS
+                    await parts.engine.prune(max_over=self._max_over)
+            except JobsUnavailableError as error:
+                parts.connection.failed(error)
+                continue
+            if swept.retried or swept.failed:
+                _logger.warning(
+                    "leases ran out: %d jobs wait again, %d have failed",
+                    len(swept.retried),
+                    len(swept.failed),
+                )
+
+    def _stop(self, claim: Claim, reason: Stop) -> None:
+        for lane in self._lanes:
+            attempt = lane.attempts.get(claim.token)
+            if attempt is not None:
+                attempt.stop(reason)
+
+    def _attempts(self) -> list[RunningAttempt]:
+        return [attempt for lane in self._lanes for attempt in lane.attempts.values()]
+
+    # What it can run
+
+    def _runnables(self) -> dict[Pool, dict[str, Runnable]]:
+        if self._given is None:
+            self._functions = discover()
+        else:
+            self._functions = {reference_of(each): each for each in self._given}
+        if not self._functions:
+            raise ValueError(
+                "there is no function to run: import the modules whose functions are decorated by "
+                "@offload before the program begins"
+            )
+        by_pool: dict[Pool, dict[str, Runnable]] = {}
+        for reference, function in self._functions.items():
+            pool = self._pool_for(function)
+            by_pool.setdefault(pool, {})[reference] = attempt_of(reference, function, pool)
+        return by_pool
+
+    def _make_parts(self, engine: Engine, records: RecordKeeper) -> Parts:
+        return Parts(
+            engine=engine,
+            worker=self.name,
+            queues=self._served_queues(),
+            lease=self._lease,
+            max_bytes=self._jobs.max_payload_bytes,
+            leases=Leases(self._lease),
+            connection=self._connection,
+            records=records,
+            counters=self._counters,
+        )
+
+    def _pool_for(self, function: Any) -> Pool:
+        wanted = self._pool or pool_of(function)
+        if isinstance(wanted, Pool):
+            return wanted
+        if wanted == "default" and not any(each.name == "default" for each in Pool.all()):
+            # No more calls than that: the queue is of a lane's making, and short.
+            return Pool("default", max_workers=self._concurrency)
+        try:
+            return Pool.named(wanted)
+        except OffloadError as error:
+            raise ValueError(str(error)) from error
+
+    def _served_queues(self) -> frozenset[str]:
+        if self._queues is not None:
+            return self._queues
+        named = {options_of(each).get("queue") for each in self._functions.values()}
+        return frozenset({"default", self._jobs.default_queue, *filter(None, named)})
+
+    def _log_start(self, parts: Parts) -> None:
+        _logger.info(
+            "worker program %s: %d functions, queues %s, %d slots, lease %g s",
+            self.name,
+            len(self._functions),
+            ", ".join(sorted(parts.queues)),
+            sum(lane.slots for lane in self._lanes),
+            self._lease,
+        )
+
+
+def _check_seconds(name: str, value: object, minimum: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not math.isfinite(value) or value < minimum:
+        raise ValueError(f"{name} must be finite and at least {minimum:g}, not {value!r}")
+
