@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--app-dir", metavar="FOLDER", help="where the modules are (default: here)")
     parser.add_argument(
-        "--queues", metavar="A,B", help='queues to serve (default: "default", and those in the code)'
+        "--queues",
+        metavar="A,B",
+        help='queues to serve (default: "default", and those in the code)',
     )
     parser.add_argument(
         "--concurrency",
@@ -80,8 +82,8 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the worker program until it is told to stop."""
-    level = logging.getLevelName(arguments.log_level.upper())
-    if not isinstance(level, int):
+    level = logging.getLevelNamesMapping().get(arguments.log_level.upper())
+    if level is None:
         print(f"offload worker: there is no log level {arguments.log_level!r}", file=sys.stderr)
         return 2
     # Before the modules: where they configure logging themselves, theirs it is.

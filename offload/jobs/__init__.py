@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from offload.jobs._call_options import JobOptionsDict, job_options
     from offload.jobs._codec_errors import JobArgumentError, JobResultError
     from offload.jobs._context import JobContext, job_context
+    from offload.jobs._enqueuer import JobsWithOptions
     from offload.jobs._errors import (
         JobCancelledError,
         JobConflictError,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         LeaseLapsedError,
     )
     from offload.jobs._job import Job, JobEvents
-    from offload.jobs._jobs import JobPage, Jobs, JobsWithOptions, default_jobs
+    from offload.jobs._jobs import JobPage, Jobs, default_jobs
     from offload.jobs._options import (
         AttemptOutcome,
         Backoff,
@@ -91,7 +92,8 @@ _HOMES = {
         "LeaseLapsedError",
     ),
     "_job": ("Job", "JobEvents"),
-    "_jobs": ("JobPage", "Jobs", "JobsWithOptions", "default_jobs"),
+    "_enqueuer": ("JobsWithOptions",),
+    "_jobs": ("JobPage", "Jobs", "default_jobs"),
     "_options": (
         "AttemptOutcome",
         "Backoff",

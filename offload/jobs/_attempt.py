@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "JOB_FIELD",
     "AttemptFailedError",
+    "Attempted",
     "Facts",
     "Runnable",
-    "Attempted",
     "attempt_of",
     "pool_of",
     "run",
@@ -69,7 +69,15 @@ def run_here(arguments: str, facts: Facts) -> _Reply:
     """Run the function of a job in this process."""
     from offload.jobs._context import JobContext, entered
 
-    context = JobContext(**dict(zip(Facts._fields[:6], facts[:6], strict=True)), task=_task())
+    context = JobContext(
+        id=facts.id,
+        function=facts.function,
+        queue=facts.queue,
+        attempt=facts.attempt,
+        max_attempts=facts.max_attempts,
+        enqueued_by=facts.enqueued_by,
+        task=_task(),
+    )
     records = _mark_records(facts.key)
     with entered(context):
         text, error, is_final = _call(arguments, facts)
@@ -216,7 +224,7 @@ def attempt_of(reference: str, function: Any, pool: Pool) -> Runnable:
         module=reference.partition(":")[0],
         max_concurrency=limit,
     )
-    for module in (*_WARM, target.module):
+    for module in (*_WARM, reference.partition(":")[0]):
         pool.register(module)
     return Runnable(reference, pool, limit, options.grace, target, options)
 
@@ -233,7 +241,7 @@ async def run(
     arguments: str,
     facts: Facts,
     *,
-    timeout: float | None,
+    timeout: float | None,  # noqa: ASYNC109 - of the pool's task
     deadline: float | None,
     grace: float,
     on_progress: Callable[[float, float | None], object],

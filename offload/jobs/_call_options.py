@@ -1,4 +1,4 @@
-"""Options of jobs as users give them: checked where they enter, call before function before `Jobs`."""
+"""Options of jobs as users give them: of a call before those of its function and of `Jobs`."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def _check_backoff(name: str, value: object) -> None:
         raise ValueError(f"{name}.jitter must be a share from 0.0 to 1.0, not {value.jitter!r}")
 
 
-_CHECKS: Final[dict[str, "Callable[[str, object], None]"]] = {
+_CHECKS: Final[dict[str, Callable[[str, object], None]]] = {
     "queue": _check_queue,
     "delay": _check_seconds,
     "at": _check_instant,

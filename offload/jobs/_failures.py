@@ -110,10 +110,7 @@ def restored(error: JobError) -> Exception | None:
 
 def _class_of(name: str) -> type[Exception] | None:
     module_name, _, class_name = name.rpartition(".")
-    if not module_name:
-        found = getattr(builtins, class_name, None)
-    else:
-        found = _look_up(name)
+    found = _look_up(name) if module_name else getattr(builtins, class_name, None)
     if not isinstance(found, type) or not issubclass(found, Exception):
         return None
     if issubclass(found, OffloadError) and found.__module__.startswith("offload."):

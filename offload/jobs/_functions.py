@@ -154,9 +154,14 @@ def _is_offloaded(value: Any) -> bool:
 
 def _note(value: Any, found: dict[str, Any]) -> None:
     # By the class first: there are many names, and a proxy may do anything when asked.
-    if not _is_offloaded(value) and not (
-        isinstance(value, FunctionType) and ("__wrapped__" in value.__dict__ or OPTIONS in value.__dict__)
-    ) and not inspect.ismethod(value):
+    if (
+        not _is_offloaded(value)
+        and not (
+            isinstance(value, FunctionType)
+            and ("__wrapped__" in value.__dict__ or OPTIONS in value.__dict__)
+        )
+        and not inspect.ismethod(value)
+    ):
         return
     inner = decorated(value)
     if inner is None:

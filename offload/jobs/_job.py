@@ -79,7 +79,7 @@ class Job(Generic[R]):
             JobsUnavailableError: the engine cannot be reached.
         """
         engine = await self._jobs.engine()
-        return await self._look(engine)
+        return await _look(engine, self.id)
 
     async def wait(self, *, timeout: float | None = None) -> JobStatus:
         """Wait until the job has ended, however it does.
@@ -103,7 +103,7 @@ class Job(Generic[R]):
             timeout=timeout,
         )
 
-    async def result(self, *, timeout: float | None = None) -> R:
+    async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as wait
         """Wait for the job and return what its function returned.
 
         The result has the annotated type if this process knows the function: since it enqueued
@@ -181,28 +181,28 @@ class Job(Generic[R]):
         `async with job.events() as events: async for status in events: …`; without `async with`
         it is closed when the job has ended.
         """
-        return JobEvents(self._jobs, self)
-
-    async def _look(self, engine: Engine) -> JobStatus:
-        (record,) = await engine.get([self.id])
-        if record is None:
-            raise JobNotFoundError(
-                f"there is no job {self.id}: there never was, or it was kept no longer",
-                job_id=self.id,
-            )
-        return JobStatus.of(record)
+        return JobEvents(self._jobs, self.id)
 
     async def _wait(self) -> JobStatus:
         engine = await self._jobs.engine()
         async with engine.events([self.id]) as events:
             while True:
                 # Listening already, so that nothing is missed between look and wait.
-                status = await self._look(engine)
+                status = await _look(engine, self.id)
                 if status.state.is_over:
                     return status
                 with anyio.move_on_after(_LOOK_SECONDS):
                     while (await _next(events)).kind not in _ENDS:
                         pass
+
+
+async def _look(engine: Engine, job_id: str) -> JobStatus:
+    (record,) = await engine.get([job_id])
+    if record is None:
+        raise JobNotFoundError(
+            f"there is no job {job_id}: there never was, or it was kept no longer", job_id=job_id
+        )
+    return JobStatus.of(record)
 
 
 async def _next(events: AsyncIterator[JobEvent]) -> JobEvent:
@@ -215,9 +215,9 @@ async def _next(events: AsyncIterator[JobEvent]) -> JobEvent:
 class JobEvents:
     """The changes of one job: an async iterator of `JobStatus`, and a context manager."""
 
-    def __init__(self, jobs: Opened, job: Job[Any]) -> None:
+    def __init__(self, jobs: Opened, job_id: str) -> None:
         self._jobs = jobs
-        self._job = job
+        self._job_id = job_id
         self._stack = AsyncExitStack()
         self._events: AsyncIterator[JobEvent] | None = None
         self._engine: Engine | None = None
@@ -226,7 +226,7 @@ class JobEvents:
     async def __aenter__(self) -> Self:
         """Begin to listen."""
         self._engine = await self._jobs.engine()
-        self._events = await self._stack.enter_async_context(self._engine.events([self._job.id]))
+        self._events = await self._stack.enter_async_context(self._engine.events([self._job_id]))
         return self
 
     async def __aexit__(
@@ -262,7 +262,7 @@ class JobEvents:
             assert self._engine is not None
             assert self._events is not None
         while True:
-            status = await self._job._look(self._engine)  # noqa: SLF001 - its own handle
+            status = await _look(self._engine, self._job_id)
             if status != self._last:
                 self._last = status
                 return status

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import socket
-import time
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 import anyio
-import anyio.lowlevel
 
-from offload.jobs._call_options import checked, new_id, resolve
-from offload.jobs._codec import Signature
+from offload.jobs._call_options import checked
 from offload.jobs._engines import engine_of, url_of
+from offload.jobs._enqueuer import Enqueuer, JobsWithOptions
 from offload.jobs._errors import JobsUnavailableError
-from offload.jobs._functions import options_of, reference_of
+from offload.jobs._functions import reference_of
 from offload.jobs._job import Job
-from offload.jobs._options import JobState, Unique
+from offload.jobs._options import JobState
 from offload.jobs._status import JobStatus
-from offload.jobs._values import NewJob, Query
+from offload.jobs._values import Query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Collection, Coroutine, Iterable
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -31,17 +28,10 @@ if TYPE_CHECKING:
     from offload.jobs._engine import Engine
     from offload.jobs._values import Count, Health
 
-__all__ = ["JobPage", "Jobs", "JobsWithOptions", "default_jobs"]
+__all__ = ["JobPage", "Jobs", "default_jobs"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-# Of one transaction of `enqueue_many`.
-_BATCH: Final = 1000
-# How long encoding may hold the event loop, in seconds, before others get their turn.
-_TURN_SECONDS: Final = 0.0005
-# What a caller that goes away has for telling the engine so, in seconds.
-_CANCEL_SECONDS: Final = 5.0
 
 
 class Jobs:
@@ -79,14 +69,15 @@ class Jobs:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value!r}")
         self._url: Final = url_of(url)
-        self._options: Final = checked(options, are_defaults=True)
-        self._max_queued: Final = max_queued
         self.max_payload_bytes: Final = max_payload_bytes
         self.default_queue: Final[str] = options.get("queue", "default")
         self._engine: Engine = engine_of(self._url)
         self._is_open = False
         self._is_closed = False
         self._pid = os.getpid()
+        self._enqueuer: Final = Enqueuer(
+            self, (checked(options, are_defaults=True),), max_queued, max_payload_bytes
+        )
 
     def __repr__(self) -> str:
         """Return the engine."""
@@ -165,10 +156,10 @@ class Jobs:
             TypeError: unknown option, or wrong type.
             ValueError: out of range.
         """
-        return JobsWithOptions(self, checked(changes))
+        return JobsWithOptions(self._enqueuer.with_options(checked(changes)))
 
     @overload
-    async def enqueue(  # type: ignore[overload-overlap]
+    async def enqueue(
         self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Job[R]: ...
     @overload
@@ -195,7 +186,7 @@ class Jobs:
 
         Cancellation: the job may have been stored or not.
         """
-        return await self._enqueue({}, function, args, kwargs)
+        return await self._enqueuer.put(function, args, kwargs)
 
     async def enqueue_many(
         self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
@@ -216,10 +207,10 @@ class Jobs:
             TypeError: one of `calls` is no tuple.
             OffloadError: as `enqueue` does.
         """
-        return await self._enqueue_many({}, function, calls)
+        return await self._enqueuer.put_many(function, calls)
 
     @overload
-    async def run(  # type: ignore[overload-overlap]
+    async def run(
         self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R: ...
     @overload
@@ -232,97 +223,7 @@ class Jobs:
 
         Cancellation: cancels the job, and stops it if it runs.
         """
-        return await self._run({}, function, args, kwargs)
-
-    async def _enqueue(
-        self,
-        changes: Mapping[str, Any],
-        function: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Job[Any]:
-        job = self._new_job(changes, function, args, kwargs)
-        engine = await self.engine()
-        (job_id,) = await engine.put([job], max_queued=self._max_queued)
-        return Job(self, job_id, function)
-
-    async def _enqueue_many(
-        self, changes: Mapping[str, Any], function: Any, calls: Iterable[tuple[Any, ...]]
-    ) -> list[Job[Any]]:
-        engine = await self.engine()
-        jobs: list[Job[Any]] = []
-        batch: list[NewJob] = []
-
-        async def store() -> None:
-            ids = await engine.put(batch, max_queued=self._max_queued)
-            jobs.extend(Job(self, job_id, function) for job_id in ids)
-            batch.clear()
-
-        turn = time.perf_counter()
-        for call in calls:
-            if not isinstance(call, tuple):
-                raise TypeError(f"each of calls must be a tuple of arguments, not {call!r:.100}")
-            batch.append(self._new_job(changes, function, call, {}))
-            if len(batch) >= _BATCH:
-                await store()
-            elif time.perf_counter() - turn > _TURN_SECONDS:
-                await anyio.lowlevel.checkpoint()
-                turn = time.perf_counter()
-        if batch:
-            await store()
-        return jobs
-
-    async def _run(
-        self,
-        changes: Mapping[str, Any],
-        function: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        new = self._new_job(changes, function, args, kwargs)
-        engine = await self.engine()
-        job: Job[Any] = Job(self, new.id, function)
-        try:
-            (job_id,) = await engine.put([new], max_queued=self._max_queued)
-            job = Job(self, job_id, function)
-            return await job.result()
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                # The job may have been stored although `put` was cancelled.
-                with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
-                    await self._give_up(job)
-            raise
-
-    async def _give_up(self, job: Job[Any]) -> None:
-        try:
-            await job.cancel()
-        except (LookupError, JobsUnavailableError):
-            # It was not stored; or the engine is gone, and the job runs for nobody.
-            return
-
-    def _new_job(
-        self,
-        changes: Mapping[str, Any],
-        function: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> NewJob:
-        reference = reference_of(function)
-        wanted = resolve(self._options, options_of(function), changes)
-        signature = Signature.of(function)
-        arguments = signature.encode_arguments(args, kwargs, max_bytes=self.max_payload_bytes)
-        options = wanted.options
-        if wanted.is_unique_by_arguments:
-            options = wanted.options_with(Unique(signature.fingerprint(arguments)))
-        return NewJob(
-            id=wanted.id or new_id(),
-            function=reference,
-            arguments=arguments,
-            queue=wanted.queue,
-            options=options,
-            due_at=wanted.due(),
-            enqueued_by=_this_program(),
-        )
+        return await self._enqueuer.run(function, args, kwargs)
 
     # Looking
 
@@ -422,54 +323,7 @@ class JobPage:
     cursor: str | None = None
 
 
-class JobsWithOptions:
-    """`Jobs` with other options for what is enqueued; made by `Jobs.options`."""
-
-    __slots__ = ("_changes", "_jobs")
-
-    def __init__(self, jobs: Jobs, changes: Mapping[str, Any]) -> None:
-        self._jobs = jobs
-        self._changes = changes
-
-    def options(self, **changes: Unpack[JobOptionsDict]) -> JobsWithOptions:
-        """Return the same with further options."""
-        return JobsWithOptions(self._jobs, {**self._changes, **checked(changes)})
-
-    @overload
-    async def enqueue(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Job[R]: ...
-    @overload
-    async def enqueue(
-        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Job[R]: ...
-    async def enqueue(self, function: Any, /, *args: Any, **kwargs: Any) -> Job[Any]:
-        """Have a worker program run a function; see `Jobs.enqueue`."""
-        return await self._jobs._enqueue(self._changes, function, args, kwargs)  # noqa: SLF001
-
-    async def enqueue_many(
-        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
-    ) -> list[Job[Any]]:
-        """Enqueue a function once for each tuple of arguments; see `Jobs.enqueue_many`."""
-        return await self._jobs._enqueue_many(self._changes, function, calls)  # noqa: SLF001
-
-    @overload
-    async def run(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
-    @overload
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def run(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Enqueue a function, and wait for its result; see `Jobs.run`."""
-        return await self._jobs._run(self._changes, function, args, kwargs)  # noqa: SLF001
-
-
 @cache
 def default_jobs() -> Jobs:
     """Return the jobs of this process where none are named: as OFFLOAD_JOBS says."""
     return Jobs()
-
-
-@cache
-def _this_program() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"

@@ -6,14 +6,12 @@ import json
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from offload.jobs._values import JobRecord
-
 if TYPE_CHECKING:
     from datetime import datetime
     from typing import Self
 
     from offload.jobs._options import JobOptions, JobState
-    from offload.jobs._values import Attempt, JobError
+    from offload.jobs._values import Attempt, JobError, JobRecord
 
 __all__ = ["JobProgress", "JobStatus"]
 
@@ -40,16 +38,12 @@ class JobProgress:
         """Return what a JSON text of an engine says; None: nothing that is a progress."""
         try:
             value: Any = json.loads(text or "null")
-            match value:
-                case {"done": done, **others}:
-                    total = others.get("total")
-                    return cls(float(done), None if total is None else float(total))
-                # A share in percent, as functions of BullMQ report it.
-                case int() | float():
-                    return cls(float(value), 100.0)
-                case _:
-                    return None
-        except (TypeError, ValueError):
+            if isinstance(value, dict):
+                total: Any = value.get("total")
+                return cls(float(value["done"]), None if total is None else float(total))
+            # A share in percent, as functions of BullMQ report it.
+            return None if value is None else cls(float(value), 100.0)
+        except (KeyError, TypeError, ValueError):
             return None
 
 
@@ -110,6 +104,4 @@ class JobStatus:
         return cls(progress=JobProgress.of(record.progress), **values)
 
 
-_SHARED: Final = tuple(
-    each.name for each in fields(JobStatus) if each.name != "progress"
-)
+_SHARED: Final = tuple(each.name for each in fields(JobStatus) if each.name != "progress")

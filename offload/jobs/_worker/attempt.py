@@ -100,12 +100,9 @@ class RunningAttempt:
         """
         self._records.begin(self._key)
         try:
-            ending: Ending | None = None
             with self._scope:
-                ending = await self._run(max_bytes, max_grace)
-            if ending is None:
-                ending = self._stopped()
-            return ending
+                return await self._run(max_bytes, max_grace)
+            return self._stopped()
         finally:
             self.ended_at = time.monotonic()
 
@@ -126,6 +123,7 @@ class RunningAttempt:
             max_bytes=max_bytes,
         )
         count: int | None = None
+        ending: Ending
         try:
             done = await run(
                 self.runnable,

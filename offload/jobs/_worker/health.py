@@ -1,4 +1,4 @@
-"""Health of a worker program, for whoever supervises it: over HTTP, or as a file that is touched."""
+"""Health of a worker program for its supervisor: over HTTP, or by touching a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ __all__ = ["HealthFile", "HealthServer"]
 _TOUCH_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 5.0
 _MAX_REQUEST: Final = 16 * 1024
-_REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_REASONS: Final = {
+    200: "OK",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    503: "Service Unavailable",
+}
 
 
 class HealthServer:

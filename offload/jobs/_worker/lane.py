@@ -47,9 +47,7 @@ class Lane:
         attempts: those under way, by the token of their claim; also those whose end is not stored.
     """
 
-    def __init__(
-        self, parts: Parts, pool: Pool, runnables: Mapping[str, Runnable]
-    ) -> None:
+    def __init__(self, parts: Parts, pool: Pool, runnables: Mapping[str, Runnable]) -> None:
         self._parts: Final = parts
         self.pool: Final = pool
         self.runnables: Final = runnables
@@ -150,9 +148,7 @@ class Lane:
         if attempt.claimed.job.is_cancel_asked:
             attempt.stop(Stop.CANCELLED)
         try:
-            ending = await attempt.run(
-                max_bytes=parts.max_bytes, max_grace=parts.lease / 4
-            )
+            ending = await attempt.run(max_bytes=parts.max_bytes, max_grace=parts.lease / 4)
             self._note_end(attempt, ending)
             if ending is None:
                 await self._give_up(attempt)
@@ -238,7 +234,13 @@ class Lane:
         error = getattr(ending, "error", None)
         tail = "" if error is None else f": {error.type}: {error.message}"
         _logger.log(
-            level, "%s %s %s after %.3f s%s", job.function, job.id, outcome, attempt.run_seconds, tail
+            level,
+            "%s %s %s after %.3f s%s",
+            job.function,
+            job.id,
+            outcome,
+            attempt.run_seconds,
+            tail,
         )
 
     # Care

@@ -6,9 +6,7 @@ import asyncio
 import logging
 import math
 import os
-import random
 import socket
-import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +16,9 @@ from offload.jobs._errors import JobsCorruptError, JobsUnavailableError
 from offload.jobs._functions import discover, options_of, reference_of
 from offload.jobs._worker.attempt import Stop
 from offload.jobs._worker.connection import Connection
+from offload.jobs._worker.duties import Duties
 from offload.jobs._worker.lane import Lane
-from offload.jobs._worker.leases import Leases, extend_period
+from offload.jobs._worker.leases import Leases
 from offload.jobs._worker.parts import Parts
 from offload.jobs._worker.records import RecordKeeper
 from offload.jobs._worker.statistics import Counters, WorkerProgramStatistics
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from offload.jobs._attempt import Runnable
     from offload.jobs._engine import Engine
     from offload.jobs._jobs import Jobs
-    from offload.jobs._values import Claim
-    from offload.jobs._worker.attempt import RunningAttempt
 
 __all__ = ["ProgramState", "WorkerProgram"]
 
@@ -40,12 +37,6 @@ _logger: Final = logging.getLogger("offload.jobs")
 
 # The pool takes up to a second to have ended a process, and a clock needs some room besides.
 _MIN_LEASE: Final = 2.0
-_SWEEP_SECONDS: Final = 0.5
-_PRUNE_SECONDS: Final = 60.0
-_TELL_SECONDS: Final = 0.2
-_WATCH_SECONDS: Final = 0.1
-# Between two lines in the log of one long attempt.
-_LONG_SECONDS: Final = 60.0
 # For handing back, at the end: engines answer or raise within seconds.
 _HAND_BACK_SECONDS: Final = 5.0
 
@@ -205,13 +196,14 @@ class WorkerProgram:
     async def _run(self, parts: Parts) -> None:
         for lane in self._lanes:
             await lane.pool.open()
+        duties = Duties(parts, self._lanes, max_over=self._max_over)
         background = [
             asyncio.create_task(each)
             for each in (
-                self._extend(parts),
-                self._watch(parts),
-                self._tell(parts),
-                self._care(parts),
+                duties.extend(),
+                duties.watch(),
+                duties.tell(),
+                duties.care(),
             )
         ]
         claims = [asyncio.create_task(lane.claim()) for lane in self._lanes]
@@ -220,9 +212,7 @@ class WorkerProgram:
         stopped = asyncio.create_task(self._stopped.wait())
         try:
             # None of them ends by itself, unless it is broken.
-            await asyncio.wait(
-                {stopped, *claims, *background}, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({stopped, *claims, *background}, return_when=asyncio.FIRST_COMPLETED)
             for task in (*claims, *background):
                 if task.done() and not self._stopped.is_set():
                     task.result()
@@ -249,7 +239,7 @@ class WorkerProgram:
         )
         hurried.cancel()
         if not drained.done():
-            for attempt in self._attempts():
+            for attempt in [each for lane in self._lanes for each in lane.attempts.values()]:
                 attempt.stop(Stop.HANDED_BACK)
             await asyncio.wait({drained}, timeout=_HAND_BACK_SECONDS)
         if not drained.done():
@@ -262,92 +252,6 @@ class WorkerProgram:
     async def _drained(self) -> None:
         for lane in self._lanes:
             await lane.drained()
-
-    # What goes on all the time
-
-    async def _extend(self, parts: Parts) -> None:
-        leases, period = parts.leases, extend_period(self._lease)
-        while True:
-            await asyncio.sleep(period)
-            held = leases.held()
-            if not held:
-                continue
-            asked_at = time.monotonic()
-            try:
-                answer = await parts.engine.extend(held, self._lease)
-            except JobsUnavailableError as error:
-                parts.connection.failed(error)
-                continue
-            parts.connection.succeeded()
-            for claim in leases.extended(held, asked_at, answer):
-                is_cancelled = leases.is_cancelled(claim)
-                self._stop(claim, Stop.CANCELLED if is_cancelled else Stop.LOST)
-
-    async def _watch(self, parts: Parts) -> None:
-        """Stop attempts in time whose lease is not extended; hand back what waits in vain."""
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            for claim in parts.leases.run_out(time.monotonic()):
-                self._stop(claim, Stop.LOST)
-            for lane in self._lanes:
-                lane.hand_back_waiting()
-
-    async def _tell(self, parts: Parts) -> None:
-        """Have progress and log records kept, and say in the log what takes long."""
-        told: dict[str, float] = {}
-        while True:
-            await asyncio.sleep(_TELL_SECONDS)
-            attempts = self._attempts()
-            try:
-                for attempt in attempts:
-                    if attempt.ended_at is None:
-                        await attempt.tell(parts.engine)
-            except JobsUnavailableError as error:
-                parts.connection.failed(error)
-            now = time.monotonic()
-            for attempt in attempts:
-                key = attempt.claimed.claim.token
-                if now - told.get(key, attempt.claimed_at) >= _LONG_SECONDS:
-                    told[key] = now
-                    job, progress = attempt.claimed.job, attempt.progress or "not told"
-                    _logger.info(
-                        "%s %s runs for %.0f s, progress: %s",
-                        job.function,
-                        job.id,
-                        attempt.run_seconds,
-                        progress,
-                    )
-            told = {key: at for key, at in told.items() if any(key in lane.attempts for lane in self._lanes)}
-
-    async def _care(self, parts: Parts) -> None:
-        """Sweep and prune the store, as every worker program does."""
-        prune_at = time.monotonic() + random.uniform(1.0, _PRUNE_SECONDS)  # noqa: S311
-        while True:
-            # Not all programs at the same moment.
-            await asyncio.sleep(_SWEEP_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
-            try:
-                swept = await parts.engine.sweep()
-                if time.monotonic() >= prune_at:
-                    prune_at = time.monotonic() + _PRUNE_SECONDS
-                    await parts.engine.prune(max_over=self._max_over)
-            except JobsUnavailableError as error:
-                parts.connection.failed(error)
-                continue
-            if swept.retried or swept.failed:
-                _logger.warning(
-                    "leases ran out: %d jobs wait again, %d have failed",
-                    len(swept.retried),
-                    len(swept.failed),
-                )
-
-    def _stop(self, claim: Claim, reason: Stop) -> None:
-        for lane in self._lanes:
-            attempt = lane.attempts.get(claim.token)
-            if attempt is not None:
-                attempt.stop(reason)
-
-    def _attempts(self) -> list[RunningAttempt]:
-        return [attempt for lane in self._lanes for attempt in lane.attempts.values()]
 
     # What it can run
 
@@ -414,4 +318,3 @@ def _check_seconds(name: str, value: object, minimum: float) -> None:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not math.isfinite(value) or value < minimum:
         raise ValueError(f"{name} must be finite and at least {minimum:g}, not {value!r}")
-
