@@ -81,7 +81,8 @@ class Job(Generic[R]):
         engine = await self._jobs.engine()
         return await _look(engine, self.id)
 
-    async def wait(self, *, timeout: float | None = None) -> JobStatus:
+    # An error of our own, which says that the job goes on.
+    async def wait(self, *, timeout: float | None = None) -> JobStatus:  # noqa: ASYNC109
         """Wait until the job has ended, however it does.
 
         Args:
@@ -103,7 +104,7 @@ class Job(Generic[R]):
             timeout=timeout,
         )
 
-    async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as wait
+    async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as for wait
         """Wait for the job and return what its function returned.
 
         The result has the annotated type if this process knows the function: since it enqueued

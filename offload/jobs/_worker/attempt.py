@@ -173,7 +173,7 @@ class RunningAttempt:
         """Have the engine keep progress and log records that are new.
 
         Raises:
-            JobsUnavailableError: the engine cannot be reached; progress is told next time.
+            JobsUnavailableError: the engine cannot be reached; it is told next time.
         """
         progress = self._progress
         if progress is not None and progress != self._told_progress:
@@ -181,7 +181,11 @@ class RunningAttempt:
             self._told_progress = progress
         lines = self._records.take(self._key)
         if lines:
-            await engine.log(self.claimed.claim, lines)
+            try:
+                await engine.log(self.claimed.claim, lines)
+            except JobsUnavailableError:
+                self._records.put_back(self._key, lines)
+                raise
 
     async def tell_last(self, engine: Engine) -> None:
         """Have the engine keep the rest, right before the end is reported."""

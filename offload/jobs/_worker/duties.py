@@ -99,8 +99,7 @@ class Duties:
             try:
                 swept = await parts.engine.sweep()
                 if time.monotonic() >= prune_at:
-                    parts = self._parts
-        prune_at = time.monotonic() + _PRUNE_SECONDS
+                    prune_at = time.monotonic() + _PRUNE_SECONDS
                     await parts.engine.prune(max_over=self._max_over)
             except JobsUnavailableError as error:
                 parts.connection.failed(error)

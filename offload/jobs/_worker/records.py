@@ -65,6 +65,13 @@ class RecordKeeper(logging.Handler):
             lines, kept.lines = kept.lines, []
             return lines
 
+    def put_back(self, key: str, lines: list[LogLine]) -> None:
+        """Have lines taken again that could not be stored."""
+        with self._changed:
+            kept = self._kept.get(key)
+            if kept is not None:
+                kept.lines[:0] = lines
+
     def count(self, key: str) -> int:
         """Return how many records have come."""
         kept = self._kept.get(key)
