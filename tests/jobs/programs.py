@@ -51,6 +51,10 @@ class Program:
             assert self._changed.wait_for(lambda: word in self.text, PATIENCE), self.text
         return self
 
+    def has_said(self, word: str) -> bool:
+        """Return whether it has written a word."""
+        return word in self.text
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self.process.send_signal(number)

@@ -73,7 +73,7 @@ class Duties:
             for claim in self._parts.leases.run_out(time.monotonic()):
                 self._stop(claim, Stop.LOST)
             for lane in self._lanes:
-                lane.hand_back_waiting()
+                lane.look_after()
 
     async def tell(self) -> None:
         """Have progress and log records kept, and say in the log what takes long."""

@@ -96,7 +96,7 @@ class Lane:
         try:
             with anyio.CancelScope() as scope:
                 self._waiting = scope, wanted.functions
-                wait = min(self._parts.lease / 4, _MAX_WAIT)
+                wait = min(self._parts.lease / 8, _MAX_WAIT)
                 claimed = await self._parts.engine.claim(wanted, wait=wait)
         finally:
             self._waiting = None
@@ -245,8 +245,12 @@ class Lane:
 
     # Care
 
-    def hand_back_waiting(self) -> None:
-        """Stop attempts that wait for a worker process in vain."""
+    def look_after(self) -> None:
+        """Stop attempts that wait for a worker process in vain: others may be idle."""
+        for attempt in self.attempts.values():
+            # What is slower than it used to be is known before it has ended.
+            if attempt.ended_at is None and attempt.run_seconds > self._mean_seconds:
+                self._mean_seconds = attempt.run_seconds
         excess = self._running.total() - self.slots
         if excess <= 0:
             return

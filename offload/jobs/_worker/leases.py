@@ -30,7 +30,7 @@ def stop_margin(lease: float) -> float:
 
     The pool has ended a process a second later.
     """
-    return min(lease / 3, _MAX_MARGIN)
+    return min(lease / 4, _MAX_MARGIN)
 
 
 @dataclass(slots=True)
