@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool", metavar="NAME", help="run everything on this pool (default: each function's own)"
     )
+    parser.add_argument(
+        "--burst", action="store_true", help="end when there is nothing left to run"
+    )
     parser.add_argument("--name", help="of this program in the history of jobs (HOST:PID)")
     parser.add_argument(
         "--health",
@@ -139,6 +142,7 @@ def _program_of(jobs: Jobs, arguments: argparse.Namespace) -> WorkerProgram:
         lease=arguments.lease,
         drain=arguments.drain,
         pool=arguments.pool,
+        burst=arguments.burst,
         name=arguments.name,
     )
 

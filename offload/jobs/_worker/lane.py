@@ -45,6 +45,7 @@ class Lane:
 
     Attributes:
         attempts: those under way, by the token of their claim; also those whose end is not stored.
+        is_idle: whether nothing is under way, and nothing was found to claim.
     """
 
     def __init__(self, parts: Parts, pool: Pool, runnables: Mapping[str, Runnable]) -> None:
@@ -53,6 +54,7 @@ class Lane:
         self.runnables: Final = runnables
         self.slots: Final = pool.max_workers
         self.attempts: dict[str, RunningAttempt] = {}
+        self.is_idle = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._is_claiming = True
@@ -102,6 +104,7 @@ class Lane:
             self._waiting = None
             self._asked -= wanted.limit
         self._begin_all(claimed, asked_at)
+        self.is_idle = not self.attempts
 
     def stop_claiming(self) -> None:
         """Claim no more."""
@@ -132,6 +135,7 @@ class Lane:
 
     def _begin_all(self, claimed: tuple[Claimed, ...], asked_at: float) -> None:
         for each in claimed:
+            self.is_idle = False
             self._parts.counters.claimed += 1
             self._parts.leases.claimed(each.claim, asked_at)
             runnable = self.runnables[each.job.function]

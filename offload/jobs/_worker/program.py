@@ -37,6 +37,7 @@ _logger: Final = logging.getLogger("offload.jobs")
 
 # The pool takes up to a second to have ended a process, and a clock needs some room besides.
 _MIN_LEASE: Final = 2.0
+_IDLE_SECONDS: Final = 0.05
 # For handing back, at the end: engines answer or raise within seconds.
 _HAND_BACK_SECONDS: Final = 5.0
 
@@ -66,6 +67,7 @@ class WorkerProgram:
         lease: seconds after which a job is another's if this program dies; at least 2.
         drain: seconds that running attempts are given at the end.
         pool: name of the pool that runs all attempts; None: each function's own.
+        burst: end by itself when there is nothing left to run; delayed jobs are not waited for.
         name: identity of this program in the history of jobs; None: host and process id.
         max_over: how many jobs that are over are kept in the store, the latest ones; None: all, as
             long as their `keep` says.
@@ -85,6 +87,7 @@ class WorkerProgram:
         lease: float = 10.0,
         drain: float = 10.0,
         pool: str | None = None,
+        burst: bool = False,
         name: str | None = None,
         max_over: int | None = None,
     ) -> None:
@@ -99,6 +102,7 @@ class WorkerProgram:
         self._lease: Final = float(lease)
         self._drain: Final = float(drain)
         self._pool: Final = pool
+        self._burst: Final = burst
         self.name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
         self._max_over: Final = max_over
         self.state = ProgramState.STARTING
@@ -206,6 +210,8 @@ class WorkerProgram:
                 duties.care(),
             )
         ]
+        if self._burst:
+            background.append(asyncio.create_task(self._stop_when_idle()))
         claims = [asyncio.create_task(lane.claim()) for lane in self._lanes]
         self.state = ProgramState.RUNNING
         self._log_start(parts)
@@ -248,6 +254,12 @@ class WorkerProgram:
             for lane in self._lanes:
                 lane.abandon()
         _logger.info("worker program %s ends", self.name)
+
+    async def _stop_when_idle(self) -> None:
+        while not all(lane.is_idle for lane in self._lanes):  # noqa: ASYNC110
+            # No event: it is over when a claim has waited in vain, on each lane.
+            await asyncio.sleep(_IDLE_SECONDS)
+        self.stop()
 
     async def _drained(self) -> None:
         for lane in self._lanes:
