@@ -209,8 +209,12 @@ class Chaos:
                     f"{status.id} {attempt.outcome} on {attempt.worker}, which nobody had harmed"
                 )
             elif attempt.outcome is AttemptOutcome.LAPSED:
-                delay = (attempt.ended_at - before[-1].at).total_seconds()
-                self._report.delays.append(delay)
+                harmed_at = before[-1].at
+                others = [
+                    stop for stop in self._report.stops if harmed_at < stop[0] <= attempt.ended_at
+                ]
+                if not others:  # as above: one of them may have held up the sweep
+                    self._report.delays.append((attempt.ended_at - harmed_at).total_seconds())
 
     def _may_have_run(self, attempt: Attempt) -> bool:
         if attempt.outcome is AttemptOutcome.RELEASED:

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -275,6 +277,72 @@ class TestLeases:
         assert await job.result(timeout=PATIENCE) == "x"
         assert (await job.status()).starts == 1
         assert len(path.read_text().splitlines()) == 2
+
+
+class TestOutages:
+    @pytest.fixture
+    def url(self, tmp_path):
+        """Return jobs whose engine gives up soon."""
+        return f"sqlite:///{tmp_path / 'jobs.sqlite3'}?synchronous=normal&timeout=0.5"
+
+    @pytest.fixture
+    def lock(self, tmp_path):
+        """Hold the lock of the file from another process, until that is told to end."""
+        command = [sys.executable, "-m", "tests.jobs.sqlite_programs", "hold_lock"]
+        started = []
+
+        def hold():
+            process = subprocess.Popen(
+                [*command, str(tmp_path / "jobs.sqlite3")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            started.append(process)
+            assert process.stdout.readline() == b"held\n"
+            return process
+
+        yield hold
+        for process in started:
+            process.communicate()
+
+    async def test_result_outlasts_an_outage(  # noqa: PLR0917 - fixtures
+        self, jobs, programs, lock, held, entered, gate
+    ):
+        """What ends while the engine is away is reported when it is back, and runs once."""
+        program = await ready(programs, "--lease", "60")
+        job = await jobs.enqueue(functions.wait, *held)
+        pid = await entered.heard()
+        holder = await anyio.to_thread.run_sync(lock)
+        gate.let()
+        await anyio.to_thread.run_sync(program.says, "does not answer")
+        await anyio.to_thread.run_sync(holder.communicate)
+        assert await job.result(timeout=PATIENCE) == pid
+        assert (await job.status()).starts == 1
+        await anyio.to_thread.run_sync(program.says, "answers again")
+
+    async def test_attempt_is_stopped_in_time(self, jobs, programs, lock, held, entered):
+        """What could not be extended is stopped before its lease runs out, and runs again."""
+        program = await ready(programs, "--lease", str(LEASE))
+        job = await jobs.enqueue(functions.spin, held[0], 600.0)
+        pid = await entered.heard()
+        holder = await anyio.to_thread.run_sync(lock)
+        began = time.monotonic()
+        await gone(pid)
+        assert time.monotonic() - began < LEASE + 2.0
+        await anyio.to_thread.run_sync(program.says, "could not be extended")
+        await anyio.to_thread.run_sync(holder.communicate)
+        await entered.heard()
+        await job.cancel()
+
+    async def test_program_waits_for_its_engine(self, programs, lock):
+        """A program that starts while the engine is away begins when it is back."""
+        first = await ready(programs, "--burst")
+        assert await end(first) == 0
+        holder = await anyio.to_thread.run_sync(lock)
+        program = programs.start()
+        await anyio.to_thread.run_sync(program.says, "does not answer")
+        await anyio.to_thread.run_sync(holder.communicate)
+        await anyio.to_thread.run_sync(program.says, "answers again")
 
 
 class TestCommand:
