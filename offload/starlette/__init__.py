@@ -27,6 +27,8 @@ handler that the application has for their type, as if the function had run inli
 `receive_file` takes an upload into a file that crosses to the worker as a descriptor;
 `BytesResponse` and `StreamResponse` send what workers return, with back-pressure.
 
+`jobs_lifespan`, `job_routes` and `accepted` are for functions that outlive their request.
+
 A decorated function can be an endpoint itself: importing this module lets a `Request` cross to
 the worker, as a copy that knows the question but not the server.
 """
@@ -36,6 +38,7 @@ from __future__ import annotations
 from offload._child.spool import SpooledFile
 from offload._middleware import CancelOnDisconnect, DeadlineFromHeader
 from offload.starlette._errors import ProblemResponse, exception_handlers, install
+from offload.starlette._jobs import accepted, job_routes, jobs_lifespan
 from offload.starlette._life import lifespan
 from offload.starlette._requests import receive_file, spool_upload
 from offload.starlette._responses import BytesResponse, StreamResponse
@@ -47,8 +50,11 @@ __all__ = [
     "ProblemResponse",
     "SpooledFile",
     "StreamResponse",
+    "accepted",
     "exception_handlers",
     "install",
+    "job_routes",
+    "jobs_lifespan",
     "lifespan",
     "receive_file",
     "spool_upload",
