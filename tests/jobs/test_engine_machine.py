@@ -81,6 +81,7 @@ class Model:
     starts: int = 0
     token: str | None = None
     until: float = 0.0
+    lease: float = 0.0
     cancel_asked: bool = False
     ended: float | None = None
     outcomes: list[str] = field(default_factory=list)
@@ -171,7 +172,10 @@ class JobsMachine(RuleBasedStateMachine):
         return job.deadline is not None and job.deadline <= self.clock.wall
 
     def lapsed(self, job):
-        return job.state is A and job.until <= self.clock.up
+        # A lease of before a reboot began at a time that has not come yet. Should it have, by
+        # chance, the lease lapses as any other does: at most its own length later.
+        began = job.until - job.lease
+        return job.state is A and (job.until <= self.clock.up or began > self.clock.up + 1.0)
 
     # --- producers ---
 
@@ -330,6 +334,7 @@ class JobsMachine(RuleBasedStateMachine):
                 self.end(job, F)
                 continue
             job.state, job.until = A, self.clock.up + wanted.lease
+            job.lease = wanted.lease
             job.starts += 1
             expected.append(job)
         assert [each.job.id for each in claimed] == [job.id for job in expected]
@@ -425,7 +430,7 @@ class JobsMachine(RuleBasedStateMachine):
         assert extended.lost == {held for held, _ in recent} - {held for held, _ in valid}
         assert extended.cancelled == {held for held, job in valid if job.cancel_asked}
         for _, job in valid:
-            job.until = self.clock.up + lease
+            job.until, job.lease = self.clock.up + lease, lease
 
     @rule(which=any_of)
     def report_for_an_invented_claim(self, which):
@@ -452,9 +457,6 @@ class JobsMachine(RuleBasedStateMachine):
         """The machine starts anew: nobody who had a claim is there any more."""
         self.clock.wall += 30.0
         self.clock.up = 10.0 if self.clock.up > HOUR else self.clock.up + 2 * HOUR
-        for job in self.jobs:
-            if job.state is A:
-                job.until = -math.inf
 
     @rule()
     def sweep(self):

@@ -30,7 +30,7 @@ STATE_NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
 # Instants are seconds since the epoch, but for `leased_until`, which is of the system's monotonic
 # clock: all processes of a machine share it, setting the time of day does not end leases, nor does
 # a laptop's sleep. With `lease` beside it, a lease of before a reboot can be told: it would run
-# for longer than it was given.
+# for longer than it was given. Where the two uptimes happen to meet, it lapses a lease later.
 #
 # What is read and rewritten with each change of state is in `jobs`; arguments, which may be
 # large and never change, are in `bodies`: SQLite rewrites rows as a whole.
