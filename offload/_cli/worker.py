@@ -100,11 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
     except (ApplicationError, ValueError, ModuleNotFoundError) as error:
         print(f"offload worker: {error}", file=sys.stderr)
         return 2
-    from offload.jobs import JobsCorruptError
+    from offload.errors import OffloadError
 
     try:
         asyncio.run(_serve(jobs, program, arguments))
-    except (JobsCorruptError, ValueError, OSError) as error:
+    except (OffloadError, ValueError, OSError) as error:
         print(f"offload worker: {error}", file=sys.stderr)
         return 1
     return 0

@@ -15,9 +15,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from offload.jobs._context import JobContext, entered
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from offload.jobs._codec import Signature
     from offload.jobs._values import JobError
     from offload.pool import Pool
 
@@ -49,17 +52,9 @@ _WARM: Final = (
 _Reply: TypeAlias = "tuple[str, int] | tuple[str, str, str, bool, int]"
 
 
-class Facts(NamedTuple):
-    """What the worker process is told of the job, and keeps in its `JobContext`."""
-
-    id: str
-    function: str
-    queue: str
-    attempt: int
-    max_attempts: int
-    enqueued_by: str
-    key: str
-    max_bytes: int | None
+# What the worker process is told of the job: id, function, queue, number of the attempt, tries that
+# the job has, who enqueued it, key of the attempt, size that the result may have.
+Facts: TypeAlias = "tuple[str, str, str, int, int, str, str, int | None]"
 
 
 # --- in the worker process ---
@@ -67,51 +62,59 @@ class Facts(NamedTuple):
 
 def run_here(arguments: str, facts: Facts) -> _Reply:
     """Run the function of a job in this process."""
-    from offload.jobs._context import JobContext, entered
-
-    context = JobContext(
-        id=facts.id,
-        function=facts.function,
-        queue=facts.queue,
-        attempt=facts.attempt,
-        max_attempts=facts.max_attempts,
-        enqueued_by=facts.enqueued_by,
+    job_id, reference, queue, attempt, max_attempts, enqueued_by, key, max_bytes = facts
+    job = JobContext(
+        id=job_id,
+        function=reference,
+        queue=queue,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        enqueued_by=enqueued_by,
         task=_task(),
     )
-    records = _mark_records(facts.key)
-    with entered(context):
-        text, error, is_final = _call(arguments, facts)
+    records = _mark_records(key)
+    with entered(job):
+        text, error, is_final = _call(reference, arguments, max_bytes)
     count = records.end()
     if error is None:
         return text, count
     return error.type, error.message, error.traceback, is_final, count
 
 
-def _call(arguments: str, facts: Facts) -> tuple[str, JobError | None, bool]:
+def _call(
+    reference: str, arguments: str, max_bytes: int | None
+) -> tuple[str, JobError | None, bool]:
     """Return the result as JSON, or the error and whether another attempt would be in vain."""
-    from offload.jobs._codec import Signature
-    from offload.jobs._codec_errors import JobResultError
-    from offload.jobs._failures import job_error
-
     try:
-        function = _import(facts.function)
-        signature = Signature.of(function)
-        args, kwargs = signature.decode_arguments(arguments, max_bytes=None)
-        # An offloaded function that is called in a worker runs here, but as a coroutine.
-        plain = getattr(function, "__wrapped__", function)
-        result = plain(*getattr(function, "bound", ()), *args, **kwargs)
-        return signature.encode_result(result, max_bytes=facts.max_bytes), None, False
-    except JobResultError as error:
-        return "", job_error(error, None), True
+        found = _found.get(reference)
+        if found is None:
+            found = _found[reference] = _import(reference)
+        call, bound, signature = found
+        args, kwargs = signature.decode_arguments(arguments)
+        return (
+            signature.encode_result(call(*bound, *args, **kwargs), max_bytes=max_bytes),
+            None,
+            False,
+        )
     except Exception as error:  # noqa: BLE001 - it is the outcome of the attempt
+        from offload.jobs._codec_errors import JobResultError
+        from offload.jobs._failures import job_error
+
+        if isinstance(error, JobResultError):
+            return "", job_error(error), True
         traceback = error.__traceback__
         # Our own frame says nothing.
         return "", job_error(error, traceback and (traceback.tb_next or traceback)), False
 
 
-def _import(reference: str) -> Any:
+# The function to call, what it is bound to, and its signature, by reference.
+_found: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Signature]] = {}
+
+
+def _import(reference: str) -> tuple[Callable[..., Any], tuple[Any, ...], Signature]:
     from importlib import import_module
 
+    from offload.jobs._codec import Signature
     from offload.jobs._functions import known
 
     module, _, _ = reference.partition(":")
@@ -120,7 +123,9 @@ def _import(reference: str) -> Any:
     function = known(reference)
     if function is None:
         raise LookupError(f"{reference} is not decorated in the worker process, or not there")
-    return function
+    # An offloaded function that is called in a worker runs here, but as a coroutine.
+    call = getattr(function, "__wrapped__", function)
+    return call, getattr(function, "bound", ()), Signature.of(function)
 
 
 def _task() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from offload.jobs._attempt import AttemptFailedError, Facts, run
+from offload.jobs._attempt import AttemptFailedError, run
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Cancel, Complete, Release
 from offload.jobs._worker.endings import ending_of
@@ -63,7 +64,7 @@ class RunningAttempt:
         self.ended_at: float | None = None
         self.stop_reason: Stop | None = None
         self._records = records
-        self._scope = anyio.CancelScope()
+        self._task: asyncio.Task[object] | None = None
         self._progress: str | None = None
         self._told_progress: str | None = None
         self._key = claimed.claim.token
@@ -89,7 +90,8 @@ class RunningAttempt:
         """Stop it: the process that computes is ended. The first reason counts."""
         if self.stop_reason is None and self.ended_at is None:
             self.stop_reason = reason
-            self._scope.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     async def run(self, *, max_bytes: int | None, max_grace: float) -> Ending | None:
         """Run it, and return what to report; None: nothing.
@@ -99,11 +101,18 @@ class RunningAttempt:
             max_grace: seconds that a function may take to stop, at most.
         """
         self._records.begin(self._key)
+        self._task = task = asyncio.current_task()
         try:
-            with self._scope:
-                return await self._run(max_bytes, max_grace)
+            if self.stop_reason is not None:
+                return self._stopped()
+            return await self._run(max_bytes, max_grace)
+        except asyncio.CancelledError:
+            # Not a cancel scope: it would take as long as all the rest of a short attempt.
+            if self.stop_reason is None or task is None or task.uncancel():
+                raise
             return self._stopped()
         finally:
+            self._task = None
             self.ended_at = time.monotonic()
 
     async def _run(self, max_bytes: int | None, max_grace: float) -> Ending:
@@ -112,15 +121,15 @@ class RunningAttempt:
         if job.options.deadline is not None:
             left = (job.options.deadline - datetime.now(UTC)).total_seconds()
             deadline = time.monotonic() + left
-        facts = Facts(
-            id=job.id,
-            function=job.function,
-            queue=job.queue,
-            attempt=job.attempts + job.crashes + 1,
-            max_attempts=job.options.max_attempts,
-            enqueued_by=job.enqueued_by,
-            key=self._key,
-            max_bytes=max_bytes,
+        facts = (
+            job.id,
+            job.function,
+            job.queue,
+            job.attempts + job.crashes + 1,
+            job.options.max_attempts,
+            job.enqueued_by,
+            self._key,
+            max_bytes,
         )
         count: int | None = None
         ending: Ending

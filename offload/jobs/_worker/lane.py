@@ -62,6 +62,9 @@ class Lane:
         self._running: Counter[str] = Counter()
         # Jobs that may come out of requests under way.
         self._asked = 0
+        limited = [name for name, each in runnables.items() if each.max_concurrency is not None]
+        self._limited: Final = frozenset(limited)
+        self._unlimited: Final = frozenset(runnables) - self._limited
         self._mean_seconds = float("inf")
         self._rests_until = 0.0
         self._waiting: tuple[anyio.CancelScope, frozenset[str]] | None = None
@@ -114,14 +117,22 @@ class Lane:
             self._waiting[0].cancel()
 
     def _room(self) -> int:
+        """Return how many jobs to claim now; 0: none, or too few to be worth a round trip."""
         ahead = min(int(_AHEAD_SECONDS / self._mean_seconds * self.slots), _MAX_AHEAD)
-        return self.slots + ahead - self._running.total() - self._asked
+        running = self._running.total() + self._asked
+        room = self.slots + ahead - running
+        # As long as no worker process waits for it, many are claimed at once.
+        return room if running < self.slots or room * 4 >= ahead else 0
 
     def _wanted(self) -> Wanted | None:
-        room = self._room()
-        if room <= 0 or not self._is_claiming or time.monotonic() < self._rests_until:
+        if not self._is_claiming:
             return None
-        functions = frozenset(filter(self._may_run, self.runnables))
+        room = self._room()
+        if room <= 0 or time.monotonic() < self._rests_until:
+            return None
+        functions = self._unlimited
+        if self._limited:
+            functions |= frozenset(filter(self._may_run, self._limited))
         if not functions:
             return None
         parts = self._parts
@@ -190,7 +201,9 @@ class Lane:
         parts, claim = self._parts, attempt.claimed.claim
         tries, is_uncertain = 0, False
         while True:
-            wanted = self._wanted()
+            # Those that are claimed ahead are claimed in one go instead; see `_room`.
+            is_short = self._running.total() < self.slots
+            wanted = self._wanted() if is_short else None
             limit = 0 if wanted is None else wanted.limit
             self._asked += limit
             asked_at = time.monotonic()
