@@ -17,6 +17,7 @@ from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._functions import options_of, reference_of
 from offload.jobs._job import Job
 from offload.jobs._options import Unique
+from offload.jobs._trace import current_trace
 from offload.jobs._values import NewJob
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class Enqueuer:
             options=options,
             due_at=wanted.due(),
             enqueued_by=_this_program(),
+            trace=current_trace(),
         )
 
 

@@ -503,3 +503,24 @@ def test_errors_pickle(error):
     """Errors cross process borders with their attributes."""
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.__dict__) == (type(error), str(error), error.__dict__)
+
+
+async def test_trace_goes_on(jobs):
+    """A job carries the trace of whoever enqueued it, and spans of an attempt are part of it."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from offload.jobs._trace import continued
+
+    tracer = TracerProvider().get_tracer("tests")
+    with tracer.start_as_current_span("request") as request:
+        job = await jobs.enqueue(functions.add, 1)
+    (record,) = await (await jobs.engine()).get([job.id])
+    assert record is not None
+    with continued(record.trace):
+        found = trace.get_current_span().get_span_context()
+        assert found.trace_id == request.get_span_context().trace_id
+        assert found.span_id == request.get_span_context().span_id
+    assert not trace.get_current_span().get_span_context().is_valid
+    with continued({}):
+        assert not trace.get_current_span().get_span_context().is_valid

@@ -133,7 +133,7 @@ MIGRATIONS: Final = (_VERSION_1,)
 # A last resort: the writers of this library take turns before they ask SQLite for its lock. What
 # still collides is other programs, checkpoints and the recovery after a crash.
 _BUSY_SECONDS: Final = 5.0
-# The log is cut to this when it begins anew, so that its size tells how much there is to checkpoint.
+# The log is cut to this when it begins anew: its size tells how much there is to checkpoint.
 _WAL_LIMIT_BYTES: Final = 1 << 20
 
 

@@ -14,6 +14,7 @@ import anyio
 
 from offload.jobs._attempt import AttemptFailedError, run
 from offload.jobs._errors import JobsUnavailableError
+from offload.jobs._trace import continued
 from offload.jobs._values import Cancel, Complete, Release
 from offload.jobs._worker.endings import ending_of
 
@@ -134,16 +135,17 @@ class RunningAttempt:
         count: int | None = None
         ending: Ending
         try:
-            done = await run(
-                self.runnable,
-                job.arguments,
-                facts,
-                timeout=job.options.timeout,
-                deadline=deadline,
-                grace=min(self.runnable.grace, max_grace),
-                on_progress=self._note_progress,
-                on_start=self._note_start,
-            )
+            with continued(job.trace):
+                done = await run(
+                    self.runnable,
+                    job.arguments,
+                    facts,
+                    timeout=job.options.timeout,
+                    deadline=deadline,
+                    grace=min(self.runnable.grace, max_grace),
+                    on_progress=self._note_progress,
+                    on_start=self._note_start,
+                )
             count, ending = done.record_count, Complete(done.result)
         except AttemptFailedError as error:
             count, ending = error.record_count, ending_of(job, error)
