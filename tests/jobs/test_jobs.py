@@ -507,12 +507,13 @@ def test_errors_pickle(error):
 
 async def test_trace_goes_on(jobs):
     """A job carries the trace of whoever enqueued it, and spans of an attempt are part of it."""
-    from opentelemetry import trace
+    from opentelemetry import propagate, trace
     from opentelemetry.sdk.trace import TracerProvider
 
     from offload.jobs._trace import continued
 
     tracer = TracerProvider().get_tracer("tests")
+    assert propagate.get_global_textmap().fields  # it is in use, as with any instrumentation
     with tracer.start_as_current_span("request") as request:
         job = await jobs.enqueue(functions.add, 1)
     (record,) = await (await jobs.engine()).get([job.id])
