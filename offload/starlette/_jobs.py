@@ -27,13 +27,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from offload.jobs import (
-    CancelOutcome,
-    JobNotFoundError,
-    JobsCorruptError,
-    JobState,
-    JobsUnavailableError,
-)
+# Errors alone: workers import this with the application, and states and the like take their time.
+from offload.jobs import JobNotFoundError, JobsCorruptError, JobsUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -165,7 +160,7 @@ async def _cancel(job: Job[Any]) -> Response:
         raise HTTPException(404, "there is no such job") from None
     except JobsUnavailableError as error:
         raise _unavailable(error) from error
-    codes = {CancelOutcome.REMOVED: 200, CancelOutcome.ASKED: 202, CancelOutcome.OVER: 409}
+    codes = {"removed": 200, "asked": 202, "over": 409}
     return JSONResponse({"id": job.id, "outcome": outcome}, codes[outcome])
 
 
@@ -205,9 +200,9 @@ def _as_json(status: JobStatus) -> dict[str, Any]:
         "started_at": status.started_at and status.started_at.isoformat(),
         "ended_at": status.ended_at and status.ended_at.isoformat(),
     }
-    if status.state is JobState.COMPLETED and status.result is not None:
+    if status.state == "completed" and status.result is not None:
         data["result"] = json.loads(status.result)
-    if status.state is JobState.FAILED and status.error is not None:
+    if status.state == "failed" and status.error is not None:
         # What the function raised is the application's affair, its text perhaps not the client's.
         data["error"] = status.error.type
     return data

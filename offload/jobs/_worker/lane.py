@@ -199,36 +199,42 @@ class Lane:
     async def _report(self, attempt: RunningAttempt, ending: Ending) -> None:
         """Report until the engine has stored or refused it."""
         parts, claim = self._parts, attempt.claimed.claim
-        tries, is_uncertain = 0, False
+        is_stored, may_be_stored, tries = False, False, 0
         while True:
-            # Those that are claimed ahead are claimed in one go instead; see `_room`.
-            is_short = self._running.total() < self.slots
-            wanted = self._wanted() if is_short else None
-            limit = 0 if wanted is None else wanted.limit
-            self._asked += limit
-            asked_at = time.monotonic()
             try:
-                finished = await parts.engine.finish(claim, ending, then=wanted)
+                is_stored = await self._finish(attempt, ending)
+                break
             except JobsUnavailableError as error:
                 parts.connection.failed(error)
-                is_uncertain = is_uncertain or error.may_have_happened
+                may_be_stored = may_be_stored or error.may_have_happened
                 if not parts.leases.is_held(claim):
-                    break  # It was told, meanwhile, that the claim is another's.
+                    break  # Told meanwhile: the job is over, or another's.
                 await Connection.pause(tries)
                 tries += 1
-                continue
-            finally:
-                self._asked -= limit
-            parts.connection.succeeded()
-            self._begin_all(finished.claimed, asked_at)
-            if finished.is_stored or is_uncertain:
-                parts.counters.note(outcome_of(ending))
-                self._log(attempt, ending)
-                return
-            break
-        parts.counters.fenced += 1
-        parts.counters.note(AttemptOutcome.LAPSED)
-        _logger.warning("%s was overtaken: its report was refused", attempt)
+        # One that was stored, and not told so, is refused the next time: that is no overtaking.
+        if is_stored or may_be_stored:
+            parts.counters.note(outcome_of(ending))
+            self._log(attempt, ending)
+        else:
+            parts.counters.fenced += 1
+            parts.counters.note(AttemptOutcome.LAPSED)
+            _logger.warning("%s was overtaken: its report was refused", attempt)
+
+    async def _finish(self, attempt: RunningAttempt, ending: Ending) -> bool:
+        """Report once, and begin what was claimed with it; return whether it was stored."""
+        # Those that are claimed ahead are claimed in one go instead; see `_room`.
+        is_short = self._running.total() < self.slots
+        wanted = self._wanted() if is_short else None
+        limit = 0 if wanted is None else wanted.limit
+        self._asked += limit
+        asked_at = time.monotonic()
+        try:
+            finished = await self._parts.engine.finish(attempt.claimed.claim, ending, then=wanted)
+        finally:
+            self._asked -= limit
+        self._parts.connection.succeeded()
+        self._begin_all(finished.claimed, asked_at)
+        return finished.is_stored
 
     async def _give_up(self, attempt: RunningAttempt) -> None:
         """Hand back what may still be ours, as far as we know; it costs nothing to try."""

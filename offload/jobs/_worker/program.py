@@ -105,7 +105,7 @@ class WorkerProgram:
         self._burst: Final = burst
         self.name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
         self._max_over: Final = max_over
-        self.state = ProgramState.STARTING
+        self.state: ProgramState = ProgramState.STARTING
         self._lanes: list[Lane] = []
         self._functions: dict[str, Any] = {}
         self._counters = Counters()
