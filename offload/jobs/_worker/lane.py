@@ -40,6 +40,20 @@ _REST_SECONDS: Final = 1.0
 _MAX_WAIT: Final = 5.0
 
 
+class _Eligible:
+    """The functions of which another attempt may begin."""
+
+    def __init__(self, runnables: Mapping[str, Runnable]) -> None:
+        limits = {name: each.max_concurrency for name, each in runnables.items()}
+        self._limits = {name: limit for name, limit in limits.items() if limit is not None}
+        self._unlimited = frozenset(limits.keys() - self._limits.keys())
+
+    def now(self, running: Counter[str]) -> frozenset[str]:
+        """Return them, given how many attempts of each are running."""
+        free = [name for name, limit in self._limits.items() if running[name] < limit]
+        return self._unlimited.union(free) if free else self._unlimited
+
+
 class Lane:
     """The jobs of one pool.
 
@@ -62,9 +76,7 @@ class Lane:
         self._running: Counter[str] = Counter()
         # Jobs that may come out of requests under way.
         self._asked = 0
-        limited = [name for name, each in runnables.items() if each.max_concurrency is not None]
-        self._limited: Final = frozenset(limited)
-        self._unlimited: Final = frozenset(runnables) - self._limited
+        self._eligible = _Eligible(runnables)
         self._mean_seconds = float("inf")
         self._rests_until = 0.0
         self._waiting: tuple[anyio.CancelScope, frozenset[str]] | None = None
@@ -130,17 +142,11 @@ class Lane:
         room = self._room()
         if room <= 0 or time.monotonic() < self._rests_until:
             return None
-        functions = self._unlimited
-        if self._limited:
-            functions |= frozenset(filter(self._may_run, self._limited))
+        functions = self._eligible.now(self._running)
         if not functions:
             return None
         parts = self._parts
         return Wanted(parts.queues, functions, parts.worker, parts.lease, room)
-
-    def _may_run(self, function: str) -> bool:
-        limit = self.runnables[function].max_concurrency
-        return limit is None or self._running[function] < limit
 
     # Running
 

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import socket
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +52,26 @@ class ProgramState(StrEnum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a program was given; see `WorkerProgram`."""
+
+    queues: frozenset[str] | None
+    concurrency: int | None
+    lease: float
+    drain: float
+    pool: str | None
+    burst: bool
+    max_over: int | None
+
+    def __post_init__(self) -> None:
+        """Check."""
+        _check_seconds("lease", self.lease, _MIN_LEASE)
+        _check_seconds("drain", self.drain, 0.0)
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {self.concurrency!r}")
+
+
 class WorkerProgram:
     """Runs jobs until it is told to stop. On asyncio; `offload worker` is this with signals.
 
@@ -91,20 +112,18 @@ class WorkerProgram:
         name: str | None = None,
         max_over: int | None = None,
     ) -> None:
-        _check_seconds("lease", lease, _MIN_LEASE)
-        _check_seconds("drain", drain, 0.0)
-        if concurrency is not None and concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency!r}")
+        self._options: Final = _Options(
+            None if queues is None else frozenset(queues),
+            concurrency,
+            lease,
+            drain,
+            pool,
+            burst,
+            max_over,
+        )
         self._jobs: Final = jobs
         self._given: Final = None if functions is None else tuple(functions)
-        self._queues: Final = None if queues is None else frozenset(queues)
-        self._concurrency: Final = concurrency
-        self._lease: Final = float(lease)
-        self._drain: Final = float(drain)
-        self._pool: Final = pool
-        self._burst: Final = burst
         self.name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._max_over: Final = max_over
         self.state: ProgramState = ProgramState.STARTING
         self._lanes: list[Lane] = []
         self._functions: dict[str, Any] = {}
@@ -200,7 +219,7 @@ class WorkerProgram:
     async def _run(self, parts: Parts) -> None:
         for lane in self._lanes:
             await lane.pool.open()
-        duties = Duties(parts, self._lanes, max_over=self._max_over)
+        duties = Duties(parts, self._lanes, max_over=self._options.max_over)
         background = [
             asyncio.create_task(each)
             for each in (
@@ -210,7 +229,7 @@ class WorkerProgram:
                 duties.care(),
             )
         ]
-        if self._burst:
+        if self._options.burst:
             background.append(asyncio.create_task(self._stop_when_idle()))
         claims = [asyncio.create_task(lane.claim()) for lane in self._lanes]
         self.state = ProgramState.RUNNING
@@ -237,11 +256,11 @@ class WorkerProgram:
         await asyncio.wait(claims, timeout=_HAND_BACK_SECONDS)
         active = sum(len(lane.attempts) for lane in self._lanes)
         if active:
-            _logger.info("draining: %d attempts have %g s to end", active, self._drain)
+            _logger.info("draining: %d attempts have %g s to end", active, self._options.drain)
         drained = asyncio.create_task(self._drained())
         hurried = asyncio.create_task(self._hurried.wait())
         await asyncio.wait(
-            {drained, hurried}, timeout=self._drain, return_when=asyncio.FIRST_COMPLETED
+            {drained, hurried}, timeout=self._options.drain, return_when=asyncio.FIRST_COMPLETED
         )
         hurried.cancel()
         if not drained.done():
@@ -288,29 +307,29 @@ class WorkerProgram:
             engine=engine,
             worker=self.name,
             queues=self._served_queues(),
-            lease=self._lease,
+            lease=self._options.lease,
             max_bytes=self._jobs.max_payload_bytes,
-            leases=Leases(self._lease),
+            leases=Leases(self._options.lease),
             connection=self._connection,
             records=records,
             counters=self._counters,
         )
 
     def _pool_for(self, function: Any) -> Pool:
-        wanted = self._pool or pool_of(function)
+        wanted = self._options.pool or pool_of(function)
         if isinstance(wanted, Pool):
             return wanted
         if wanted == "default" and not any(each.name == "default" for each in Pool.all()):
             # No more calls than that: the queue is of a lane's making, and short.
-            return Pool("default", max_workers=self._concurrency)
+            return Pool("default", max_workers=self._options.concurrency)
         try:
             return Pool.named(wanted)
         except OffloadError as error:
             raise ValueError(str(error)) from error
 
     def _served_queues(self) -> frozenset[str]:
-        if self._queues is not None:
-            return self._queues
+        if self._options.queues is not None:
+            return self._options.queues
         named = {options_of(each).get("queue") for each in self._functions.values()}
         return frozenset({"default", self._jobs.default_queue, *filter(None, named)})
 
@@ -321,7 +340,7 @@ class WorkerProgram:
             len(self._functions),
             ", ".join(sorted(parts.queues)),
             sum(lane.slots for lane in self._lanes),
-            self._lease,
+            self._options.lease,
         )
 
 
