@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 MODULES = (
     "offload",
+    "offload.jobs",
     "offload.starlette",
     "offload.resources",
     "offload.asgi",

@@ -27,6 +27,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "offload._cli.explain",
         "measure one call, here and on a worker: is offloading it worth it?",
     ),
+    "jobs": (
+        "offload._cli.jobs",
+        "list, show, retry and cancel jobs; count them, pause and resume queues",
+    ),
     "schedule": (
         "offload._cli.schedule",
         "when does a cron expression fire?",
@@ -34,6 +38,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "top": (
         "offload._cli.top",
         "watch the pools of a running server, live in the terminal",
+    ),
+    "worker": (
+        "offload._cli.worker",
+        "run jobs: the worker program beside your server, on any machine",
     ),
 }
 

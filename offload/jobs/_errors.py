@@ -10,6 +10,7 @@ __all__ = [
     "JobFailedError",
     "JobNotFoundError",
     "JobQueueFullError",
+    "JobTimeoutError",
     "JobsCorruptError",
     "JobsUnavailableError",
     "LeaseLapsedError",
@@ -88,18 +89,32 @@ class JobFailedError(OffloadError):
         self.crashes = crashes
 
 
-class JobCancelledError(OffloadError):
-    """The job was cancelled; raised by whoever waits for its result. It may have run if `started`.
+class JobTimeoutError(OffloadError, TimeoutError):
+    """The job did not end while its result was awaited. It goes on, and may have run.
 
     Attributes:
         job_id: the job.
-        started: True if an attempt had begun.
+        timeout: how long was waited, in seconds.
     """
 
-    def __init__(self, message: str, *, job_id: str, started: bool) -> None:
+    def __init__(self, message: str, *, job_id: str, timeout: float) -> None:
         super().__init__(message)
         self.job_id = job_id
-        self.started = started
+        self.timeout = timeout
+
+
+class JobCancelledError(OffloadError):
+    """The job was cancelled; raised by whoever waits for its result.
+
+    It may have run if an attempt had begun.
+
+    Attributes:
+        job_id: the job.
+    """
+
+    def __init__(self, message: str, *, job_id: str, may_have_run: bool) -> None:
+        super().__init__(message, may_have_run=may_have_run)
+        self.job_id = job_id
 
 
 class JobsUnavailableError(OffloadError, ConnectionError):

@@ -27,6 +27,8 @@ handler that the application has for their type, as if the function had run inli
 `receive_file` takes an upload into a file that crosses to the worker as a descriptor;
 `BytesResponse` and `WorkerStreamResponse` send what workers return, with back-pressure.
 
+`jobs_lifespan`, `job_routes` and `accepted` are for functions that outlive their request.
+
 A decorated function can be an endpoint itself: importing this module lets a `Request` cross to
 the worker, as a copy that knows the question but not the server.
 """
@@ -37,6 +39,7 @@ from offload._asgi.deadline import DeadlineFromHeader
 from offload._asgi.disconnect import CancelOnDisconnect
 from offload._wire.shared_file import SharedFile
 from offload.starlette._errors import ProblemResponse, add_exception_handlers, exception_handlers
+from offload.starlette._jobs import accepted, job_routes, jobs_lifespan
 from offload.starlette._life import lifespan
 from offload.starlette._requests import receive_file, spool_upload
 from offload.starlette._responses import BytesResponse, WorkerStreamResponse
@@ -48,8 +51,11 @@ __all__ = [
     "ProblemResponse",
     "SharedFile",
     "WorkerStreamResponse",
+    "accepted",
     "add_exception_handlers",
     "exception_handlers",
+    "job_routes",
+    "jobs_lifespan",
     "lifespan",
     "receive_file",
     "spool_upload",

@@ -1,14 +1,16 @@
 """Fixtures of the tests of jobs."""
 
 import importlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 
+from offload.jobs import Jobs
 from offload.jobs._engine import Engine
 from tests.jobs.engines import PLACES, Place, Server
+from tests.jobs.programs import Programs
 from tests.jobs.servers import PostgresServer, RedisServer
 
 SERVERS: dict[str, type[Server]] = {"redis": RedisServer, "postgres": PostgresServer}
@@ -70,3 +72,23 @@ def until():
                 await anyio.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Where the jobs of a test are, for several processes."""
+    return f"sqlite:///{tmp_path / 'jobs.sqlite3'}?synchronous=normal"
+
+
+@pytest.fixture
+async def jobs(url: str, anyio_backend: object) -> AsyncIterator[Jobs]:
+    """Open jobs."""
+    async with Jobs(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def programs(url: str) -> Iterator[Programs]:
+    """Worker programs, each a process of its own, which end with the test."""
+    with Programs(url) as started:
+        yield started

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from offload import Offloaded, Pool, offload
+from offload.jobs import Jobs  # noqa: TC001 - this file is checked, never run
 
 
 @offload
@@ -81,3 +82,9 @@ async def pools(pool: Pool) -> None:
     """Run with arguments that do not fit."""
     await pool.run(len, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await pool.run(resize, "text")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def jobs(some: Jobs) -> None:
+    """Enqueue with arguments and options that do not fit."""
+    await some.enqueue(resize, "text")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    some.options(later=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar, assert_type
 
 from offload import Offloaded, OffloadedGenerator, Pool, PoolStatistics, Stream, offload
+from offload.jobs import CancelOutcome, Job, Jobs, JobStatus, job_options
 from offload.testing import Footprint, LoopBlock, LoopBlockDetector, no_leaks
 
 T = TypeVar("T")
@@ -156,6 +157,26 @@ async def pools(pool: Pool) -> None:
     assert_type(pool.executor().submit(len, "abc"), Future[int])
     assert_type(pool.executor().submit(bare, 1), Future[bytes])
     assert_type(pool.executor().submit(Scale(3).times, 1), Future[int])
+
+
+async def jobs(some: Jobs) -> None:
+    """Enqueue, and wait for results."""
+    assert_type(await some.enqueue(bare, 1, "", flag=True), Job[bytes])
+    assert_type(await some.options(delay=3.0, unique=True).enqueue(bare, 1), Job[bytes])
+    assert_type(await some.run(bare, 1), bytes)
+    job = await some.get("1", bare)
+    assert_type(await job.result(timeout=3.0), bytes)
+    assert_type(await job.status(), JobStatus)
+    assert_type(await job.cancel(), CancelOutcome)
+    async with job.events() as events:
+        assert_type(await anext(events), JobStatus)
+    assert_type(await some.enqueue(weighed, "text"), Job[float])
+
+
+@job_options(max_attempts=3, backoff=0.5)
+def weighed(text: str) -> float:
+    """Keep the types of a function that is not offloaded."""
+    return float(len(text))
 
 
 def testing() -> None:

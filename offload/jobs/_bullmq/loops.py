@@ -54,7 +54,7 @@ class Loops:
             coroutine.close()
             raise JobsUnavailableError(f"the engine of {self._url} is not open", location=self._url)
         if self._is_ours:
-            from offload._bridge import run_on_keeper
+            from offload._pool.trio import run_on_keeper
 
             result: _T = await run_on_keeper(coroutine)
             return result

@@ -133,7 +133,8 @@ MIGRATIONS: Final = (_VERSION_1,)
 # A last resort: the writers of this library take turns before they ask SQLite for its lock. What
 # still collides is other programs, checkpoints and the recovery after a crash.
 _BUSY_SECONDS: Final = 5.0
-_WAL_LIMIT_BYTES: Final = 64 << 20
+# The log is cut to this when it begins anew: its size tells how much there is to checkpoint.
+_WAL_LIMIT_BYTES: Final = 1 << 20
 
 
 def connect(location: Location, *, is_reader: bool = False) -> sqlite3.Connection:

@@ -1,0 +1,171 @@
+"""`offload worker MODULE[:JOBS] …`: a worker program, until SIGTERM or Ctrl+C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from offload._cli.loading import ApplicationError, import_module, load
+
+if TYPE_CHECKING:
+    import argparse
+
+    from offload.jobs import Jobs, WorkerProgram
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = (
+        "SIGTERM or Ctrl+C: no new jobs, DRAIN seconds for those that run, then they are handed "
+        "back. Once more: at once."
+    )
+    parser.add_argument(
+        "modules",
+        nargs="+",
+        metavar="MODULE[:JOBS]",
+        help="modules with the functions; the first may name its Jobs object, such as app:jobs",
+    )
+    parser.add_argument("--app-dir", metavar="FOLDER", help="where the modules are (default: here)")
+    parser.add_argument(
+        "--queues",
+        metavar="A,B",
+        help='queues to serve (default: "default", and those in the code)',
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=_positive,
+        metavar="N",
+        help="attempts at once, of functions on the default pool (default: the CPUs)",
+    )
+    parser.add_argument(
+        "--lease",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="after which a job is another's if this program dies (10; at least 2)",
+    )
+    parser.add_argument(
+        "--drain", type=_seconds, default=10.0, metavar="SECONDS", help="for running jobs (10)"
+    )
+    parser.add_argument(
+        "--pool", metavar="NAME", help="run everything on this pool (default: each function's own)"
+    )
+    parser.add_argument(
+        "--burst", action="store_true", help="end when there is nothing left to run"
+    )
+    parser.add_argument("--name", help="of this program in the history of jobs (HOST:PID)")
+    parser.add_argument(
+        "--health",
+        metavar="[HOST:]PORT",
+        help="answer GET /healthz, /readyz and /statistics there (HOST: 127.0.0.1)",
+    )
+    parser.add_argument("--health-file", metavar="FILE", help="touch this every second while ready")
+    parser.add_argument("--log-level", default="info", metavar="LEVEL", help="(info)")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the worker program until it is told to stop."""
+    level = logging.getLevelNamesMapping().get(arguments.log_level.upper())
+    if level is None:
+        print(f"offload worker: there is no log level {arguments.log_level!r}", file=sys.stderr)
+        return 2
+    # Before the modules: where they configure logging themselves, theirs it is.
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    sys.path.insert(0, os.path.abspath(arguments.app_dir or os.getcwd()))
+    try:
+        jobs = _jobs_of(arguments.modules)
+        program = _program_of(jobs, arguments)
+    except (ApplicationError, ValueError, ModuleNotFoundError) as error:
+        print(f"offload worker: {error}", file=sys.stderr)
+        return 2
+    from offload.errors import OffloadError
+
+    try:
+        asyncio.run(_serve(jobs, program, arguments))
+    except (OffloadError, ValueError, OSError) as error:
+        print(f"offload worker: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _jobs_of(modules: list[str]) -> Jobs:
+    from offload.jobs import Jobs, default_jobs
+
+    found: list[Jobs] = []
+    for each in modules:
+        if ":" in each:
+            value = load(each)
+            if not isinstance(value, Jobs):
+                raise ApplicationError(f"{each} is {value!r:.100}, not offload.jobs.Jobs")
+            found.append(value)
+        else:
+            import_module(each)
+    if len(found) > 1:
+        raise ApplicationError("a worker program serves one Jobs object: start one for each")
+    return found[0] if found else default_jobs()
+
+
+def _program_of(jobs: Jobs, arguments: argparse.Namespace) -> WorkerProgram:
+    from offload.jobs import WorkerProgram
+
+    queues = None
+    if arguments.queues is not None:
+        queues = [name.strip() for name in arguments.queues.split(",") if name.strip()]
+        if not queues:
+            raise ValueError(f"--queues names no queue: {arguments.queues!r}")
+    return WorkerProgram(
+        jobs,
+        queues=queues,
+        concurrency=arguments.concurrency,
+        lease=arguments.lease,
+        drain=arguments.drain,
+        pool=arguments.pool,
+        burst=arguments.burst,
+        name=arguments.name,
+    )
+
+
+async def _serve(jobs: Jobs, program: WorkerProgram, arguments: argparse.Namespace) -> None:
+    from offload.jobs._worker.health import HealthFile, HealthServer
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, program.stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(program.stop))
+    watchers: list[Any] = []
+    if arguments.health is not None:
+        watchers.append(HealthServer(program, arguments.health))
+    if arguments.health_file is not None:
+        watchers.append(HealthFile(program, arguments.health_file))
+    for watcher in watchers:
+        await watcher.start()
+    try:
+        await program.run()
+    finally:
+        for watcher in watchers:
+            await watcher.aclose()
+        await jobs.aclose()

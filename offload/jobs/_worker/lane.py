@@ -1,0 +1,300 @@
+"""The flow of the jobs of one pool: claim, run, report and claim the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from offload.jobs._errors import JobsUnavailableError
+from offload.jobs._options import AttemptOutcome
+from offload.jobs._values import Release, Wanted
+from offload.jobs._worker.attempt import RunningAttempt, Stop
+from offload.jobs._worker.connection import Connection
+from offload.jobs._worker.endings import outcome_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from offload.jobs._attempt import Runnable
+    from offload.jobs._values import Claimed, Ending
+    from offload.jobs._worker.parts import Parts
+    from offload.pool import Pool
+
+__all__ = ["Lane"]
+
+_logger: Final = logging.getLogger("offload.jobs")
+
+# Seconds of work that may be claimed beyond what runs, and how many jobs at most.
+_AHEAD_SECONDS: Final = 0.02
+_MAX_AHEAD: Final = 64
+# A claim that waits so long for a worker process is handed back: what runs takes longer than it
+# used to, and another program may be idle.
+_PATIENCE_SECONDS: Final = 0.25
+# Where not even a worker process could be started, nothing is claimed for a while.
+_REST_SECONDS: Final = 1.0
+_MAX_WAIT: Final = 5.0
+
+
+class _Eligible:
+    """The functions of which another attempt may begin."""
+
+    def __init__(self, runnables: Mapping[str, Runnable]) -> None:
+        limits = {name: each.max_concurrency for name, each in runnables.items()}
+        self._limits = {name: limit for name, limit in limits.items() if limit is not None}
+        self._unlimited = frozenset(limits.keys() - self._limits.keys())
+
+    def now(self, running: Counter[str]) -> frozenset[str]:
+        """Return them, given how many attempts of each are running."""
+        free = [name for name, limit in self._limits.items() if running[name] < limit]
+        return self._unlimited.union(free) if free else self._unlimited
+
+
+class Lane:
+    """The jobs of one pool.
+
+    Attributes:
+        attempts: those under way, by the token of their claim; also those whose end is not stored.
+        is_idle: whether nothing is under way, and nothing was found to claim.
+    """
+
+    def __init__(self, parts: Parts, pool: Pool, runnables: Mapping[str, Runnable]) -> None:
+        self._parts: Final = parts
+        self.pool: Final = pool
+        self.runnables: Final = runnables
+        self.slots: Final = pool.max_workers
+        self.attempts: dict[str, RunningAttempt] = {}
+        self.is_idle = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._is_claiming = True
+        # Attempts that hold a worker process or wait for one, by function.
+        self._running: Counter[str] = Counter()
+        # Jobs that may come out of requests under way.
+        self._asked = 0
+        self._eligible = _Eligible(runnables)
+        self._mean_seconds = float("inf")
+        self._rests_until = 0.0
+        self._waiting: tuple[anyio.CancelScope, frozenset[str]] | None = None
+
+    # Claiming
+
+    async def claim(self) -> None:
+        """Claim whenever there is room, until `stop_claiming`."""
+        tries = 0
+        while self._is_claiming:
+            rest = self._rests_until - time.monotonic()
+            if rest > 0:
+                await anyio.sleep(rest)
+                continue
+            wanted = self._wanted()
+            if wanted is None:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            try:
+                await self._claim(wanted)
+            except JobsUnavailableError as error:
+                self._parts.connection.failed(error)
+                await Connection.pause(tries)
+                tries += 1
+            else:
+                self._parts.connection.succeeded()
+                tries = 0
+
+    async def _claim(self, wanted: Wanted) -> None:
+        self._asked += wanted.limit
+        asked_at = time.monotonic()
+        claimed: tuple[Claimed, ...] = ()
+        try:
+            with anyio.CancelScope() as scope:
+                self._waiting = scope, wanted.functions
+                wait = min(self._parts.lease / 8, _MAX_WAIT)
+                claimed = await self._parts.engine.claim(wanted, wait=wait)
+        finally:
+            self._waiting = None
+            self._asked -= wanted.limit
+        self._begin_all(claimed, asked_at)
+        self.is_idle = not self.attempts
+
+    def stop_claiming(self) -> None:
+        """Claim no more."""
+        self._is_claiming = False
+        self._changed.set()
+        if self._waiting is not None:
+            self._waiting[0].cancel()
+
+    def _room(self) -> int:
+        """Return how many jobs to claim now; 0: none, or too few to be worth a round trip."""
+        ahead = min(int(_AHEAD_SECONDS / self._mean_seconds * self.slots), _MAX_AHEAD)
+        running = self._running.total() + self._asked
+        room = self.slots + ahead - running
+        # As long as no worker process waits for it, many are claimed at once.
+        return room if running < self.slots or room * 4 >= ahead else 0
+
+    def _wanted(self) -> Wanted | None:
+        if not self._is_claiming:
+            return None
+        room = self._room()
+        if room <= 0 or time.monotonic() < self._rests_until:
+            return None
+        functions = self._eligible.now(self._running)
+        if not functions:
+            return None
+        parts = self._parts
+        return Wanted(parts.queues, functions, parts.worker, parts.lease, room)
+
+    # Running
+
+    def _begin_all(self, claimed: tuple[Claimed, ...], asked_at: float) -> None:
+        for each in claimed:
+            self.is_idle = False
+            self._parts.counters.claimed += 1
+            self._parts.leases.claimed(each.claim, asked_at)
+            runnable = self.runnables[each.job.function]
+            attempt = RunningAttempt(each, runnable, self._parts.records)
+            self.attempts[each.claim.token] = attempt
+            self._running[each.job.function] += 1
+            task = asyncio.create_task(self._attend(attempt))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _attend(self, attempt: RunningAttempt) -> None:
+        claim, job = attempt.claimed.claim, attempt.claimed.job
+        parts = self._parts
+        if attempt.claimed.job.is_cancel_asked:
+            attempt.stop(Stop.CANCELLED)
+        try:
+            ending = await attempt.run(max_bytes=parts.max_bytes, max_grace=parts.lease / 4)
+            self._note_end(attempt, ending)
+            if ending is None:
+                await self._give_up(attempt)
+            else:
+                await attempt.tell_last(parts.engine)
+                await self._report(attempt, ending)
+        except Exception:
+            _logger.exception("%s cannot be reported; its lease will run out", job.id)
+        finally:
+            parts.leases.over(claim)
+            parts.records.end(claim.token)
+            self.attempts.pop(claim.token, None)
+            self._changed.set()
+
+    def _note_end(self, attempt: RunningAttempt, ending: Ending | None) -> None:
+        function = attempt.claimed.job.function
+        self._running[function] -= 1
+        self._changed.set()
+        if self._waiting is not None and function not in self._waiting[1]:
+            # What waits for jobs does not wait for those of this function.
+            self._waiting[0].cancel()
+        if attempt.started_at is not None:
+            seconds = attempt.run_seconds
+            self._parts.counters.run_seconds += seconds
+            # Fast up and slow down: it is about not having claimed too much.
+            mean = self._mean_seconds
+            is_longer = seconds > mean or mean == float("inf")
+            self._mean_seconds = max(seconds if is_longer else mean * 0.9 + seconds * 0.1, 1e-6)
+        if isinstance(ending, Release) and attempt.stop_reason is None:
+            _logger.error("no worker process could run %s; it was handed back", attempt)
+            self._rests_until = time.monotonic() + _REST_SECONDS
+
+    async def _report(self, attempt: RunningAttempt, ending: Ending) -> None:
+        """Report until the engine has stored or refused it."""
+        parts, claim = self._parts, attempt.claimed.claim
+        is_stored, may_be_stored, tries = False, False, 0
+        while True:
+            try:
+                is_stored = await self._finish(attempt, ending)
+                break
+            except JobsUnavailableError as error:
+                parts.connection.failed(error)
+                may_be_stored = may_be_stored or error.may_have_happened
+                if not parts.leases.is_held(claim):
+                    break  # Told meanwhile: the job is over, or another's.
+                await Connection.pause(tries)
+                tries += 1
+        # One that was stored, and not told so, is refused the next time: that is no overtaking.
+        if is_stored or may_be_stored:
+            parts.counters.note(outcome_of(ending))
+            self._log(attempt, ending)
+        else:
+            parts.counters.fenced += 1
+            parts.counters.note(AttemptOutcome.LAPSED)
+            _logger.warning("%s was overtaken: its report was refused", attempt)
+
+    async def _finish(self, attempt: RunningAttempt, ending: Ending) -> bool:
+        """Report once, and begin what was claimed with it; return whether it was stored."""
+        # Those that are claimed ahead are claimed in one go instead; see `_room`.
+        is_short = self._running.total() < self.slots
+        wanted = self._wanted() if is_short else None
+        limit = 0 if wanted is None else wanted.limit
+        self._asked += limit
+        asked_at = time.monotonic()
+        try:
+            finished = await self._parts.engine.finish(attempt.claimed.claim, ending, then=wanted)
+        finally:
+            self._asked -= limit
+        self._parts.connection.succeeded()
+        self._begin_all(finished.claimed, asked_at)
+        return finished.is_stored
+
+    async def _give_up(self, attempt: RunningAttempt) -> None:
+        """Hand back what may still be ours, as far as we know; it costs nothing to try."""
+        parts = self._parts
+        parts.counters.note(AttemptOutcome.LAPSED)
+        _logger.warning("%s was stopped: its lease was lost, or could not be extended", attempt)
+        if parts.leases.is_held(attempt.claimed.claim):
+            try:
+                await parts.engine.finish(attempt.claimed.claim, Release())
+            except JobsUnavailableError as error:
+                parts.connection.failed(error)
+
+    def _log(self, attempt: RunningAttempt, ending: Ending) -> None:
+        outcome, job = outcome_of(ending), attempt.claimed.job
+        level = logging.DEBUG
+        if outcome in (AttemptOutcome.FAILED, AttemptOutcome.CRASHED):
+            level = logging.WARNING
+        if not _logger.isEnabledFor(level):
+            return
+        error = getattr(ending, "error", None)
+        tail = "" if error is None else f": {error.type}: {error.message}"
+        _logger.log(
+            level,
+            "%s %s %s after %.3f s%s",
+            job.function,
+            job.id,
+            outcome,
+            attempt.run_seconds,
+            tail,
+        )
+
+    # Care
+
+    def look_after(self) -> None:
+        """Stop attempts that wait for a worker process in vain: others may be idle."""
+        for attempt in self.attempts.values():
+            # What is slower than it used to be is known before it has ended.
+            if attempt.ended_at is None and attempt.run_seconds > self._mean_seconds:
+                self._mean_seconds = attempt.run_seconds
+        excess = self._running.total() - self.slots
+        if excess <= 0:
+            return
+        late = time.monotonic() - _PATIENCE_SECONDS
+        for attempt in reversed(self.attempts.values()):
+            if excess > 0 and attempt.started_at is None and attempt.claimed_at < late:
+                attempt.stop(Stop.HANDED_BACK)
+                excess -= 1
+
+    async def drained(self) -> None:
+        """Wait until every attempt has ended and was reported."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def abandon(self) -> None:
+        """Cancel what cannot be reported: leases run out."""
+        for task in self._tasks:
+            task.cancel()
