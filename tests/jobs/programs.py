@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
-from tests.processes import PATIENCE
+from tests.support.processes import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.jobs.job_functions:jobs"

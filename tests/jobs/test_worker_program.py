@@ -23,7 +23,7 @@ from offload.jobs import (
     JobState,
 )
 from tests.jobs import job_functions as functions
-from tests.processes import PATIENCE, free_port, gone
+from tests.support.processes import PATIENCE, free_port, gone
 
 # The client runs on each event loop; programs have one of their own.
 pytestmark = pytest.mark.anyio
