@@ -22,8 +22,15 @@ _END: Any = object()
 _logger = logging.getLogger("offload.pool")
 
 
-async def run_on_keeper(coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def run_on_keeper(
+    coroutine: Coroutine[Any, Any, Any], unreceived: Callable[[Any], object] | None = None
+) -> Any:
     """Run an asyncio coroutine on the keeper's loop and wait for it under trio.
+
+    Args:
+        coroutine: what to run.
+        unreceived: called on the keeper's thread with a result that came when the caller had been
+            cancelled already: on asyncio there is no such moment.
 
     Cancellation: the coroutine is cancelled too, and waited for, as a coroutine of ours would be
     that is awaited under asyncio: when a close that was cancelled returns, the workers have ended.
@@ -60,6 +67,9 @@ async def run_on_keeper(coroutine: Coroutine[Any, Any, Any]) -> Any:
             loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - not yet there
             with trio.CancelScope(shield=True):
                 await done.wait()
+            task = started[0]
+            if unreceived is not None and not task.cancelled() and task.exception() is None:
+                loop.call_soon_threadsafe(unreceived, task.result())
             raise
         return started[0].result()
     finally:

@@ -258,7 +258,7 @@ class TestResult:
         assert await job.cancel() is CancelOutcome.REMOVED
         with pytest.raises(JobCancelledError) as caught:
             await job.result()
-        assert not caught.value.started
+        assert not caught.value.may_have_run
         assert await job.cancel() is CancelOutcome.OVER
 
     async def test_own_error_is_raised(self, jobs):

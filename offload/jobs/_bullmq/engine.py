@@ -161,7 +161,7 @@ class BullmqEngine:
 
     async def claim(self, wanted: Wanted, *, wait: float = 0.0) -> tuple[Claimed, ...]:
         """Claim at once, or when the event streams tell of jobs, or a delayed one is due."""
-        return await self._do(self._claim(wanted, wait))
+        return await self._loops.run(self._claim(wanted, wait), self._hand_back_claimed)
 
     async def _claim(self, wanted: Wanted, wait: float) -> tuple[Claimed, ...]:
         end = time.monotonic() + wait
@@ -189,7 +189,10 @@ class BullmqEngine:
 
     def _hand_back(self, reply: Any) -> None:
         """Release claims that nobody has received, since the caller was cancelled."""
-        claims = [self._store.claimed(found).claim for found in reply[0]]
+        self._hand_back_claimed([self._store.claimed(found) for found in reply[0]])
+
+    def _hand_back_claimed(self, claimed: Sequence[Claimed]) -> None:
+        claims = [each.claim for each in claimed]
         if claims and self._client.is_open:
             task = asyncio.get_running_loop().create_task(self._release(claims))
             self._handing_back.add(task)
@@ -210,7 +213,10 @@ class BullmqEngine:
 
     async def finish(self, claim: Claim, ending: Ending, *, then: Wanted | None = None) -> Finished:
         """End an attempt, and claim what is next."""
-        return await self._do(self._store.finish(claim, ending, then, self._hand_back))
+        return await self._loops.run(
+            self._store.finish(claim, ending, then, self._hand_back),
+            lambda finished: self._hand_back_claimed(finished.claimed),
+        )
 
     async def progress(self, claim: Claim, value: str) -> bool:
         """Keep progress."""

@@ -47,8 +47,15 @@ class Loops:
             keeper.release()
         self._loop, self._is_ours = None, False
 
-    async def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine there, and wait for it."""
+    async def run(
+        self, coroutine: Coroutine[Any, Any, _T], unreceived: Callable[[_T], object] | None = None
+    ) -> _T:
+        """Run a coroutine there, and wait for it.
+
+        Args:
+            coroutine: what to run.
+            unreceived: is given a result that nobody receives, since the caller was cancelled.
+        """
         loop = self._loop
         if loop is None:
             coroutine.close()
@@ -56,7 +63,7 @@ class Loops:
         if self._is_ours:
             from offload._pool.trio import run_on_keeper
 
-            result: _T = await run_on_keeper(coroutine)
+            result: _T = await run_on_keeper(coroutine, unreceived)
             return result
         try:
             running = asyncio.get_running_loop()

@@ -244,8 +244,6 @@ DECLARE
   v_room integer;
   v_due bigint;
 BEGIN
-  -- Not synced: after a crash of the server, a claim or progress is lost, which is right.
-  PERFORM set_config('synchronous_commit', 'off', true);
   FOREACH v_queue IN ARRAY p_queues LOOP
     CONTINUE WHEN EXISTS (SELECT 1 FROM meta WHERE queue = v_queue AND field = 'paused');
     FOR v IN UPDATE job SET state = 'waiting', delay_ms = 0, seq = nextval('job_seq')
@@ -304,8 +302,6 @@ DECLARE
   v record;
   v_found jsonb := '{}';
 BEGIN
-  -- Not synced: after a crash of the server, a claim or progress is lost, which is right.
-  PERFORM set_config('synchronous_commit', 'off', true);
   FOR v IN SELECT j.queue, j.id, u.n FROM unnest(p_queues, p_ids, p_tokens)
     WITH ORDINALITY u(queue, id, token, n) JOIN job j ON j.queue = u.queue AND j.id = u.id
     AND j.state = 'active' AND j.lock_token = u.token ORDER BY j.queue, j.id FOR UPDATE OF j LOOP

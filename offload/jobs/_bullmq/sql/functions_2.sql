@@ -61,7 +61,7 @@ END $$;
 CREATE OR REPLACE FUNCTION offload_progress(p_queue text, p_id text, p_token text, p_value text)
 RETURNS boolean LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-  -- Not synced: after a crash of the server, a claim or progress is lost, which is right.
+  -- Not synced: a crash of the server may forget the latest progress and log lines.
   PERFORM set_config('synchronous_commit', 'off', true);
   PERFORM 1 FROM job WHERE queue = p_queue AND id = p_id AND state = 'active'
     AND lock_token = p_token FOR UPDATE;
@@ -79,7 +79,7 @@ DECLARE
   v_count bigint;
   v_most integer;
 BEGIN
-  -- Not synced: after a crash of the server, a claim or progress is lost, which is right.
+  -- Not synced: a crash of the server may forget the latest progress and log lines.
   PERFORM set_config('synchronous_commit', 'off', true);
   PERFORM 1 FROM job WHERE queue = p_queue AND id = p_id AND state = 'active'
     AND lock_token = p_token FOR UPDATE;
