@@ -49,7 +49,7 @@ class Definition:
         self.function: Callable[..., Any] = function
         self.pool: Pool | str = pool
         self.max_concurrency: int | None = max_concurrency
-        self.call = _named_after(function)
+        self.call: FunctionType = _named_after(function)
         self._code: CodeType | None = None
         self._reference: Reference | None = None
         self._target: Target | None = None

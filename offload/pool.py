@@ -111,8 +111,7 @@ class Pool:
     def __init__(self, name: str = _DEFAULT_NAME, **options: Unpack[PoolOptionsDict]) -> None:
         check_name("name", name)
         self.name = name
-        # These two are for this package: what its options come to, and what runs now.
-        self.setup = setup = Setup(name, PoolOptions.checked(options))
+        self._setup = setup = Setup(name, PoolOptions.checked(options))
         self.max_workers: int = setup.max_workers
         self._accounts = Accounts(name)
         self._prepared = PreparedFunctions(self)
@@ -121,7 +120,7 @@ class Pool:
         self._decorated: set[str] = set()
         self._modules: set[str] = set()
         self._observers = ObserverList(self.tell_observers)
-        self.periods = Periods(name, self._prepare)
+        self._periods = Periods(name, self._prepare)
         import_what_calls_need(with_executors=setup.options.executor is not None)
         Pool._registry.add(self)
 
@@ -157,7 +156,7 @@ class Pool:
     @property
     def is_closed(self) -> bool:
         """Whether it was closed, and not opened again."""
-        return self.periods.is_closed
+        return self._periods.is_closed
 
     # --- life ---
 
@@ -172,9 +171,9 @@ class Pool:
         """
         if in_worker():
             return
-        self.periods.reopen()
+        self._periods.reopen()
         self._modules |= self._decorated
-        await self.periods.open()
+        await self._periods.open()
 
     async def aclose(self, *, drain: float | None = 10.0) -> None:
         """Refuse new calls, let those that are there end, then end all workers.
@@ -185,7 +184,7 @@ class Pool:
 
         Cancellation: kills at once, and returns when nothing is left.
         """
-        await self.periods.aclose(drain)
+        await self._periods.aclose(drain)
 
     def kill(self) -> Future[None]:
         """End all workers now, from any thread.
@@ -193,7 +192,7 @@ class Pool:
         Returns:
             A future that is done when nothing of them is left; nobody has to wait for it.
         """
-        return self.periods.kill()
+        return self._periods.kill()
 
     def stop_accepting(self) -> None:
         """Refuse new calls from now on, and let those that are there end; from any thread.
@@ -201,7 +200,7 @@ class Pool:
         The workers stay. `open` takes it back, `aclose` ends what is left. A pool that is not open
         is left as it is.
         """
-        running = self.periods.running
+        running = self._periods.running
         if running is not None:
             running.life.drain()
 
@@ -225,7 +224,7 @@ class Pool:
 
     def forget_workers(self) -> None:
         """Let go of the workers: this is a forked copy of the process that has them."""
-        self.periods.forget()
+        self._periods.forget()
 
     # --- by hand; from any thread ---
 
@@ -238,7 +237,7 @@ class Pool:
         Returns:
             False if no worker of this pool with this process id runs a task.
         """
-        running = self.periods.running
+        running = self._periods.running
         return running is not None and running.kill_task(pid)
 
     def recycle(self, pid: int) -> bool:
@@ -250,7 +249,7 @@ class Pool:
         Returns:
             False if this pool has no idle or busy worker of this process id.
         """
-        running = self.periods.running
+        running = self._periods.running
         return running is not None and running.recycle(pid)
 
     # --- observers ---
@@ -274,8 +273,8 @@ class Pool:
 
     def tell_observers(self) -> None:
         """Tell what is running who observes it; called when that has changed."""
-        with self.periods.lock:  # one that is being made was given what there was before
-            running = self.periods.running
+        with self._periods.lock:  # one that is being made was given what there was before
+            running = self._periods.running
             if running is not None:
                 running.observe(self._all_observers())
 
@@ -344,7 +343,7 @@ class Pool:
         if in_worker():
             # A worker that waited for another of the same pool could wait for itself.
             return invocation.target.function(*invocation.arguments, **invocation.keywords)
-        running = self.periods.current()
+        running = self._periods.current()
         if asyncio_loop() is not None:
             return await running.run(invocation, may_start)
         from offload._pool.trio import on_trio, run_on_keeper
@@ -353,7 +352,7 @@ class Pool:
 
     def stream_invocation(self, invocation: Invocation) -> AsyncIterator[Any]:
         """Run a generator function; what `OffloadedGenerator.stream` calls."""
-        running = self.periods.current()
+        running = self._periods.current()
         if not running.shell.backend.has_descriptors:
             message = (
                 f"pool {self.name!r} runs on an executor, which cannot stream: call the function "
@@ -388,7 +387,7 @@ class Pool:
 
     def resolve(self, options: CallOptions) -> ResolvedOptions:
         """Return `options` with what they inherit from this pool."""
-        own = self.setup.options
+        own = self._setup.options
         return options.resolve(
             timeout=own.timeout,
             queue_timeout=own.queue_timeout,
@@ -399,7 +398,7 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """Return the state, the counters and the histograms of this instant."""
-        running = self.periods.running
+        running = self._periods.running
         if running is not None:
             return running.statistics()
         from offload._pool.statistics import of_pool_at_rest
@@ -417,7 +416,7 @@ class Pool:
         The last 200 transitions (starts, stops, cancellations, crashes, refusals), the oldest
         first, and then what runs now. Empty while the pool is not open.
         """
-        running = self.periods.running
+        running = self._periods.running
         return () if running is None else running.story()
 
     def __repr__(self) -> str:
@@ -426,14 +425,14 @@ class Pool:
         return (
             f"<Pool {self.name!r} {now.state}: {now.busy} busy of {self.max_workers}, "
             f"{now.idle} idle, {now.starting} starting, {now.leaving} leaving, "
-            f"{now.queued} queued ({self.setup})>"
+            f"{now.queued} queued ({self._setup})>"
         )
 
     def _prepare(self) -> Callable[[], RunningPool]:
         """Import what the next period needs, and return what begins it."""
         from offload._pool.running_pool import RunningPool
 
-        setup = self.setup
+        setup = self._setup
         variables = setup.context_variables()
         Pool._registry.watch_process()
         return lambda: RunningPool(
@@ -486,8 +485,9 @@ def import_what_calls_need(*, with_executors: bool = False) -> None:
     """
     if in_worker():
         return
-    import offload._pool.running_pool
-    import offload._workers.process
+    from importlib import import_module
 
+    import_module("offload._pool.running_pool")
+    import_module("offload._workers.process")
     if with_executors:
-        import offload._workers.executor  # noqa: F401 - for its import time
+        import_module("offload._workers.executor")

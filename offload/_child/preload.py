@@ -84,7 +84,7 @@ def _count() -> int:
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:  # macOS: Python's own threads are all that can be told
-        return len(sys._current_frames())  # noqa: SLF001 - documented for uses like this
+        return len(sys._current_frames())  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented for uses like this
 
 
 def _fork_for_trial() -> None:

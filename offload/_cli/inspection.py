@@ -209,7 +209,7 @@ def _inspect_pools(
 
 def _visit(pool: Pool, targets: list[Target]) -> tuple[PoolReport, list[FunctionReport]]:
     """Start a worker of a pool and have it find the functions."""
-    setup = pool.setup
+    setup = pool._setup  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this package
     options = setup.options
     executor = options.executor
     described: dict[str, Any] = {

@@ -6,13 +6,13 @@ import atexit
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from offload._values.call_record import CallRecord, Observer
+    from offload._values.call_record import Observer
 
 __all__ = ["ObserverList", "Registered", "Registry"]
 
@@ -47,8 +47,8 @@ class _Listener:
     """One time that an observer was given: it may be given twice."""
 
     def __init__(self, observer: Observer) -> None:
-        self.submitted: Callable[[CallRecord], Any] = observer.submitted
-        self.ended: Callable[[CallRecord], None] = observer.ended
+        self.submitted = observer.submitted
+        self.ended = observer.ended
 
 
 class ObserverList:
@@ -64,7 +64,7 @@ class ObserverList:
 
     def add(self, observer: Observer) -> Callable[[], None]:
         """Add an observer; return what takes it back."""
-        listener = _Listener(observer)
+        listener: Observer = _Listener(observer)
         self.now = (*self.now, listener)
         self._changed()
 

@@ -51,13 +51,13 @@ class Target:
         *,
         max_concurrency: int | None = None,
     ) -> None:
-        self.function = function
-        self.reference = reference
-        self.max_concurrency = max_concurrency
+        self.function: Callable[..., Any] = function
+        self.reference: Reference = reference
+        self.max_concurrency: int | None = max_concurrency
         # Asked at each call, which would pay for a property.
-        self.name = reference.name
-        self.module = reference.module
-        self.by_value = reference.is_by_value
+        self.name: str = reference.name
+        self.module: str | None = reference.module
+        self.by_value: bool = reference.is_by_value
 
     def parameters(self) -> list[str]:
         """Return the names of the positional parameters."""

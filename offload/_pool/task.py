@@ -82,7 +82,7 @@ class PoolTask(Task):
             latest = deadline - lane.run_time.mean
             self.start_by = latest if self.start_by is None else min(latest, self.start_by)
         self.state = TaskState.NEW
-        self.worker = None
+        self.worker = None  # pyright: ignore[reportIncompatibleVariableOverride] - those of its pool
         self.started_at = 0.0
         self.loop = events.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()

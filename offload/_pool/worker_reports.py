@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from offload._pool.decider import Decider
     from offload._pool.task import PoolTask
-    from offload._wire.frames import Frame
-    from offload._workers.backend import Exit, PoolWorker
+    from offload._workers.backend import EndedElsewhere, Exit, PoolWorker, Replied
 
 __all__ = ["WorkerReports"]
 
@@ -37,8 +36,8 @@ class WorkerReports:
 
     decider: Decider
     # Of `Shell`. Attributes, not methods that call it: a frame less on the path of each task.
-    replied: Callable[[PoolTask, Frame], None]
-    ended_elsewhere: Callable[..., None]
+    replied: Replied
+    ended_elsewhere: EndedElsewhere
     # Has a task wait that its worker did not live to receive.
     wait_again: Callable[[PoolTask], None]
 

@@ -84,17 +84,17 @@ class ScheduleState:
     def __init__(
         self, name: str, fire_times: FireTimes, policy: Policy, snapshot: Snapshot
     ) -> None:
-        self.name = name
-        self.fire_times = fire_times
-        self.policy = policy
-        self.phase = snapshot.phase
+        self.name: str = name
+        self.fire_times: FireTimes = fire_times
+        self.policy: Policy = policy
+        self.phase: Phase = snapshot.phase
         self.due: datetime | None = None
-        self.handled_until = snapshot.handled_until
-        self.passed_over = snapshot.passed_over
-        self.executions = snapshot.executions
-        self.running = snapshot.running
-        self.queued = snapshot.queued
-        self.ticket = 0
+        self.handled_until: datetime = snapshot.handled_until
+        self.passed_over: tuple[Span, ...] = snapshot.passed_over
+        self.executions: int = snapshot.executions
+        self.running: tuple[Fire, ...] = snapshot.running
+        self.queued: Fire | None = snapshot.queued
+        self.ticket: int = 0
         # Spans of `passed_over` that lie before the clock once more.
         self._again: tuple[Span, ...] = ()
         # An instant and the first fire time after it: what a fire, its end and the next one ask.

@@ -100,17 +100,17 @@ def everyone() -> set[Pool]:
 
 def open_pools() -> list[Pool]:
     """Return the pools of this process that have workers."""
-    return [pool for pool in Pool.all() if pool.periods.running is not None]
+    return [pool for pool in Pool.all() if pool._periods.running is not None]
 
 
 def executor_of(pool: Pool) -> Any:
     """Return what a pool was given as its `executor`."""
-    return pool.setup.options.executor
+    return pool._setup.options.executor
 
 
 def start_method(pool: Pool) -> str:
     """Return how the workers of a pool are started."""
-    return pool.setup.start_method
+    return pool._setup.start_method
 
 
 def mapping_executor(view: Any) -> Executor:
@@ -123,8 +123,8 @@ def mapping_executor(view: Any) -> Executor:
 
 def running_of(pool: Pool) -> Any:
     """Return what runs the calls of a pool while that is open."""
-    assert pool.periods.running is not None
-    return pool.periods.running
+    assert pool._periods.running is not None
+    return pool._periods.running
 
 
 def shell_of(pool: Pool) -> Any:
@@ -139,9 +139,9 @@ def takes_short_cut(pool: Pool) -> bool:
 
 def supervisor_pid(pool: Pool) -> int | None:
     """Return the process id of a pool's supervisor; None: there is none."""
-    if pool.periods.running is None:
+    if pool._periods.running is None:
         return None
-    backend: Any = pool.periods.running.shell.backend
+    backend: Any = pool._periods.running.shell.backend
     process = backend.supervisor._process
     return process.pid if process else None
 
@@ -163,7 +163,7 @@ def every_lock_held(pool: Pool) -> Iterator[None]:
     """Hold the lock under which a pool decides, and the one of its opening and closing."""
     with ExitStack() as stack:
         stack.enter_context(shell_of(pool).decider.lock)
-        stack.enter_context(pool.periods.lock)
+        stack.enter_context(pool._periods.lock)
         yield
 
 
@@ -177,7 +177,7 @@ def make_engines_slowly(
     monkeypatch: pytest.MonkeyPatch, pool: Pool, meanwhile: Callable[[], object]
 ) -> None:
     """Have something done between the making of a pool's engine and its first use."""
-    prepare = pool.periods._prepare
+    prepare = pool._periods._prepare
 
     def prepare_slowly() -> Callable[[], Any]:
         make = prepare()
@@ -189,7 +189,7 @@ def make_engines_slowly(
 
         return make_slowly
 
-    monkeypatch.setattr(pool.periods, "_prepare", prepare_slowly)
+    monkeypatch.setattr(pool._periods, "_prepare", prepare_slowly)
 
 
 def hold_loop_on_admission(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
