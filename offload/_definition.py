@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import CodeType
 
     from offload._values.reference import Reference
+    from offload.jobs import Jobs
     from offload.pool import Pool
 
 __all__ = ["Definition"]
@@ -33,11 +34,14 @@ class Definition:
         "binds_class",
         "call",
         "function",
+        "jobs",
         "max_concurrency",
         "pool",
     )
 
-    def __init__(self, function: Any, pool: Pool | str, max_concurrency: int | None) -> None:
+    def __init__(
+        self, function: Any, pool: Pool | str, max_concurrency: int | None, jobs: Jobs | None
+    ) -> None:
         self.binds_class: bool | None = None  # None: an instance method or a plain function
         if isinstance(function, (staticmethod, classmethod)):
             self.binds_class = isinstance(function, classmethod)
@@ -49,6 +53,7 @@ class Definition:
         self.function: Callable[..., Any] = function
         self.pool: Pool | str = pool
         self.max_concurrency: int | None = max_concurrency
+        self.jobs: Jobs | None = jobs
         self.call: FunctionType = _named_after(function)
         self._code: CodeType | None = None
         self._reference: Reference | None = None

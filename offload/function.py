@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
     from typing import Concatenate, Self
 
+    from offload.jobs import Job, Jobs
     from offload.pool import Pool
 
 __all__ = ["Offloaded", "OffloadedGenerator", "offload"]
@@ -81,6 +82,30 @@ class Offloaded(Decorated[P, R]):
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
         """Bind as a method does: the object, which must pickle, is sent as the first argument."""
         return self._bind(instance, owner)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Have a worker program run the function as a job. It is durable when this returns.
+
+        The job goes to the `jobs` that `@offload` was given, else to those that OFFLOAD_JOBS names.
+        `jobs.options(…).enqueue(function, …)` sets options of a job.
+
+        Raises:
+            FunctionError: the function cannot be run as a job, and why. Nothing was stored.
+            JobArgumentError: an argument does not fit, has no JSON or is too large; likewise.
+            JobQueueFullError: the queue has `max_queued` jobs; likewise.
+            JobsUnavailableError: the engine cannot be reached, or cannot store; its
+                `may_have_happened` says whether the job may be there all the same.
+
+        Cancellation: the job may have been stored or not.
+        """
+        jobs = self._definition.jobs
+        if jobs is None:
+            from offload.jobs import default_jobs
+
+            jobs = default_jobs()
+        return await jobs.enqueue(
+            cast("Callable[P, Coroutine[Any, Any, R]]", self), *args, **kwargs
+        )
 
     # As a plain callable, and not as Offloaded[[T], R]: from that mypy infers no T, and a function
     # whose other parameters have defaults would not do.
@@ -202,6 +227,7 @@ def offload(
     *,
     pool: Pool | str = ...,
     max_concurrency: int | None = ...,
+    jobs: Jobs | None = ...,
     **options: Unpack[CallOptionsDict],
 ) -> _Decorator: ...
 def offload(
@@ -210,6 +236,7 @@ def offload(
     *,
     pool: Pool | str = "default",
     max_concurrency: int | None = None,
+    jobs: Jobs | None = None,
     **options: Unpack[CallOptionsDict],
 ) -> Any:
     """Make a plain, CPU-bound function run on a worker when it is called and awaited.
@@ -224,6 +251,7 @@ def offload(
         pool: the pool, or its name, which is looked up at the first call.
         max_concurrency: how many calls of this function may run at once in the pool; None: as many
             as there are workers.
+        jobs: where `.enqueue(…)` puts its jobs; None: where OFFLOAD_JOBS says.
         **options: `timeout`: seconds that it may run, then it is stopped. `queue_timeout`: seconds
             that a call may wait for a worker. Both: None is no limit, not given is the pool's.
             `deadline`: `time.monotonic()` instant by which a call must have ended; one that cannot
@@ -241,7 +269,8 @@ def offload(
             leaves, default True; only where `offload.starlette.CancelOnDisconnect` watches.
 
     Raises:
-        FunctionError: the function cannot be offloaded: `async def`, a lambda, a local function.
+        FunctionError: the function cannot be offloaded: `async def`, a lambda, a local function;
+            or `jobs` is given for a generator function.
         TypeError: unknown option, or wrong type.
         ValueError: an option is out of range.
     """
@@ -252,16 +281,26 @@ def offload(
         from offload.pool import Pool
 
         check_type("pool", pool, Pool, "a Pool or the name of one")
+    if jobs is not None:
+        from offload.jobs import Jobs
+
+        check_type("jobs", jobs, Jobs, "a Jobs")
     check_call_options(options)
     defaults = CallOptions(**options)
 
     def decorate(function: Any) -> Any:
-        definition = Definition(function, pool, max_concurrency)
+        definition = Definition(function, pool, max_concurrency, jobs)
         if not in_worker():
             from offload.pool import import_what_calls_need
 
             import_what_calls_need()
         kind = OffloadedGenerator if is_generator_function(definition.function) else Offloaded
+        if jobs is not None and kind is OffloadedGenerator:
+            message = (
+                f"{definition.name} is a generator function, and a job has one result: "
+                "leave out `jobs`, or write a function that returns a list"
+            )
+            raise FunctionError(message)
         if not isinstance(pool, str):
             pool.register(definition.function.__module__)
         made: Decorated[..., Any] = kind(definition, defaults)

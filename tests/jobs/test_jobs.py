@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import anyio
 import pytest
 
-from offload import FunctionError
+from offload import FunctionError, offload
 from offload.jobs import (
     Backoff,
     CancelOutcome,
@@ -59,6 +59,43 @@ class TestEnqueue:
         assert status.arguments == '{"first":1,"second":2}'
         assert (status.state, status.queue, status.attempts) == (JobState.WAITING, "default", 0)
         assert status.enqueued_by.endswith(f":{os.getpid()}")
+
+    async def test_function_enqueues_itself_in_its_jobs(self, jobs):
+        """`function.enqueue` puts the job where `@offload(jobs=…)` says."""
+        function = offload(jobs=jobs)(functions.add.__wrapped__)
+        job = await function.enqueue(1, second=2)
+        status = await job.status()
+        assert (status.function, status.arguments) == (
+            f"{NAME}:add",
+            '{"first":1,"second":2}',
+        )
+        assert [count.count for count in await jobs.counts()] == [1]
+        with pytest.raises(JobArgumentError, match="second"):
+            await function.enqueue(1, second="two")
+
+    async def test_function_enqueues_itself_in_the_default_jobs(self, tmp_path, monkeypatch):
+        """`function.enqueue` without `jobs` puts the job where OFFLOAD_JOBS says."""
+        url = f"sqlite:///{tmp_path}/default.db"
+        monkeypatch.setenv("OFFLOAD_JOBS", url)
+        default_jobs.cache_clear()
+        try:
+            job = await functions.add.enqueue(1)
+            async with Jobs(url) as elsewhere:
+                assert (await elsewhere.get(job.id)).id == job.id
+        finally:
+            await default_jobs().aclose()
+            default_jobs.cache_clear()
+
+    @pytest.mark.parametrize("wrong", ["sqlite:///jobs.db", 3])
+    def test_what_is_no_jobs_is_refused(self, wrong):
+        """`@offload(jobs=…)` takes a `Jobs`, not its URL."""
+        with pytest.raises(TypeError, match="jobs must be a Jobs"):
+            offload(jobs=wrong)(functions.add.__wrapped__)
+
+    def test_jobs_of_a_generator_function_are_refused(self, url):
+        """A generator function has no jobs, and says so when it is decorated."""
+        with pytest.raises(FunctionError, match="one result"):
+            offload(jobs=Jobs(url))(functions.generate.__wrapped__)
 
     async def test_wrong_argument_is_refused_by_parameter(self, jobs):
         """What does not fit the annotation is refused at once, and nothing is stored."""

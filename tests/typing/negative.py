@@ -87,4 +87,5 @@ async def pools(pool: Pool) -> None:
 async def jobs(some: Jobs) -> None:
     """Enqueue with arguments and options that do not fit."""
     await some.enqueue(resize, "text")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await resize.enqueue("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     some.options(later=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -163,6 +163,7 @@ async def jobs(some: Jobs) -> None:
     """Enqueue, and wait for results."""
     assert_type(await some.enqueue(bare, 1, "", flag=True), Job[bytes])
     assert_type(await some.options(delay=3.0, unique=True).enqueue(bare, 1), Job[bytes])
+    assert_type(await bare.enqueue(1, "", flag=True), Job[bytes])
     assert_type(await some.run(bare, 1), bytes)
     job = await some.get("1", bare)
     assert_type(await job.result(timeout=3.0), bytes)
