@@ -220,8 +220,8 @@ async def _encode_large(invocation: Invocation, payload: tuple[Any, ...], kind: 
 
 def _no_room(target: Target, error: Exception) -> ArgumentError:
     message = (
-        f"{target.name} did not run: out of memory, descriptors or threads while sending its "
-        f"arguments ({error})"
+        f"{target.name} did not run: there is no room for its arguments, for want of memory, "
+        f"space, descriptors or threads ({error})"
     )
     return ArgumentError(message, function=target.name)
 

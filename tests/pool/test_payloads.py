@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,10 +20,10 @@ from hypothesis import strategies as st
 
 from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
 from offload._pool.codec import encode_request
-from offload._pool.target import target_of
 from offload._wire import frames, payload
 from offload._wire.page import BUFFER_BYTES
 from offload._workers.keeper import threads
+from tests.support import inside
 from tests.support.calls import open_files
 from tests.support.functions import crossing as functions
 from tests.support.functions import pool as pool_functions
@@ -528,11 +527,11 @@ async def test_small_argument_is_pickled_once(pool: Pool, tmp_path: Path) -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_size_of_a_request_is_that_of_its_payload() -> None:
+async def test_size_of_a_request_is_that_of_its_payload(pool: Pool) -> None:
     """What is counted against `max_queued_bytes` is what the payload takes, in a file or not."""
-    encode = partial(encode_request, target_of(functions.echo), keywords={}, meta=None)
     for size in (10, 50_000, 100_000, 5 * MIB):
-        request = await encode(arguments=(bytes(size),), has_descriptors=True)
+        invocation = inside.invocation_of(pool, functions.echo, bytes(size))
+        request = await encode_request(invocation, None, has_descriptors=True)
         try:
             assert size <= request.size_bytes <= size + 300
             assert (request.descriptor is None) == (size < BUFFER_BYTES)
