@@ -57,6 +57,10 @@ _OF_FUNCTION: dict[str, Any] = {
 }
 
 
+# Keywords of `@offload` that are not options of a call.
+_OF_DECORATION = ("pool", "max_concurrency", "jobs")
+
+
 class Annotations(dict[str, Any]):
     """Annotations of the function, for instances; none, for the class.
 
@@ -268,16 +272,14 @@ def check_call_options(given: CallOptionsDict) -> None:
 
 def _whose(name: str) -> str:
     """Return whose an option is that is not one of a call; nothing if it is nobody's."""
-    if name in ("pool", "max_concurrency"):
+    if name in _OF_DECORATION:
         return f"that is told where the function is decorated, as @offload({name}=…)."
-    import inspect
+    from offload._values.pool_options import PoolOptions
 
-    from offload.pool import Pool
-
-    of_pool = list(inspect.signature(Pool).parameters)[1:]
+    of_pool = PoolOptions._fields
     if name in of_pool:
         return f"that is an option of the pool, as Pool('name', {name}=…)."
-    near = nearest(name, [*CALL_OPTIONS, "pool", "max_concurrency", *of_pool])
+    near = nearest(name, [*CALL_OPTIONS, *_OF_DECORATION, *of_pool])
     if near in of_pool and near not in CALL_OPTIONS:
         return f"did you mean {near!r}? That is an option of the pool, as Pool('name', {near}=…)."
     return f"did you mean {near!r}?" if near else ""

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -124,6 +125,9 @@ def _node_versions() -> dict[str, str]:
     return {"node": told.strip(), **wanted}
 
 
+_numbers = itertools.count()
+
+
 def _offload(**options: Any) -> Open:
     """Return how a pool of ours is opened, with what differs from the default."""
 
@@ -143,7 +147,7 @@ def _offload(**options: Any) -> Open:
 
             settings["executor"] = ProcessPoolExecutor
         pool = Pool(
-            f"benchmark {len(Pool._registry)}",  # noqa: SLF001 - a name that nobody has
+            f"benchmark {next(_numbers)}",  # a name that nobody has
             max_workers=workers,
             max_queued=max_queued,
             max_queued_bytes=max_queued_bytes,

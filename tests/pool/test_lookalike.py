@@ -301,6 +301,7 @@ class TestUnknownOptions:
             ("max_worker", "did you mean 'max_workers'.*an option of the pool"),
             ("max_concurrency", r"where the function is decorated, as @offload\(max_concurrency=…"),
             ("pool", r"where the function is decorated, as @offload\(pool=…"),
+            ("jobs", r"where the function is decorated, as @offload\(jobs=…"),
             ("nonsense", "; options of a call are timeout, "),
         ],
     )
@@ -308,6 +309,6 @@ class TestUnknownOptions:
         """An option that is not one of a call is told with its place, or the nearest name."""
         with pytest.raises(TypeError, match=f"unknown option '{name}'.*{text}"):
             functions.report.options(**{name: 1})
-        if name not in ("pool", "max_concurrency"):
+        if name not in ("pool", "max_concurrency", "jobs"):
             with pytest.raises(TypeError, match=f"unknown option '{name}'.*{text}"):
                 offload(**{name: 1})
