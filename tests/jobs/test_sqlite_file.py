@@ -261,6 +261,15 @@ class TestFailures:
             await engine.open()
         assert path.read_bytes() == b"these are no jobs\n" * 1000
 
+    async def test_closed_store_is_one_file(self, new_engine, path):
+        """The last one to close leaves no write-ahead log: the file alone has every job."""
+        for number in range(25):
+            engine = await new_engine()
+            await engine.put([new_job(f"{number}")])
+            await engine.find(Query())
+            await engine.aclose()
+            assert not path.with_name(f"{path.name}-wal").exists()
+
     async def test_damaged_file_is_an_error(self, new_engine, path):
         """Pages that make no sense are told as damage, and nothing hangs."""
         engine = await new_engine()

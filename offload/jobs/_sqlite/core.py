@@ -95,13 +95,16 @@ class Core:
     def close(self, timeout: float) -> bool:
         """End all threads, and return whether they have; blocks."""
         self.hub.close()
-        self.writer.stop()
         self.reader.stop()
         with self._lock:
             for bell in self._bells.values():
                 if bell is not None:
                     bell.close()
-        has_ended = self.writer.join(timeout) and self.reader.join(timeout)
+        # One after the other: SQLite empties the write-ahead log when the last connection closes,
+        # and of two that close at once each takes the other for one that stays.
+        has_ended = self.reader.join(timeout)
+        self.writer.stop()
+        has_ended = self.writer.join(timeout) and has_ended
         if has_ended:
             self._ringer.close()
         _cores.discard(self)
