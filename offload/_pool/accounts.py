@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from offload._pool.call_errors import outcome_of
@@ -25,6 +26,7 @@ from offload.errors import OffloadError, RemoteTraceback, WorkerStartError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from offload._decisions.story import Transition
     from offload._decisions.words import Lane
 
 __all__ = ["FOLD_AT", "Accounts", "FunctionAccount"]
@@ -142,7 +144,11 @@ class Accounts:
         self._lock = threading.Lock()
         # By name: what is sent by value has another reference each time that a global changes.
         self._functions: dict[str, FunctionAccount] = {}
-        self._failures: deque[FailureRecord] = deque(maxlen=_KEPT_FAILURES)
+        # With when it was and what had happened before: that becomes text when somebody asks, since
+        # a refusal must cost next to nothing.
+        self._failures: deque[tuple[FailureRecord, float, tuple[Transition, ...]]] = deque(
+            maxlen=_KEPT_FAILURES
+        )
         self.recycled = 0
 
     def of(self, function: str) -> FunctionAccount:
@@ -158,7 +164,7 @@ class Accounts:
         function: str,
         error: BaseException | None = None,
         pid: int | None = None,
-        story: Callable[[], tuple[str, ...]] = tuple,
+        story: Callable[[], tuple[Transition, ...]] = tuple,
     ) -> Outcome:
         """Count a call, where its caller gets the result or the error.
 
@@ -178,7 +184,8 @@ class Accounts:
                 error.function = error.function or function
                 error.pool = error.pool or self._pool
             if outcome is not Outcome.CANCELLED:
-                self._failures.append(_failure(function, outcome, error, pid, story()))
+                failure = _failure(function, outcome, error, pid)
+                self._failures.append((failure, time.monotonic(), story()))
         return outcome
 
     def statistics(self, lanes: Mapping[str, Lane]) -> tuple[FunctionStatistics, ...]:
@@ -200,12 +207,13 @@ class Accounts:
 
     def failures(self) -> tuple[FailureRecord, ...]:
         """Return the last failures, the oldest first."""
-        return tuple(self._failures)
+        return tuple(
+            replace(failure, story=tuple(f"{now - each.at:.3f} s before: {each}" for each in story))
+            for failure, now, story in tuple(self._failures)
+        )
 
 
-def _failure(
-    function: str, outcome: Outcome, error: Exception, pid: int | None, story: tuple[str, ...]
-) -> FailureRecord:
+def _failure(function: str, outcome: Outcome, error: Exception, pid: int | None) -> FailureRecord:
     """Return what is to be known of an error; not the error, which holds its caller's frames."""
     text = ""
     if isinstance(error.__cause__, RemoteTraceback):
@@ -224,5 +232,4 @@ def _failure(
         message=message[:_MESSAGE_CHARACTERS],
         traceback=text[-_TRACEBACK_CHARACTERS:],
         pid=pid,
-        story=story,
     )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import ContextVar
 
+    from offload._decisions.story import Transition
     from offload._pool.accounts import Accounts
     from offload._pool.invocation import Invocation
     from offload._pool.shell import Shell
@@ -56,7 +57,7 @@ class PoolParts:
         single_flight: the runs that identical calls share.
         variables: context variables whose value crosses with each call, by "module:name".
         observers: who is told of each call.
-        story: returns what happened to the pool of late, in words.
+        story: returns what happened to the pool of late.
     """
 
     __slots__ = ("accounts", "observers", "shell", "single_flight", "story", "variables")
@@ -67,7 +68,7 @@ class PoolParts:
         accounts: Accounts,
         single_flight: SingleFlight,
         variables: dict[str, ContextVar[Any]],
-        story: Callable[[], tuple[str, ...]],
+        story: Callable[[], tuple[Transition, ...]],
     ) -> None:
         self.shell = shell
         self.accounts = accounts

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from contextvars import ContextVar
 
+    from offload._decisions.story import Transition
     from offload._decisions.words import Limits
     from offload._pool.accounts import Accounts
     from offload._pool.invocation import Invocation
@@ -213,11 +214,9 @@ class RunningPool:
             lines.append(f"{now - task.started_at:9.3f} s      {task.function} is {what}{who}")
         return tuple(lines)
 
-    def _last_transitions(self) -> tuple[str, ...]:
-        now = time.monotonic()
+    def _last_transitions(self) -> tuple[Transition, ...]:
         # Without the lock: a tuple is made of the story at once.
-        last = self.shell.dispatcher.story.transitions()[-_LAST_TRANSITIONS:]
-        return tuple(f"{now - each.at:.3f} s before: {each}" for each in last)
+        return self.shell.dispatcher.story.transitions()[-_LAST_TRANSITIONS:]
 
     def statistics(self) -> PoolStatistics:
         """Return the state, the counters and the histograms of this instant."""
