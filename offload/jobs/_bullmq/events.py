@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from offload.jobs._bullmq.hub import Hub
 from offload.jobs._bullmq.link import Lost, RedisError, RedisLink
-from offload.jobs._bullmq.listener import MISSED, Listener, event_of
+from offload.jobs._bullmq.listener import MISSED, event_of
 from offload.jobs._bullmq.names import from_bullmq, to_bullmq
 from offload.jobs._errors import JobsUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from offload.jobs._bullmq.client import RedisClient
 
 __all__ = ["RedisHub"]
@@ -32,68 +31,24 @@ _MORE: Final = "there are more streams to read"
 _WAKING: Final = frozenset({"waiting", "delayed", "resumed"})
 
 
-class RedisHub:
-    """Those who listen and those who wait for jobs, on one asyncio loop.
+class RedisHub(Hub):
+    """Those who listen and those who wait for jobs, told by the event streams.
 
     Args:
         client: for its server.
     """
 
     def __init__(self, client: RedisClient) -> None:
+        super().__init__()
         self._client = client
         self._prefix = client.location.prefix
         self._news = f"{self._prefix}-offload:news"
-        self._listeners: set[Listener] = set()
-        self._claimers: set[tuple[frozenset[str], asyncio.Event]] = set()
         self._positions: dict[str, str] = {}
         self._link: RedisLink | None = None
         self._reading: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
 
-    # Who listens
-
-    async def add_listener(self, listener: Listener) -> None:
-        """Give events to `listener` from now on."""
-        self._listeners.add(listener)
-        try:
-            await self._start([])
-        except BaseException:
-            self.remove_listener(listener)
-            raise
-
-    def remove_listener(self, listener: Listener) -> None:
-        """Give it no more."""
-        self._listeners.discard(listener)
-        self._rest()
-
-    async def expect(self, queues: frozenset[str], ring: asyncio.Event) -> None:
-        """Have `ring` set whenever there may be jobs in one of the queues."""
-        self._claimers.add((queues, ring))
-        try:
-            await self._start(queues)
-        except BaseException:
-            self.forget(queues, ring)
-            raise
-
-    def forget(self, queues: frozenset[str], ring: asyncio.Event) -> None:
-        """Set it no more."""
-        self._claimers.discard((queues, ring))
-        self._rest()
-
-    def close(self) -> None:
-        """End all listening."""
-        for listener in self._listeners:
-            listener.close()
-        for _, ring in self._claimers:
-            ring.set()
-        self._listeners.clear()
-        self._claimers.clear()
-        self._rest()
-
-    def _rest(self) -> None:
-        """Stop reading if nobody listens."""
-        if self._listeners or self._claimers:
-            return
+    def _stop(self) -> None:
         self._positions.clear()
         if self._reading is not None:
             self._reading.cancel()
@@ -107,8 +62,7 @@ class RedisHub:
     def _stream(self, queue: str) -> str:
         return f"{self._prefix}:{to_bullmq(queue)}:events"
 
-    async def _start(self, queues: Iterable[str]) -> None:
-        """Read the streams of all queues, and of these, from here on."""
+    async def _start(self, queues: frozenset[str]) -> None:
         wanted = [self._stream(queue) for queue in queues]
         if self._reading is not None and all(stream in self._positions for stream in wanted):
             return
@@ -153,8 +107,7 @@ class RedisHub:
             self._link = link = await self._client.new_link()
             if not is_planned:
                 await self._find_positions()
-                for listener in self._listeners:
-                    listener.tell(MISSED)
+                self._tell_all(MISSED)
                 self._ring_all()
         streams = dict(self._positions)
         block = round(_BLOCK_SECONDS * 1000)
@@ -177,10 +130,6 @@ class RedisHub:
         if answer:
             self._tell(answer)
 
-    def _ring_all(self) -> None:
-        for _, ring in self._claimers:
-            ring.set()
-
     def _tell(self, answer: Any) -> None:
         entries: list[tuple[tuple[int, int], str, list[str]]] = []
         for stream, found in answer:
@@ -199,15 +148,12 @@ class RedisHub:
     def _tell_one(self, queue: str, fields: dict[str, str]) -> None:
         kind = fields.get("event", "")
         if kind in _WAKING:
-            for queues, ring in self._claimers:
-                if queue in queues:
-                    ring.set()
+            self._ring(queue)
         if not self._listeners:
             return
         event = event_of(kind, fields, queue)
         if event is not None:
-            for listener in self._listeners:
-                listener.tell(event)
+            self._tell_all(event)
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from offload.jobs._bullmq.listener import MISSED, Listener, event_of
+from offload.jobs._bullmq.hub import Hub
+from offload.jobs._bullmq.listener import MISSED, event_of
 from offload.jobs._bullmq.names import from_bullmq
 from offload.jobs._errors import JobsUnavailableError
 
@@ -28,66 +29,27 @@ _RETRY_SECONDS: Final = 0.5
 _BEHIND: Final = 500
 
 
-class PostgresHub:
-    """Those who listen and those who wait for jobs, on one asyncio loop.
+class PostgresHub(Hub):
+    """Those who listen and those who wait for jobs, told by notifications and the event table.
 
     Args:
         client: for its server.
     """
 
     def __init__(self, client: PostgresClient) -> None:
+        super().__init__()
         self._client = client
-        self._listeners: set[Listener] = set()
-        self._claimers: set[tuple[frozenset[str], asyncio.Event]] = set()
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._last = 0
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
 
-    async def add_listener(self, listener: Listener) -> None:
-        """Give events to `listener` from now on."""
-        self._listeners.add(listener)
-        try:
-            await self._start()
-        except BaseException:
-            self.remove_listener(listener)
-            raise
-
-    def remove_listener(self, listener: Listener) -> None:
-        """Give it no more."""
-        self._listeners.discard(listener)
-        self._rest()
-
-    async def expect(self, queues: frozenset[str], ring: asyncio.Event) -> None:
-        """Have `ring` set whenever there may be jobs in one of the queues."""
-        self._claimers.add((queues, ring))
-        try:
-            await self._start()
-        except BaseException:
-            self.forget(queues, ring)
-            raise
-
-    def forget(self, queues: frozenset[str], ring: asyncio.Event) -> None:
-        """Set it no more."""
-        self._claimers.discard((queues, ring))
-        self._rest()
-
-    def close(self) -> None:
-        """End all listening."""
-        for listener in self._listeners:
-            listener.close()
-        for _, ring in self._claimers:
-            ring.set()
-        self._listeners.clear()
-        self._claimers.clear()
-        self._rest()
-
-    def _rest(self) -> None:
-        if not self._listeners and not self._claimers and self._reading is not None:
+    def _stop(self) -> None:
+        if self._reading is not None:
             self._reading.cancel()
             self._reading = None
 
-    async def _start(self) -> None:
+    async def _start(self, queues: frozenset[str]) -> None:  # noqa: ARG002 - all are told of
         async with self._starting:
             if self._reading is None:
                 connection = await self._connect()
@@ -136,17 +98,14 @@ class PostgresHub:
                     await asyncio.sleep(_RETRY_SECONDS)
                     with contextlib.suppress(psycopg.Error, JobsUnavailableError):
                         connection = await self._connect()
-                        for listener in self._listeners:
-                            listener.tell(MISSED)
+                        self._tell_all(MISSED)
         finally:
             connection.pgconn.finish()
 
     async def _read_on(self, connection: Connection) -> None:
         async for notice in connection.notifies(timeout=_LOOK_SECONDS, stop_after=1):
-            queue = from_bullmq(notice.payload)
-            for queues, ring in self._claimers:
-                if notice.channel == "bullmq_jobs" and queue in queues:
-                    ring.set()
+            if notice.channel == "bullmq_jobs":
+                self._ring(from_bullmq(notice.payload))
         if not self._listeners:
             return
         for number, bullmq_queue, kind, data in await self._events(connection):
@@ -155,9 +114,4 @@ class PostgresHub:
             self._see(number)
             event = event_of(kind, data, from_bullmq(bullmq_queue))
             if event is not None:
-                for listener in self._listeners:
-                    listener.tell(event)
-
-    def _ring_all(self) -> None:
-        for _, ring in self._claimers:
-            ring.set()
+                self._tell_all(event)

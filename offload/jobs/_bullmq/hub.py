@@ -1,0 +1,89 @@
+"""Those who listen and those who wait for jobs, whichever server tells of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from offload.jobs._bullmq.listener import Listener
+    from offload.jobs._values import JobEvent
+
+__all__ = ["Hub"]
+
+_NO_QUEUES: frozenset[str] = frozenset()
+
+
+class Hub(ABC):
+    """Those who listen and those who wait for jobs, on one asyncio loop.
+
+    It reads what the server tells while there is anybody.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: set[Listener] = set()
+        self._claimers: set[tuple[frozenset[str], asyncio.Event]] = set()
+
+    @abstractmethod
+    async def _start(self, queues: frozenset[str]) -> None:
+        """Read from here on what is told of all queues, and of these, unless that goes on."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Read no more: nobody is there."""
+
+    async def add_listener(self, listener: Listener) -> None:
+        """Give events to `listener` from now on."""
+        self._listeners.add(listener)
+        try:
+            await self._start(_NO_QUEUES)
+        except BaseException:
+            self.remove_listener(listener)
+            raise
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Give it no more."""
+        self._listeners.discard(listener)
+        self._rest()
+
+    async def expect(self, queues: frozenset[str], ring: asyncio.Event) -> None:
+        """Have `ring` set whenever there may be jobs in one of the queues."""
+        self._claimers.add((queues, ring))
+        try:
+            await self._start(queues)
+        except BaseException:
+            self.forget(queues, ring)
+            raise
+
+    def forget(self, queues: frozenset[str], ring: asyncio.Event) -> None:
+        """Set it no more."""
+        self._claimers.discard((queues, ring))
+        self._rest()
+
+    def close(self) -> None:
+        """End all listening."""
+        for listener in self._listeners:
+            listener.close()
+        self._ring_all()
+        self._listeners.clear()
+        self._claimers.clear()
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._listeners and not self._claimers:
+            self._stop()
+
+    def _ring(self, queue: str) -> None:
+        for queues, ring in self._claimers:
+            if queue in queues:
+                ring.set()
+
+    def _ring_all(self) -> None:
+        for _, ring in self._claimers:
+            ring.set()
+
+    def _tell_all(self, event: JobEvent) -> None:
+        for listener in self._listeners:
+            listener.tell(event)
