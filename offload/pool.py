@@ -28,6 +28,7 @@ from offload._pool.periods import Periods
 from offload._pool.registry import ObserverList, Registry
 from offload._pool.setup import Setup
 from offload._pool.short_cut import call
+from offload._pool.target import bound_arguments
 from offload._pool.undecorated import PreparedFunctions
 from offload._values.options import CallOptions, CallOptionsDict, check_name
 from offload._values.pool_options import PoolOptions, PoolOptionsDict
@@ -326,8 +327,6 @@ class Pool:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        from offload._pool.target import bound_arguments
-
         prepared = self._prepared.of(function, changes)
         return await call(prepared, *bound_arguments(function), *args, **kwargs)
 

@@ -100,7 +100,7 @@ def plain_function(function: Any) -> Any:
 
 def bound_arguments(function: Any) -> tuple[Any, ...]:
     """Return what a decorated method is bound to, as its first arguments."""
-    return function.bound if getattr(type(function), "__offload__", False) else ()
+    return function.bound if is_offloaded(function) else ()
 
 
 def options_of(function: Any) -> tuple[CallOptions, int | None] | None:

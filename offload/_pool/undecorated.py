@@ -6,6 +6,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from offload._pool.short_cut import Prepared
+from offload._pool.target import options_of, plain_function, target_of
 from offload._values.options import CallOptions
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ class _Undecorated:
 
     def resolve(self) -> tuple[Any, Target]:
         """Return where to run what."""
-        from offload._pool.target import target_of
-
         if self.target is None:
             self.target = target_of(self.function, max_concurrency=self.max_concurrency)
         return self.pool, self.target
@@ -57,8 +56,6 @@ class PreparedFunctions:
             function: a decorated one keeps the options of its decorator.
             changes: options that go before those.
         """
-        from offload._pool.target import options_of, plain_function
-
         plain = plain_function(function)
         options, max_concurrency = options_of(function) or (_NO_OPTIONS, None)
         if changes:
