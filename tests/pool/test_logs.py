@@ -91,39 +91,6 @@ def level() -> Iterator[None]:
     logger.setLevel(logging.NOTSET)
 
 
-class Handler(logging.Handler):
-    """Handles the records of the hostile functions in some way, and keeps them."""
-
-    def __init__(self, act: Callable[[logging.LogRecord], object]) -> None:
-        super().__init__()
-        self.act = act
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-        self.act(record)
-
-
-@pytest.fixture
-def handled() -> Iterator[Callable[[Callable[[logging.LogRecord], object]], Handler]]:
-    """Installs a handler for the records of the hostile functions."""
-    installed = []
-
-    def install(act: Callable[[logging.LogRecord], object]) -> Handler:
-        handler = Handler(act)
-        installed.append(handler)
-        hostile_functions.logger.addHandler(handler)
-        return handler
-
-    hostile_functions.logger.setLevel(logging.INFO)
-    hostile_functions.logger.propagate = False
-    yield install
-    hostile_functions.logger.setLevel(logging.NOTSET)
-    hostile_functions.logger.propagate = True
-    for handler in installed:
-        hostile_functions.logger.removeHandler(handler)
-
-
 @pytest.fixture
 def handling() -> Iterator[Callable[[Callable[[logging.LogRecord], object]], None]]:
     """Installs a handler for the records of functions."""

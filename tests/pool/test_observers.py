@@ -4,7 +4,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -32,20 +31,6 @@ async def pool() -> AsyncIterator[Pool]:
     async with pool:
         yield pool
     inside.forget(pool)
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Callable[[str], Fifo]]:
-    """Makes named pipes."""
-    made = []
-
-    def make(name: str) -> Fifo:
-        made.append(Fifo(tmp_path / name))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.__exit__()
 
 
 class Watch:

@@ -1,7 +1,6 @@
 """What a pool tells of its functions and their failures."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -36,20 +35,6 @@ async def pool() -> AsyncIterator[Pool]:
     async with pool:
         yield pool
     inside.forget(pool)
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Callable[[str], Fifo]]:
-    """Makes named pipes."""
-    made = []
-
-    def make(name: str) -> Fifo:
-        made.append(Fifo(tmp_path / name))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.__exit__()
 
 
 def account(pool: Pool, function: Callable[..., Any]) -> Any:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,39 +57,6 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def _append(path: str) -> None:
     with Path(path).open("a") as file:
         file.write("x")
-
-
-class Handler(logging.Handler):
-    """Handles the records of the hostile functions in some way, and keeps them."""
-
-    def __init__(self, act: Callable[[logging.LogRecord], object]) -> None:
-        super().__init__()
-        self.act = act
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-        self.act(record)
-
-
-@pytest.fixture
-def handled() -> Iterator[Callable[[Callable[[logging.LogRecord], object]], Handler]]:
-    """Installs a handler for the records of the hostile functions."""
-    installed = []
-
-    def install(act: Callable[[logging.LogRecord], object]) -> Handler:
-        handler = Handler(act)
-        installed.append(handler)
-        hostile_functions.logger.addHandler(handler)
-        return handler
-
-    hostile_functions.logger.setLevel(logging.INFO)
-    hostile_functions.logger.propagate = False
-    yield install
-    hostile_functions.logger.setLevel(logging.NOTSET)
-    hostile_functions.logger.propagate = True
-    for handler in installed:
-        hostile_functions.logger.removeHandler(handler)
 
 
 @pytest.mark.guarantee(3)
