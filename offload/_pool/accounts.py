@@ -14,8 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from offload._pool.call_errors import outcome_of
 from offload._values.histogram import Histogram
@@ -144,11 +143,7 @@ class Accounts:
         self._lock = threading.Lock()
         # By name: what is sent by value has another reference each time that a global changes.
         self._functions: dict[str, FunctionAccount] = {}
-        # With when it was and what had happened before: that becomes text when somebody asks, since
-        # a refusal must cost next to nothing.
-        self._failures: deque[tuple[FailureRecord, float, tuple[Transition, ...]]] = deque(
-            maxlen=_KEPT_FAILURES
-        )
+        self._failures: deque[_Failure] = deque(maxlen=_KEPT_FAILURES)
         self.recycled = 0
 
     def of(self, function: str) -> FunctionAccount:
@@ -184,8 +179,20 @@ class Accounts:
                 error.function = error.function or function
                 error.pool = error.pool or self._pool
             if outcome is not Outcome.CANCELLED:
-                failure = _failure(function, outcome, error, pid)
-                self._failures.append((failure, time.monotonic(), story()))
+                message, traceback = _texts(error)
+                self._failures.append(
+                    _Failure(
+                        time.time(),
+                        time.monotonic(),
+                        function,
+                        outcome,
+                        type(error).__qualname__,
+                        message,
+                        traceback,
+                        pid,
+                        story(),
+                    )
+                )
         return outcome
 
     def statistics(self, lanes: Mapping[str, Lane]) -> tuple[FunctionStatistics, ...]:
@@ -207,14 +214,40 @@ class Accounts:
 
     def failures(self) -> tuple[FailureRecord, ...]:
         """Return the last failures, the oldest first."""
-        return tuple(
-            replace(failure, story=tuple(f"{now - each.at:.3f} s before: {each}" for each in story))
-            for failure, now, story in tuple(self._failures)
+        return tuple(failure.record() for failure in tuple(self._failures))
+
+
+class _Failure(NamedTuple):
+    """A failure as it is kept: it is put into words when somebody asks, for a refusal is cheap."""
+
+    at: float
+    at_monotonic: float
+    function: str
+    outcome: Outcome
+    error: str
+    message: str
+    traceback: str
+    pid: int | None
+    story: tuple[Transition, ...]
+
+    def record(self) -> FailureRecord:
+        """Return it in words."""
+        return FailureRecord(
+            at=self.at,
+            function=self.function,
+            kind=self.outcome,
+            error=self.error,
+            message=self.message,
+            traceback=self.traceback,
+            pid=self.pid,
+            story=tuple(
+                f"{self.at_monotonic - each.at:.3f} s before: {each}" for each in self.story
+            ),
         )
 
 
-def _failure(function: str, outcome: Outcome, error: Exception, pid: int | None) -> FailureRecord:
-    """Return what is to be known of an error; not the error, which holds its caller's frames."""
+def _texts(error: Exception) -> tuple[str, str]:
+    """Return the message and the traceback of an error, which itself holds its caller's frames."""
     text = ""
     if isinstance(error.__cause__, RemoteTraceback):
         text = error.__cause__.args[0]
@@ -224,12 +257,4 @@ def _failure(function: str, outcome: Outcome, error: Exception, pid: int | None)
         message = str(error)
     except BaseException as failure:  # noqa: BLE001 - whatever the class of a user does
         message = f"its text cannot be had: {type(failure).__name__}"
-    return FailureRecord(
-        at=time.time(),
-        function=function,
-        kind=outcome,
-        error=type(error).__qualname__,
-        message=message[:_MESSAGE_CHARACTERS],
-        traceback=text[-_TRACEBACK_CHARACTERS:],
-        pid=pid,
-    )
+    return message[:_MESSAGE_CHARACTERS], text[-_TRACEBACK_CHARACTERS:]

@@ -57,7 +57,8 @@ class Admission:
             raise closed_error(function, self._pool)
         # Without the lock: what is read here may be old by a call or two, and `submit` looks again.
         if dispatcher.is_full and not (dispatcher.roster.idle and dispatcher.roster.free):
-            raise self._refusal(function, "max_queued")
+            with self._lock:
+                raise self.full_error(function, "max_queued")
 
     def reserve(self, function: str, size_bytes: int) -> int:
         """Refuse what will not fit into the queue; else count it as on its way there.
@@ -79,7 +80,8 @@ class Admission:
                 self._arriving += 1
                 self._arriving_bytes += size_bytes
                 return size_bytes
-        raise self._refusal(function, "max_queued_bytes")
+            # Not by way of a variable: the error's traceback would refer to it.
+            raise self.full_error(function, "max_queued_bytes")
 
     def release(self, size_bytes: int) -> None:
         """Take back what `reserve` has counted."""
@@ -109,7 +111,3 @@ class Admission:
             limit=limit,
             retry_after=self.retry_after(),
         )
-
-    def _refusal(self, function: str, limit: str) -> QueueFullError:
-        with self._lock:
-            return self.full_error(function, limit)

@@ -150,17 +150,17 @@ class Call:
         """
         invocation, shell = self.invocation, self.parts.shell
         same_clock = has_descriptors = shell.backend.has_descriptors
-        meta = request_meta(
-            invocation.options,
-            self.parts.variables,
-            same_clock=same_clock,
-            window=window,
-            carriers=self._carriers if carriers is None else carriers,
-        )
         size_bytes = shell.admission.reserve(
             invocation.target.name, glance_bytes(invocation.arguments, invocation.keywords)
         )
         try:
+            meta = request_meta(
+                invocation.options,
+                self.parts.variables,
+                same_clock=same_clock,
+                window=window,
+                carriers=self._carriers if carriers is None else carriers,
+            )
             return await encode_request(invocation, meta, has_descriptors=has_descriptors)
         finally:
             shell.admission.release(size_bytes)

@@ -48,6 +48,9 @@ class PreparedFunctions:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._prepared: dict[Any, Prepared] = {}
+        # Those of plain functions without options: a key of options takes longer to hash than all
+        # else that is done here.
+        self._plain: dict[FunctionType | BuiltinFunctionType, Prepared] = {}
 
     def of(self, function: Any, changes: CallOptionsDict | None = None) -> Prepared:
         """Return what calls a function, decorated or not.
@@ -56,6 +59,9 @@ class PreparedFunctions:
             function: a decorated one keeps the options of its decorator.
             changes: options that go before those.
         """
+        is_plain = changes is None and isinstance(function, (FunctionType, BuiltinFunctionType))
+        if is_plain and (known := self._plain.get(function)) is not None:
+            return known
         plain = plain_function(function)
         options, max_concurrency = options_of(function) or (_NO_OPTIONS, None)
         if changes:
@@ -72,5 +78,8 @@ class PreparedFunctions:
         if key is not None and not prepared.definition.resolve()[1].by_value:
             if len(self._prepared) >= _MOST:  # somebody makes them by the thousand
                 self._prepared.clear()
+                self._plain.clear()
             self._prepared[key] = prepared
+            if is_plain:
+                self._plain[function] = prepared
         return prepared
