@@ -26,14 +26,14 @@ from offload._pool.target import (
     reference_of,
     target_of,
 )
-from offload._values.options import CallOptions
+from offload._values.options import NO_OPTIONS
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
 
-    from offload._values.options import CallOptionsDict, ResolvedOptions
+    from offload._values.options import CallOptions, CallOptionsDict, ResolvedOptions
 
 __all__ = ["PoolExecutor"]
 
@@ -41,8 +41,6 @@ _logger = logging.getLogger("offload.pool")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_NO_OPTIONS = CallOptions()
 
 
 class ViewedPool(InvocationRunner, Protocol):
@@ -170,7 +168,7 @@ class PoolExecutor(Executor):
 
     def _options(self, fn: Callable[..., Any]) -> ResolvedOptions:
         """Return the options of a call that is made here and now: within a deadline, if any is."""
-        options, _ = options_of(fn) or (_NO_OPTIONS, None)
+        options, _ = options_of(fn) or (NO_OPTIONS, None)
         resolved = self._pool.resolve(options.merged(self._changes))
         scope = current_scope.get()
         return resolved if scope is None else scope.earliest(resolved)

@@ -291,7 +291,7 @@ def offload(
     def decorate(function: Any) -> Any:
         definition = Definition(function, pool, max_concurrency, jobs)
         if not in_worker():
-            from offload.pool import import_what_calls_need
+            from offload._pool.imports import import_what_calls_need
 
             import_what_calls_need()
         kind = OffloadedGenerator if is_generator_function(definition.function) else Offloaded

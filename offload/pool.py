@@ -18,20 +18,25 @@ Guarantees:
 7. Nothing left behind: no worker or file outlives the server by more than a second.
 """
 
+# Over 400 lines and over 25 methods: it is the list of what users do with a pool, each method a few
+# lines and its docstring. What they do is in `_pool`.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar, Unpack, overload
 
 from offload._child.context import asyncio_loop, in_worker
 from offload._pool.accounts import Accounts
+from offload._pool.imports import import_what_calls_need
 from offload._pool.periods import Periods
 from offload._pool.registry import ObserverList, Registry
 from offload._pool.setup import Setup
 from offload._pool.short_cut import call
 from offload._pool.target import bound_arguments
 from offload._pool.undecorated import PreparedFunctions
-from offload._values.options import CallOptions, CallOptionsDict, check_name
+from offload._values.options import NO_OPTIONS, CallOptionsDict, check_name
 from offload._values.pool_options import PoolOptions, PoolOptionsDict
+from offload._with_options import PoolWithOptions
 from offload.errors import PoolNotFoundError
 
 if TYPE_CHECKING:
@@ -42,11 +47,11 @@ if TYPE_CHECKING:
     from offload._pool.invocation import Invocation
     from offload._pool.running_pool import RunningPool
     from offload._values.call_record import Observer
-    from offload._values.options import ResolvedOptions
+    from offload._values.options import CallOptions, ResolvedOptions
     from offload._values.statistics import PoolStatistics
     from offload.executor import PoolExecutor
 
-__all__ = ["Pool", "import_what_calls_need"]
+__all__ = ["Pool"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,7 +59,6 @@ R = TypeVar("R")
 _DEFAULT_NAME = "default"
 # How many items a stream may be ahead of its consumer.
 _STREAM_WINDOW = 8
-_NO_OPTIONS = CallOptions()
 
 
 class Pool:
@@ -317,8 +321,8 @@ class Pool:
             TypeError: unknown option, or wrong type.
             ValueError: out of range.
         """
-        _NO_OPTIONS.merged(changes)  # checks them
-        return PoolWithOptions(self, changes)
+        NO_OPTIONS.merged(changes)  # checks them
+        return PoolWithOptions(self, self._run, changes)
 
     async def _run(
         self,
@@ -376,7 +380,7 @@ class Pool:
         """
         from offload.executor import PoolExecutor
 
-        _NO_OPTIONS.merged(options)  # checks them
+        NO_OPTIONS.merged(options)  # checks them
         return PoolExecutor(self, options)
 
     def register(self, module: str) -> None:
@@ -443,50 +447,3 @@ class Pool:
             variables=variables,
             observers=self._all_observers(),
         )
-
-
-class PoolWithOptions:
-    """A pool with other options for calls; made by `Pool.options`."""
-
-    __slots__ = ("_changes", "_pool")
-
-    def __init__(self, pool: Pool, changes: CallOptionsDict) -> None:
-        self._pool = pool
-        self._changes = changes
-
-    @overload
-    async def run(
-        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
-    @overload
-    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run a function as `Pool.run` does, with these options."""
-        return await self._pool._run(function, self._changes, args, kwargs)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-
-    def executor(self) -> PoolExecutor:
-        """Return a view of the pool whose calls have these options."""
-        return self._pool.executor(**self._changes)
-
-    def __repr__(self) -> str:
-        """Tell the pool and the options."""
-        changes = ", ".join(f"{name}={value!r}" for name, value in self._changes.items())
-        return f"{self._pool!r}.options({changes})"
-
-
-def import_what_calls_need(*, with_executors: bool = False) -> None:
-    """Import what calls need while modules are being imported: the first call is on a loop.
-
-    Does nothing in a worker, where nothing is called.
-
-    Args:
-        with_executors: also import what workers on executors need, which is `multiprocessing`.
-    """
-    if in_worker():
-        return
-    from importlib import import_module
-
-    import_module("offload._pool.running_pool")
-    import_module("offload._workers.process")
-    if with_executors:
-        import_module("offload._workers.executor")

@@ -14,7 +14,7 @@ import pytest
 
 import offload.testing
 from offload import Pool
-from offload.pool import import_what_calls_need
+from offload._pool.imports import import_what_calls_need
 from offload.testing import Footprint, LoopBlock, LoopBlockDetector
 from tests.support import inside
 from tests.support.processes import Fifo, until

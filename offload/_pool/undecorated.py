@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from offload._pool.short_cut import Prepared
 from offload._pool.target import options_of, plain_function, target_of
-from offload._values.options import CallOptions
+from offload._values.options import NO_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedFunctions"]
 
-_NO_OPTIONS = CallOptions()
 # Of how many functions it is remembered where they are.
 _MOST = 1000
 
@@ -63,7 +62,7 @@ class PreparedFunctions:
         if is_plain and (known := self._plain.get(function)) is not None:
             return known
         plain = plain_function(function)
-        options, max_concurrency = options_of(function) or (_NO_OPTIONS, None)
+        options, max_concurrency = options_of(function) or (NO_OPTIONS, None)
         if changes:
             options = options.merged(changes)
         key: Any = None

@@ -26,6 +26,7 @@ from typing import (
 __all__ = [
     "CALL_OPTIONS",
     "INHERIT",
+    "NO_OPTIONS",
     "CallOptions",
     "CallOptionsDict",
     "Inherit",
@@ -281,3 +282,6 @@ class CallOptions(_Fields):
 
 def _rebuild(given: CallOptionsDict) -> CallOptions:
     return CallOptions(**given)
+
+
+NO_OPTIONS: Final = CallOptions()
