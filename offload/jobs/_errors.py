@@ -140,3 +140,18 @@ class LeaseLapsedError(OffloadError):
 
     Found in the history of a job, rather than raised: nobody was there to raise it to.
     """
+
+
+# A traceback names the module that users import them from, and so does a pickle.
+for _error in (
+    JobNotFoundError,
+    JobConflictError,
+    JobQueueFullError,
+    JobFailedError,
+    JobTimeoutError,
+    JobCancelledError,
+    JobsUnavailableError,
+    JobsCorruptError,
+    LeaseLapsedError,
+):
+    _error.__module__ = "offload.jobs"

@@ -22,10 +22,9 @@ from offload.testing import (
     LoopBlock,
     LoopBlockDetector,
     LoopBlockedError,
-    _Figures,
-    _waited_between,
     no_leaks,
 )
+from offload.testing._loop_blocks import _Figures, _waited_between
 from tests.support.functions.decorated import (
     square,  # decorated: what calls need is imported by now
 )
@@ -237,7 +236,7 @@ class TestOutsideOfALoop:
     @pytest.mark.parametrize("system", ["without schedstat"])
     def test_without_figures_of_the_kernel_it_still_finds_blocks(self, monkeypatch, system):
         """Where the kernel does not count waiting, CPU time and the watcher's own clock decide."""
-        monkeypatch.setattr("offload.testing._waited_for_cpu", lambda: None)
+        monkeypatch.setattr("offload.testing._loop_blocks._waited_for_cpu", lambda: None)
 
         async def use(hold):
             with LoopBlockDetector(THRESHOLD, raises=False) as detector:
