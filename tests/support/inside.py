@@ -381,13 +381,6 @@ def latest_number(feed: Any) -> int:
     return feed._latest.number
 
 
-def frame_of(screen: Any, states: Any, height: int) -> Any:
-    """Return what `offload top` draws after these states."""
-    for each in states:
-        screen._before, screen._state = screen._state, each
-    return screen._frame(height)
-
-
 def current_scope() -> Any:
     """Return the request that the watchdog takes for the current one."""
     from offload.watchdog import _requests

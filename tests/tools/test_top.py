@@ -22,8 +22,10 @@ from starlette.routing import Mount, Route
 
 from offload import Outcome, Pool, offload
 from offload._cli import main
-from offload._cli.screen import Screen, printable
-from offload._cli.top import DashboardError, fetch, state_url
+from offload._cli.dashboard_client import DashboardError, fetch, state_url
+from offload._cli.formats import printable
+from offload._cli.screen import Screen
+from offload._cli.top_view import View
 from offload.dashboard import Dashboard
 from offload.starlette import lifespan
 from tests.support import inside
@@ -95,15 +97,30 @@ def state(**changes):
     }
 
 
-def shown(*states, width=120, height=40):
+def shown(*states, width=120, height=40, view=None):
     """Return what the terminal shows after these states, one frame for each."""
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
     screen = Screen("http://server/dashboard", console)
-    if len(states) == 1:
+    if len(states) == 1 and view is None:
         screen.print(states[0])
         return console.file.getvalue()
-    console.print(inside.frame_of(screen, states, height))
+    for each in states:
+        screen.take(each)
+    console.print(screen.frame(view or View(), height))
     return console.file.getvalue()
+
+
+# As long as names of real projects are.
+LONG = "shop.reports.monthly.invoices:InvoiceBuilder.render_all"
+
+
+def crowded():
+    """Return what a dashboard says of a pool with twenty functions, and of another."""
+    one = state()["pools"][0]
+    figures = {"completed": 1_234_567, "failed": 12_345, "refused": 777, "queued": 900}
+    many = [one["functions"][0] | figures | {"name": f"{LONG}_{n:02}"} for n in range(20)]
+    pools = [one | {"functions": many}, one | {"name": "other", "functions": []}]
+    return state() | {"pools": pools}
 
 
 class TestFrame:
@@ -115,11 +132,11 @@ class TestFrame:
         (pool,) = [line for line in lines if line.startswith("images  open")]
         assert "1/2" in pool
         assert "2 (2 KiB) of 10" in pool
-        (worker,) = [line for line in lines if line.startswith("4711")]
+        (worker,) = [line for line in lines if line.lstrip().startswith("4711")]
         assert re.search(r"busy +42% +10 MiB +1,234 +500 ms +work:resize", worker)
         (function,) = [line for line in lines if line.startswith("work:resize")]
         assert re.search(r" 1 +2 +3 +1 +250 ms +1.5 s +1.5 s$", function.rstrip())
-        assert "ValueError: no image" in lines[-2]
+        assert "ValueError: no image" in lines[-1]
 
     def test_rates_are_since_the_frame_before(self):
         """Calls per second come from two frames; after a restart of the pool there is none."""
@@ -146,8 +163,60 @@ class TestFrame:
             failures=one["failures"] * 50,
         )
         text = shown(many, many, height=height)
-        assert len(text.splitlines()) <= max(height, 24)
-        assert "more" in text
+        assert len(text.splitlines()) <= height
+        assert re.search(r"FUNCTION 1-\d+ of 100", text)
+        assert re.search(r"RUNS 1-\d+ of 100", text)
+
+    @pytest.mark.parametrize("width", [60, 70, 80, 100, 120, 160, 200])
+    def test_names_stay_and_figures_go(self, width):
+        """From 60 columns on every name is whole, and no line is longer than the terminal."""
+        lines = shown(crowded(), crowded(), width=width, height=24).splitlines()
+        assert max(map(len, lines)) <= width
+        assert len(lines) <= 24
+        (heading,) = [line for line in lines if line.startswith("FUNCTION 1-")]
+        named = [line for line in lines if line.startswith(LONG)]
+        assert len(named) >= 8
+        assert all(re.match(rf"{LONG}_\d\d( |$)", line) for line in named)
+        # Most of all, one wants to know how long it takes.
+        assert ("RUN p99" in heading) is (width >= 70)
+        assert ("WAIT p99" in heading) is (width >= 160)
+
+    def test_end_of_a_name_that_is_too_long_stays(self):
+        """Where even names have to be cut, the function's own name stays, not its package's."""
+        text = shown(crowded(), crowded(), width=40, height=24)
+        assert re.search(r"^…\S*InvoiceBuilder.render_all_00", text, re.MULTILINE)
+
+    def test_filter_pool_and_order(self):
+        """The filter is for functions of all tables; a pool hides the other pools."""
+        one = state()["pools"][0]
+        slow = one["functions"][0] | {"name": "work:slow", "run": HISTOGRAM | {"p99": 9.0}}
+        two = state() | {
+            "pools": [
+                one | {"functions": [*one["functions"], slow]},
+                one | {"name": "reports", "functions": [slow | {"name": "work:report"}]},
+            ]
+        }
+        text = shown(two, two, view=View(needle="SLOW"))
+        assert "work:slow" in text
+        assert "work:resize" not in text
+        text = shown(two, two, view=View(pool="reports"))
+        assert "work:report" in text
+        assert "images" not in text
+        text = shown(two, two, view=View(sort="run p99"))
+        assert text.index("work:slow") < text.index("FUNCTION") + text[
+            text.index("FUNCTION") :
+        ].index("work:resize")
+
+    def test_server_that_is_gone(self):
+        """The last frame stays, and says that it is the last, within the terminal."""
+        console = Console(file=io.StringIO(), width=80, height=24, force_terminal=False)
+        screen = Screen("http://server/dashboard", console)
+        screen.take(crowded())
+        screen.lost("nothing answers")
+        console.print(screen.frame(View(), 24))
+        lines = console.file.getvalue().splitlines()
+        assert lines[0].startswith("nothing answers")
+        assert len(lines) <= 24
 
     def test_event_loop(self):
         """Where a watchdog watches, the loop's lag and what blocks it are at the top."""
