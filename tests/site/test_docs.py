@@ -20,6 +20,7 @@ from tests.pool.test_guarantees import proofs_in
 from tests.support.docs_pages import (
     PAGES,
     ROOT,
+    SITECUSTOMIZE,
     Block,
     Command,
     Scene,
@@ -33,15 +34,6 @@ README = ROOT / "README.md"
 EVERYTHING = [README, *PAGES]
 # What is checked word by word, and what shells and pip understand.
 CHECKED = {"uvicorn", "gunicorn", "hypercorn", "offload", "python", "pip", "curl"}
-
-# Put beside the files of a page, where each interpreter runs it first. As in conftest: who goes
-# first is not what pages are about, and on a busy machine idle priority waits for ever.
-SITECUSTOMIZE = """
-import sys
-if not any("offload" in each for each in sys.orig_argv):
-    from offload import Pool
-    Pool.__init__.__kwdefaults__["os_priority"] = "normal"
-"""
 
 pages = pytest.mark.parametrize("page", EVERYTHING, ids=[page.stem for page in EVERYTHING])
 
@@ -152,6 +144,16 @@ def commands_of(page: Path) -> list[Command]:
 def parts_of(command: Command) -> list[Command]:
     """Return the commands that are chained with `&&`."""
     return [Command(command.place, each, []) for each in command.line.split(" && ")]
+
+
+def test_programs_of_pages_run_at_normal_priority(tmp_path: Path) -> None:
+    """On a busy machine a page would wait for all other processes otherwise."""
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    code = (
+        "from offload._values.pool_options import PoolOptions\nprint(PoolOptions().os_priority)\n"
+    )
+    (tmp_path / "look.py").write_text(code)
+    assert run([sys.executable, "look.py"], tmp_path).stdout == "normal\n"
 
 
 @pages

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.docs_pages import SITECUSTOMIZE
 from tests.support.processes import PATIENCE
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,11 +32,12 @@ def test_example_is_short():
 def test_example_serves(name, code, tmp_path):
     """Every example that is a file is a server that answers `/heavy` from a worker process."""
     (tmp_path / name).write_text(code)
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     app = f"{name.removesuffix('.py')}:app"
     process = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", app, "--port", "0"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(README.parent)},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{README.parent}"},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -26,6 +26,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
+# Put beside the files of a page, where each interpreter runs it first. As in conftest: who goes
+# first is not what pages are about, and on a busy machine idle priority waits for ever.
+SITECUSTOMIZE = """
+import os, sys
+if not any("offload" in each for each in sys.orig_argv):
+    try:
+        from offload._values.pool_options import PoolOptions
+        changed = PoolOptions._field_defaults | {"os_priority": "normal"}
+        PoolOptions.__new__.__defaults__ = tuple(changed[each] for each in PoolOptions._fields)
+    except BaseException as error:
+        # An error in this file would only be printed, by an interpreter that goes on.
+        print(f"sitecustomize of the tests: {error!r}", file=sys.stderr)
+        os._exit(70)
+"""
+
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<marker>[^\n]*) -->\n+)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
