@@ -16,9 +16,13 @@ import pytest
 
 from benchmarks.overload import right_share
 from benchmarks.suite import catalogue, machine, results, run
+from benchmarks.suite.claims import verdict as verdict_on
 from benchmarks.suite.compare import compare
 from benchmarks.suite.contenders import CONTENDERS, OURS, Contender
-from benchmarks.suite.report import BEGIN, END, _verdict, insert, losses, report, told
+from benchmarks.suite.figures import told
+from benchmarks.suite.headline import BEGIN, END, insert
+from benchmarks.suite.losses import losses
+from benchmarks.suite.report import report
 from benchmarks.suite.scenario import Claim, Context, Measured, Metric, Scenario, Settings
 from benchmarks.suite.statistics import Estimate, Interval, ratio
 
@@ -131,7 +135,7 @@ class TestCommand:
         reported = command("report", "--results", tmp_path, "--output", tmp_path / "out")
 
         assert reported.returncode == 0, reported.stderr
-        page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        page = (tmp_path / "out" / "pages" / "fast_under_heavy.md").read_text(encoding="utf-8")
         assert "not measured: Express, inline: there is no `node` on this machine" in page
         for path in map(Path, reported.stdout.split()):
             assert path.stat().st_size > 0
@@ -272,6 +276,8 @@ class TestReport:
         report([better.path], tmp_path, tmp_path)
         page = (tmp_path / "README.md").read_text(encoding="utf-8")
         assert page.index("/fast p99, ms**, at worst at heavy clients") < page.index("## How this")
+        assert "Promises:\nhold: 1; refuted: 1." in page
+        page = (tmp_path / "pages" / "fast_under_heavy.md").read_text(encoding="utf-8")
         assert "REFUTED**: heavy throughput with 8 clients" in page
         assert losses(scenario, results.read(made(tmp_path, medians=(1.0, 1.5)))) == []
 
@@ -290,22 +296,22 @@ class TestReport:
         """What may be so or not is not decided, wherever its middle is."""
         claim = Claim(text="", value="x", relation=relation, limit=1.0)
 
-        assert _verdict(claim, Interval(1.0, low, high)) == verdict
+        assert verdict_on(claim, Interval(1.0, low, high)) == verdict
 
     @pytest.mark.parametrize(
         "relation, value, verdict",
         [
-            ("at most", 0.9, "held the one time"),
-            ("at most", 1.1, "**MISSED** the one time"),
-            ("at least", 1.1, "held the one time"),
-            ("at least", 0.9, "**MISSED** the one time"),
+            ("at most", 0.9, "held the only time"),
+            ("at most", 1.1, "**MISSED** the only time"),
+            ("at least", 1.1, "held the only time"),
+            ("at least", 0.9, "**MISSED** the only time"),
         ],
     )
     def test_one_measurement_is_told_as_one(self, relation, value, verdict):
         """How far the next one would be from it nobody knows."""
         claim = Claim(text="", value="x", relation=relation, limit=1.0)
 
-        assert _verdict(claim, Interval(value, math.nan, math.nan)) == verdict
+        assert verdict_on(claim, Interval(value, math.nan, math.nan)) == verdict
 
     def test_what_was_given_up_is_told_as_more(self):
         """A wait that was cut off at a minute was no minute."""
@@ -329,7 +335,26 @@ class TestReport:
         assert text.endswith("\nbelow\n")
         assert "superseded" not in text
         assert text.count("| offload |") == text.count(BEGIN) == 1
-        assert "of these promises, 1 hold, 1 cannot be decided" in text
+
+    def test_picture_is_drawn_for_light_and_dark_pages(self, tmp_path):
+        """The same results give the same two files, which name those that they compare."""
+        path = made(tmp_path)
+        path.write_text(path.read_text().replace(RIVAL, "executor-fork"))
+
+        drawn = [
+            {
+                file.name: file.read_bytes()
+                for file in report([path], tmp_path, tmp_path / folder)
+                if file.name.startswith("headline")
+            }
+            for folder in ("one", "two")
+        ]
+
+        assert drawn[0].keys() == {"headline-light.svg", "headline-dark.svg"}
+        assert drawn[0] == drawn[1]
+        for name in (OURS, "executor-fork"):
+            label = results.read(path).label(name)
+            assert f"<!-- {label} -->".encode() in drawn[0]["headline-light.svg"]
 
     def test_file_without_markers_is_refused(self, tmp_path):
         """Where the headline is to be is for the author to say."""
