@@ -45,6 +45,7 @@ __all__ = ["Agenda"]
 _STALE_WORTH_A_REBUILD = 1000
 _DEFAULTS = Policy()
 _TICK = timedelta(microseconds=1)
+_NOTHING: tuple[tuple[Span, ...], float] = ((), 0.0)
 
 
 class Agenda:
@@ -59,9 +60,9 @@ class Agenda:
         self._tickets = 0
         self._stale = 0
         self._seen = datetime.min.replace(tzinfo=UTC)
-        # What was passed over of which schedules, and a heap of the ends of it, the latest first:
-        # what a clock that is set back reaches.
-        self._passed_over: dict[str, tuple[Span, ...]] = {}
+        # What was passed over of which schedules and how far that reaches, and a heap of these
+        # instants, the latest first: what a clock that is set back finds.
+        self._passed_over: dict[str, tuple[tuple[Span, ...], float]] = {}
         self._ends: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
@@ -218,7 +219,7 @@ class Agenda:
             self._tickets += 1
             state.ticket = self._tickets
             heapq.heappush(self._heap, (state.due, state.ticket, state))
-        if state.passed_over != self._passed_over.get(state.name, ()):
+        if state.passed_over != self._passed_over.get(state.name, _NOTHING)[0]:
             self._note_passed_over(state)
         if self._stale > max(_STALE_WORTH_A_REBUILD, len(self._heap) // 2):
             self._heap = [entry for entry in self._heap if entry[2].ticket == entry[1]]
@@ -226,14 +227,15 @@ class Agenda:
             self._stale = 0
 
     def _note_passed_over(self, state: ScheduleState) -> None:
-        if not state.passed_over:
-            self._passed_over.pop(state.name)
+        reach = state.reach()
+        if reach is None:
+            self._passed_over.pop(state.name, None)
             return
-        self._passed_over[state.name] = state.passed_over
-        heapq.heappush(self._ends, (-_end_of(state.passed_over), state.name))
+        self._passed_over[state.name] = state.passed_over, reach.timestamp()
+        heapq.heappush(self._ends, (-reach.timestamp(), state.name))
         if len(self._ends) > _STALE_WORTH_A_REBUILD + 2 * len(self._passed_over):
-            spans = self._passed_over.items()
-            self._ends = [(-_end_of(passed_over), name) for name, passed_over in spans]
+            noted = self._passed_over.items()
+            self._ends = [(-reaches_to, name) for name, (_, reaches_to) in noted]
             heapq.heapify(self._ends)
 
     def _look_back(self, now: datetime) -> datetime:
@@ -249,7 +251,3 @@ class Agenda:
                     self._keep(state)
         self._seen = now
         return now
-
-
-def _end_of(passed_over: tuple[Span, ...]) -> float:
-    return max(high for _, high in passed_over).timestamp()

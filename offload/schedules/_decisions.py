@@ -142,11 +142,23 @@ class ScheduleState:
 
     def set_back(self, now: datetime) -> None:
         """Note that the clock shows an earlier time than it has shown before."""
-        # Passed over before `now`: as before. After it: these come again.
-        spans = sorted(self.passed_over + self._again)
-        self._again = tuple((max(low, now), high) for low, high in spans if high > now)
-        self.passed_over = tuple((low, min(high, now)) for low, high in spans if low < now)
+        # What starts after `now` comes again. Starts are in the order of fire times, so that one
+        # instant parts them; with a random delay that is not `now` itself.
+        cut = now
+        last = self.fire_times.previous_before(now + _TICK)
+        if last is not None and self._start_of(last) > now:
+            cut = last - _TICK
+        spans = self.passed_over
+        again = [(max(low, cut), high) for low, high in spans if high > cut]
+        self._again = tuple(sorted([*self._again, *again]))
+        parts = ((low, min(high, cut)) for low, high in spans if low < cut)
+        self.passed_over = tuple(part for part in parts if self._last_within(part) is not None)
         self._find()
+
+    def reach(self) -> datetime | None:
+        """Return the instant before which a clock that is set back finds what was passed over."""
+        lasts = filter(None, map(self._last_within, self.passed_over))
+        return max(map(self._start_of, lasts), default=None)
 
     def pause(self, now: datetime) -> list[Action]:
         """Stop firing; what is due until now is decided first."""
@@ -249,6 +261,10 @@ class ScheduleState:
             return None
         end = self.policy.end
         return None if end is not None and first > end else first
+
+    def _last_within(self, span: Span) -> datetime | None:
+        last = self.fire_times.previous_before(span[1] + _TICK)
+        return last if last is not None and last > span[0] else None
 
     def _next_after(self, instant: datetime) -> datetime | None:
         if self._known[0] != instant:
