@@ -12,7 +12,6 @@ from functools import lru_cache
 from hashlib import blake2b
 from unittest import mock
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
