@@ -44,11 +44,40 @@ if TYPE_CHECKING:
         NewJob,
         Page,
         Query,
+        Swap,
         Swept,
         Wanted,
     )
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Notes"]
+
+
+class Notes(Protocol):
+    """Small texts by name, beside the jobs: what schedules keep. Durable, like jobs.
+
+    Cancellation: a change may or may not have been made.
+
+    Raises:
+        JobsUnavailableError: as of `Engine`.
+    """
+
+    async def read(self, names: Sequence[str]) -> tuple[str | None, ...]:
+        """Return the texts of `names`, in that order; None for those that are not there."""
+        ...
+
+    async def find(self, prefix: str) -> dict[str, str]:
+        """Return the notes whose names begin with `prefix`: those without a lifetime."""
+        ...
+
+    async def swap(self, swaps: Sequence[Swap]) -> tuple[bool, ...]:
+        """Change notes, each by itself and in one step, whoever else would do it.
+
+        Returns:
+            Whether each note now is as wanted: it was as expected, or had its new text already.
+            So a swap can be repeated when it is not known whether it was made. The lifetime begins
+            anew each time.
+        """
+        ...
 
 
 class Engine(Protocol):
@@ -61,6 +90,11 @@ class Engine(Protocol):
         JobsUnavailableError: from every method: the engine cannot be reached, or cannot store.
             Whether the change took effect is told by its `may_have_happened`.
     """
+
+    @property
+    def notes(self) -> Notes:
+        """What is kept beside the jobs; to be used between `open` and `aclose`."""
+        ...
 
     # Life
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from offload.jobs._bullmq.listener import Listener
 from offload.jobs._bullmq.loops import Loops
+from offload.jobs._bullmq.notes import BullmqNotes
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Release
 
@@ -63,6 +64,7 @@ class BullmqEngine:
         self._loops: Final = Loops(client.location.url)
         # Claims that are being handed back, since their claimer was gone when they came.
         self._handing_back: Final[set[asyncio.Task[None]]] = set()
+        self.notes: Final = BullmqNotes(self._loops, store)
 
     def __repr__(self) -> str:
         """Return the location and whether it is open."""

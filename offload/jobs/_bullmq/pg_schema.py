@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["migrate"]
 
 # One up with each change of the files in sql/. Functions are replaced, tables are added to.
-_VERSION: Final = 1
+_VERSION: Final = 2
 # BullMQ's own lock: its programs and ours migrate one after the other.
 _BULLMQ_LOCK: Final = 0x42554C4C
 _OURS: Final = os.path.join(os.path.dirname(__file__), "sql")
@@ -69,7 +69,7 @@ async def migrate(connection: psycopg.AsyncConnection[Any], schema: str) -> None
         if await _number(connection, "SELECT COALESCE(max(version), 0) FROM offload_version") < (
             _VERSION
         ):
-            for file in ("schema", "functions", "functions_2"):
+            for file in ("schema", "functions", "functions_2", "notes"):
                 await connection.execute(_read(os.path.join(_OURS, file + ".sql")))
             await connection.execute("INSERT INTO offload_version VALUES (%s)", (_VERSION,))
 

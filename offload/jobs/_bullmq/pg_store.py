@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         LogLine,
         NewJob,
         Query,
+        Swap,
         Wanted,
     )
 
@@ -276,3 +277,42 @@ class PostgresStore:
         """Read which are paused."""
         rows = await self._run("SELECT queue FROM meta WHERE field = 'paused'", (), is_read=True)
         return frozenset(from_bullmq(queue) for (queue,) in rows)
+
+    # Notes
+
+    async def read_notes(self, names: Sequence[str]) -> tuple[str | None, ...]:
+        """Read notes."""
+        rows = await self._run(
+            "SELECT name, value FROM offload_note WHERE name = ANY (%s) "
+            "AND (until_ms IS NULL OR until_ms > offload_now())",
+            (list(names),),
+            is_read=True,
+        )
+        found = dict(rows)
+        return tuple(found.get(name) for name in names)
+
+    async def find_notes(self, prefix: str) -> dict[str, str]:
+        """Read all that begin so."""
+        rows = await self._run(
+            "SELECT name, value FROM offload_note WHERE name >= %s AND name < %s "
+            "AND until_ms IS NULL",
+            (prefix, prefix + "\U0010ffff"),
+            is_read=True,
+        )
+        return dict(rows)
+
+    async def swap_notes(self, swaps: Sequence[Swap]) -> tuple[bool, ...]:
+        """Change notes in one transaction."""
+        if not swaps:
+            return ()
+        words = [
+            (
+                swap.name,
+                swap.expected,
+                swap.value,
+                None if swap.lifetime is None else max(milliseconds(swap.lifetime), 1),
+            )
+            for swap in swaps
+        ]
+        found = await self._value("SELECT offload_swap_notes(%s::jsonb)", json.dumps(words))
+        return tuple(found[str(number)] for number in range(1, len(words) + 1))

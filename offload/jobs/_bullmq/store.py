@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         LogLine,
         NewJob,
         Query,
+        Swap,
         Wanted,
     )
 
@@ -252,6 +253,33 @@ class RedisStore:
     async def paused(self) -> frozenset[str]:
         """Read which are paused."""
         return frozenset(map(from_bullmq, await self._run("paused", is_read=True)))
+
+    # Notes
+
+    async def read_notes(self, names: Sequence[str]) -> tuple[str | None, ...]:
+        """Read notes."""
+        if not names:
+            return ()
+        return tuple(await self._run("notes", *names, is_read=True))
+
+    async def find_notes(self, prefix: str) -> dict[str, str]:
+        """Read all that begin so."""
+        words = await self._run("notes_by_prefix", prefix, is_read=True)
+        return dict(zip(words[::2], words[1::2], strict=True))
+
+    async def swap_notes(self, swaps: Sequence[Swap]) -> tuple[bool, ...]:
+        """Change notes in one script."""
+        words: list[str | int] = []
+        for swap in swaps:
+            lifetime = "" if swap.lifetime is None else max(milliseconds(swap.lifetime), 1)
+            words += [swap.name, _optional(swap.expected), _optional(swap.value), lifetime]
+        if not words:
+            return ()
+        return tuple(each == 1 for each in await self._run("swap_notes", *words, can_repeat=True))
+
+
+def _optional(text: str | None) -> str:
+    return "0" if text is None else f"1{text}"
 
 
 def _among(names: Any) -> str:

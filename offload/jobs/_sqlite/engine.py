@@ -12,6 +12,7 @@ from offload.jobs._sqlite import claims as operations
 from offload.jobs._sqlite.bells import CLAIMS, EVENTS, Listener
 from offload.jobs._sqlite.clock import SystemClock
 from offload.jobs._sqlite.location import parse_url
+from offload.jobs._sqlite.notes import SqliteNotes
 from offload.jobs._sqlite.store import Store
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class SqliteEngine:
         self, url: str | os.PathLike[str] = "sqlite://", clock: Clock | None = None
     ) -> None:
         self._store: Final = Store(parse_url(str(url)), clock or SystemClock())
+        self.notes: Final = SqliteNotes(self._store)
 
     def __repr__(self) -> str:
         """Return the location and whether it is open."""

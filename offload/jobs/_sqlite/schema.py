@@ -127,8 +127,13 @@ CREATE TABLE positions (last INTEGER NOT NULL);
 INSERT INTO positions VALUES (0);
 """
 
+_VERSION_2: Final = """
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL, until REAL) WITHOUT ROWID;
+CREATE INDEX notes_until ON notes (until) WHERE until IS NOT NULL
+"""
+
 # The version of a file is how many of these it has had. Only ever append.
-MIGRATIONS: Final = (_VERSION_1,)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 
 # A last resort: the writers of this library take turns before they ask SQLite for its lock. What
 # still collides is other programs, checkpoints and the recovery after a crash.
