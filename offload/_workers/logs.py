@@ -33,7 +33,7 @@ def log_safely(
     level: int,
     message: str,
     *arguments: object,
-    exc_info: bool = False,
+    exc_info: bool | BaseException | None = False,
     extra: dict[str, object] | None = None,
 ) -> None:
     """Log from within the machinery: what a handler of the user raises must not stop that."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from offload.jobs._notes import Notes
     from offload.jobs._values import (
         CancelOutcome,
         Claim,
@@ -44,40 +45,11 @@ if TYPE_CHECKING:
         NewJob,
         Page,
         Query,
-        Swap,
         Swept,
         Wanted,
     )
 
-__all__ = ["Engine", "Notes"]
-
-
-class Notes(Protocol):
-    """Small texts by name, beside the jobs: what schedules keep. Durable, like jobs.
-
-    Cancellation: a change may or may not have been made.
-
-    Raises:
-        JobsUnavailableError: as of `Engine`.
-    """
-
-    async def read(self, names: Sequence[str]) -> tuple[str | None, ...]:
-        """Return the texts of `names`, in that order; None for those that are not there."""
-        ...
-
-    async def find(self, prefix: str) -> dict[str, str]:
-        """Return the notes whose names begin with `prefix`: those without a lifetime."""
-        ...
-
-    async def swap(self, swaps: Sequence[Swap]) -> tuple[bool, ...]:
-        """Change notes, each by itself and in one step, whoever else would do it.
-
-        Returns:
-            Whether each note now is as wanted: it was as expected, or had its new text already.
-            So a swap can be repeated when it is not known whether it was made. The lifetime begins
-            anew each time.
-        """
-        ...
+__all__ = ["Engine"]
 
 
 class Engine(Protocol):

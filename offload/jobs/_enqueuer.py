@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from offload.jobs._call_options import JobOptionsDict
     from offload.jobs._job import Opened
 
-__all__ = ["Enqueuer", "JobsWithOptions"]
+__all__ = ["Enqueuer", "JobsWithOptions", "this_program"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -130,7 +130,7 @@ class Enqueuer:
             queue=wanted.queue,
             options=options,
             due_at=wanted.due(),
-            enqueued_by=_this_program(),
+            enqueued_by=this_program(),
             trace=current_trace(),
         )
 
@@ -185,5 +185,6 @@ class JobsWithOptions:
 
 
 @cache
-def _this_program() -> str:
+def this_program() -> str:
+    """Return what is told of this process as the one that enqueues."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -18,7 +18,16 @@ from offload.errors import FunctionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["OPTIONS", "decorated", "discover", "known", "options_of", "plain", "reference_of"]
+__all__ = [
+    "OPTIONS",
+    "decorated",
+    "discover",
+    "known",
+    "name_of_main",
+    "options_of",
+    "plain",
+    "reference_of",
+]
 
 # Attribute of a plain function: the options of its jobs.
 OPTIONS: Final = "__job_options__"
@@ -120,7 +129,7 @@ def known(reference: str) -> Any:
     found: Any = sys.modules.get(module_name)
     if found is None:
         main = sys.modules.get("__main__")
-        if main is None or _name_of_main(main) != module_name:
+        if main is None or name_of_main(main) != module_name:
             return None
         found = main
     for name in qualname.split("."):
@@ -177,7 +186,7 @@ def _note(value: Any, found: dict[str, Any]) -> None:
 def _module_of(module: str, function: str) -> str:
     if module not in _MAINS:
         return module
-    name = _name_of_main(sys.modules["__main__"])
+    name = name_of_main(sys.modules["__main__"])
     if name is None:
         raise FunctionError(
             f"{function} is in the program's main module, which has no name to import it by: move "
@@ -186,7 +195,7 @@ def _module_of(module: str, function: str) -> str:
     return name
 
 
-def _name_of_main(main: Any) -> str | None:
+def name_of_main(main: Any) -> str | None:
     """Return the name by which other programs import the main module; None: by none."""
     spec = getattr(main, "__spec__", None)
     if spec is not None:

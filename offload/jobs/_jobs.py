@@ -15,7 +15,7 @@ from offload.jobs._enqueuer import Enqueuer, JobsWithOptions
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._functions import reference_of
 from offload.jobs._job import Job
-from offload.jobs._options import JobState
+from offload.jobs._options import JobOptions, JobState
 from offload.jobs._status import JobStatus
 from offload.jobs._values import Query
 
@@ -71,6 +71,7 @@ class Jobs:
         self._url: Final = url_of(url)
         self.max_payload_bytes: Final = max_payload_bytes
         self.default_queue: Final[str] = options.get("queue", "default")
+        self.default_keep: Final[float | None] = options.get("keep", JobOptions().keep)
         self._engine: Engine = engine_of(self._url)
         self._is_open = False
         self._is_closed = False

@@ -52,7 +52,6 @@ __all__ = [
     "Query",
     "Release",
     "Retry",
-    "Swap",
     "Swept",
     "Unique",
     "Wanted",
@@ -379,23 +378,6 @@ class Swept:
     retried: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """A change of a note, if it is what it is thought to be.
-
-    Attributes:
-        name: of the note; any text of 1 to 300 characters.
-        expected: its text; None: there is none of that name.
-        value: its new text; None: forget it.
-        lifetime: seconds after which it is forgotten by itself; None: never.
-    """
-
-    name: str
-    expected: str | None
-    value: str | None
-    lifetime: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

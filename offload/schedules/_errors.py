@@ -1,10 +1,10 @@
-"""What is raised when a schedule is declared wrongly."""
+"""What is raised when a schedule is declared wrongly, or does not run."""
 
 from __future__ import annotations
 
 from offload.errors import OffloadError
 
-__all__ = ["ScheduleError"]
+__all__ = ["FireTimeoutError", "NotFiredError", "ScheduleError", "ScheduleNotFoundError"]
 
 
 class ScheduleError(OffloadError, ValueError):
@@ -30,3 +30,41 @@ class ScheduleError(OffloadError, ValueError):
         self.expression = expression
         self.field = field
         self.position = position
+
+
+class ScheduleNotFoundError(OffloadError, LookupError):
+    """There is no schedule of that name. No function ran.
+
+    Attributes:
+        schedule: the name.
+    """
+
+    def __init__(self, message: str, *, schedule: str) -> None:
+        super().__init__(message)
+        self.schedule = schedule
+
+
+class NotFiredError(OffloadError):
+    """`Schedule.execute` ran nothing: another run had not ended, or it was stopped before.
+
+    The function did not run.
+
+    Attributes:
+        schedule: name of the schedule.
+    """
+
+    def __init__(self, message: str, *, schedule: str) -> None:
+        super().__init__(message)
+        self.schedule = schedule
+
+
+class FireTimeoutError(OffloadError, TimeoutError):
+    """An async function of a schedule ran longer than its timeout, and was cancelled. It has run.
+
+    Attributes:
+        timeout: seconds that it may run.
+    """
+
+    def __init__(self, message: str, *, timeout: float) -> None:
+        super().__init__(message)
+        self.timeout = timeout

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from offload.jobs._values import Swap
+from offload.jobs._notes import Swap
 
 pytestmark = pytest.mark.anyio
 

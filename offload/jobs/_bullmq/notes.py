@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from offload.jobs._bullmq.loops import Loops
     from offload.jobs._bullmq.sides import Store
-    from offload.jobs._values import Swap
+    from offload.jobs._notes import Swap
 
 __all__ = ["BullmqNotes"]
 

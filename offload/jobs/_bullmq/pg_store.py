@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import LiteralString
 
     from offload.jobs._bullmq.pg_client import PostgresClient
+    from offload.jobs._notes import Swap
     from offload.jobs._values import (
         Claim,
         Claimed,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         LogLine,
         NewJob,
         Query,
-        Swap,
         Wanted,
     )
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from offload.jobs._bullmq.listener import Listener
+    from offload.jobs._notes import Swap
     from offload.jobs._values import (
         CancelOutcome,
         Claim,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         NewJob,
         Page,
         Query,
-        Swap,
         Swept,
         Wanted,
     )

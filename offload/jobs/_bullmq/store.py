@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from offload.jobs._bullmq.client import RedisClient
+    from offload.jobs._notes import Swap
     from offload.jobs._values import (
         Claim,
         Claimed,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
         LogLine,
         NewJob,
         Query,
-        Swap,
         Wanted,
     )
 

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
+    from offload.jobs._notes import Swap
     from offload.jobs._sqlite.store import Store
     from offload.jobs._sqlite.transaction import Transaction
-    from offload.jobs._values import Swap
 
 __all__ = ["SqliteNotes"]
 
