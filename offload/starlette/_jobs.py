@@ -6,7 +6,7 @@ def may_see(request: Request, job: JobStatus) -> bool:
 
 app = Starlette(
     routes=[Route("/reports", make_report, methods=["POST"]), *job_routes(jobs, authorize=may_see)],
-    lifespan=lifespan(inner=jobs_lifespan(jobs)),
+    lifespan=lifespan(jobs=jobs),
 )
 
 async def make_report(request):
@@ -28,7 +28,8 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 # Errors alone: workers import this with the application, and states and the like take their time.
-from offload.jobs import JobNotFoundError, JobsCorruptError, JobsUnavailableError
+from offload.jobs import JobNotFoundError, JobsUnavailableError
+from offload.roles._program import opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -52,13 +53,15 @@ _SILENCE_SECONDS: Final = 15.0
 
 
 def jobs_lifespan(jobs: Jobs, *, inner: Lifespan[Any] | None = None) -> Lifespan[Any]:
-    """Open jobs with an application, and close them with it.
+    """Open jobs with an application that has no pools, and close them with it.
+
+    With pools: `lifespan(jobs=jobs)`.
 
     An engine that cannot be reached does not keep the application from starting: what needs it
     raises until it is there.
 
     Args:
-        jobs: of this application alone.
+        jobs: closed by the last application of the process that holds them.
         inner: the application's own lifespan, which runs inside.
 
     Raises:
@@ -66,21 +69,11 @@ def jobs_lifespan(jobs: Jobs, *, inner: Lifespan[Any] | None = None) -> Lifespan
     """
 
     @asynccontextmanager
-    async def opened(app: object) -> AsyncGenerator[Any]:
-        try:
-            await jobs.open()
-        except JobsCorruptError:
-            raise
-        except JobsUnavailableError:
-            _logger.exception("the application starts without its jobs")
-        try:
-            async with nullcontext() if inner is None else inner(app) as state:
-                yield state
-        finally:
-            with anyio.CancelScope(shield=True):
-                await jobs.aclose()
+    async def bound(app: object) -> AsyncGenerator[Any]:
+        async with opened(jobs), nullcontext() if inner is None else inner(app) as state:
+            yield state
 
-    return opened
+    return bound
 
 
 def accepted(request: Request, job: Job[Any], *, retry_after: int = _RETRY_SECONDS) -> Response:

@@ -9,8 +9,10 @@ import os
 import socket
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from offload._pool.hold import Hold
 from offload.errors import OffloadError
 from offload.jobs._attempt import attempt_of, pool_of
 from offload.jobs._errors import JobsCorruptError, JobsUnavailableError
@@ -75,7 +77,8 @@ class _Options:
 class WorkerProgram:
     """Runs jobs until it is told to stop. On asyncio; `offload worker` is this with signals.
 
-    Attempts run on the pools that their functions are decorated for, as direct calls do.
+    Attempts run on the pools that their functions are decorated for, as direct calls do. At its end
+    the pools are closed that nothing else in the process has open with its life.
 
     Args:
         jobs: where they are; opened by `run` and left open.
@@ -181,9 +184,14 @@ class WorkerProgram:
         """
         records = RecordKeeper()
         by_pool = self._runnables()
+        # The server of this process may have the same pools, and go on with them.
+        holds: list[Hold[Pool]] = []
         # The pools send what worker processes log through the handlers of this process.
         logging.root.addHandler(records)
         try:
+            for pool in by_pool:
+                # One by one: what was taken is let go of, even if the next one cannot be.
+                holds.append(await Hold.take(pool))  # noqa: PERF401
             engine = await self._open()
             if engine is not None:
                 parts = self._make_parts(engine, records)
@@ -192,8 +200,8 @@ class WorkerProgram:
         finally:
             logging.root.removeHandler(records)
             self.state = ProgramState.ENDED
-            for pool in by_pool:
-                await pool.aclose(drain=0.0)
+            for hold in holds:
+                await hold.release(partial(hold.of.aclose, drain=0.0))
 
     async def _open(self) -> Engine | None:
         """Return the engine when it answers; None: told to stop before it did."""
