@@ -193,6 +193,15 @@ class Engine(Protocol):
         """
         ...
 
+    async def finish_all(
+        self, reports: Sequence[tuple[Claim, Ending]], *, then: Wanted | None = None
+    ) -> Finished:
+        """Report the ends of many attempts in one round trip; each is stored or fenced by itself.
+
+        Where this raises, any of them may have been stored, as `may_have_happened` says.
+        """
+        ...
+
     async def progress(self, claim: Claim, value: str) -> bool:
         """Keep the latest progress, JSON text. False: fenced, nothing was stored."""
         ...

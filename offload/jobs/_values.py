@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from offload.jobs._health import Health
 from offload.jobs._options import (
     DEFAULT_BACKOFF,
     AttemptOutcome,
@@ -299,15 +300,20 @@ A job that was cancelled meanwhile ends: `Retry` and `Release` make it cancelled
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What `Engine.finish` did.
+    """What `Engine.finish` and `finish_all` did.
 
     Attributes:
-        is_stored: False: fenced, the claim was no longer valid and nothing was stored.
+        stored: of each report. False: fenced, the claim was no longer valid and nothing was stored.
         claimed: new claims, if any were wanted and there were jobs.
     """
 
-    is_stored: bool
+    stored: tuple[bool, ...]
     claimed: tuple[Claimed, ...] = ()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether every report was stored."""
+        return all(self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,24 +384,3 @@ class Swept:
     retried: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """The state of an engine, for readiness checks, `offload doctor` and the dashboard.
-
-    Attributes:
-        engine: `sqlite`, `redis` or `postgres`.
-        version: of its library or server.
-        location: where its data are, without secrets.
-        round_trip: seconds that the check took.
-        problems: what its operator should change, each a sentence; empty: none.
-        details: further facts, for people to read.
-    """
-
-    engine: str
-    version: str
-    location: str
-    round_trip: float
-    problems: tuple[str, ...] = ()
-    details: Mapping[str, str] = field(default_factory=dict[str, str])

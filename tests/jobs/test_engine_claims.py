@@ -302,6 +302,47 @@ async def test_finish_claims_what_is_next(engine):
     assert (finished.is_stored, finished.claimed) == (True, ())
 
 
+async def test_many_ends_in_one_round_trip(engine, other, until):
+    """Each of many reports is stored or refused by itself, in their order, and more is claimed."""
+    await put(engine, *(new_job(name) for name in ("old", "one", "two", "three", "next")))
+    old = await claim(engine, lease=SHORT)
+    await swept(other, until)
+    await claim(other)
+    one, two, three = [each.claim for each in await engine.claim(wanted(limit=3))]
+
+    finished = await engine.finish_all(
+        [
+            (three, Fail(BOOM)),
+            (old, Complete("0")),
+            (one, Complete("1")),
+            (two, Retry(BOOM, 60.0)),
+            (one, Complete("again")),
+        ],
+        then=wanted(limit=5),
+    )
+
+    assert finished.stored == (True, False, True, True, False)
+    assert not finished.is_stored
+    assert [each.job.id for each in finished.claimed] == ["next"]
+    states = [(await look(engine, name)).state for name in ("old", "one", "two", "three")]
+    assert states == [JobState.ACTIVE, JobState.COMPLETED, JobState.DELAYED, JobState.FAILED]
+    assert (await look(engine, "one")).result == "1"
+
+
+async def test_many_ends_of_more_jobs_than_a_statement_takes(engine):
+    """Reports of hundreds of jobs, each with a result of its own, arrive where they belong."""
+    await engine.put([new_job(str(number)) for number in range(450)])
+    claimed = await engine.claim(wanted(limit=450))
+    assert [each.job.id for each in claimed] == [str(number) for number in range(450)]
+    assert len({each.claim.token for each in claimed}) == 450
+    finished = await engine.finish_all(
+        [(each.claim, Complete(f'"{each.job.id}"')) for each in claimed]
+    )
+    assert finished.stored == (True,) * 450
+    records = await engine.get([str(number) for number in range(450)])
+    assert [each.result for each in records] == [f'"{number}"' for number in range(450)]
+
+
 ENDINGS = [Complete("2"), Retry(BOOM), Retry(BOOM, 5.0), Fail(BOOM), Release(), Cancel()]
 
 

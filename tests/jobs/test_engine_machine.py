@@ -363,16 +363,43 @@ class JobsMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.claims)
     @rule(
-        which=any_of,
-        how=st.sampled_from(
-            ("complete", "complete", "error", "error", "crash", "release", "cancel")
+        reports=st.lists(
+            st.tuples(
+                any_of,
+                st.sampled_from(
+                    ("complete", "complete", "error", "error", "crash", "release", "cancel")
+                ),
+                st.sampled_from((0.0, 0.5)),
+            ),
+            min_size=1,
+            max_size=4,
         ),
-        draw=st.sampled_from((0.0, 0.5)),
         follows=st.booleans(),
         recent=st.booleans(),
     )
-    def finish(self, which, how, draw, follows, recent):
-        held, job = self.claims[-1 - which % min(len(self.claims), 3 if recent else 10**9)]
+    def finish(self, reports, follows, recent):
+        among = self.claims[-3:] if recent else self.claims
+        made = [self.report(*among[-1 - which % len(among)], *rest) for which, *rest in reports]
+        wanted = Wanted(frozenset(QUEUES), frozenset(FUNCTIONS), "worker", 10.0)
+        finished = self.do(
+            claims.finish,
+            [(held, ending) for held, _, _, ending in made],
+            wanted if follows else None,
+        )
+        stored = []
+        for held, job, how, ending in made:
+            # A claim that is reported twice at once ends once.
+            is_valid = job.state is A and job.token == held.token
+            stored.append(is_valid)
+            if is_valid:
+                self.settle(job, how, ending)
+        assert finished.stored == tuple(stored)
+        if follows:
+            self.expect_claimed(finished.claimed, wanted)
+        else:
+            assert finished.claimed == ()
+
+    def report(self, held, job, how, draw):
         now = from_seconds(self.clock.wall)
         standing = Standing(
             attempts=job.attempts,
@@ -389,16 +416,7 @@ class JobsMachine(RuleBasedStateMachine):
             "release": Release(),
             "cancel": Cancel(),
         }[how]
-        wanted = Wanted(frozenset(QUEUES), frozenset(FUNCTIONS), "worker", 10.0)
-        is_valid = job.state is A and job.token == held.token
-        finished = self.do(claims.finish, held, ending, wanted if follows else None)
-        assert finished.is_stored == is_valid
-        if is_valid:
-            self.settle(job, how, ending)
-        if follows:
-            self.expect_claimed(finished.claimed, wanted)
-        else:
-            assert finished.claimed == ()
+        return held, job, how, ending
 
     def settle(self, job, how, ending):
         job.attempts += how in ("complete", "error")
@@ -436,7 +454,7 @@ class JobsMachine(RuleBasedStateMachine):
     def report_for_an_invented_claim(self, which):
         job = self.pick(which, A)
         forged = Claim(job.id if job else "nobody", "a", "0" * 24)
-        assert not self.do(claims.finish, forged, Complete("0"), None).is_stored
+        assert not self.do(claims.finish, [(forged, Complete("0"))], None).is_stored
         assert not self.do(claims.progress, forged, "0")
 
     # --- time ---

@@ -203,8 +203,8 @@ class BullmqEngine:
     async def _release(self, claims: Sequence[Claim]) -> None:
         try:
             # The last one first: each goes before what was put back.
-            for claim in reversed(claims):
-                await self._store.finish(claim, Release(), None, self._hand_back)
+            reports = [(claim, Release()) for claim in reversed(claims)]
+            await self._store.finish(reports, None, self._hand_back)
         except JobsUnavailableError:
             # They lapse.
             return
@@ -215,8 +215,14 @@ class BullmqEngine:
 
     async def finish(self, claim: Claim, ending: Ending, *, then: Wanted | None = None) -> Finished:
         """End an attempt, and claim what is next."""
+        return await self.finish_all([(claim, ending)], then=then)
+
+    async def finish_all(
+        self, reports: Sequence[tuple[Claim, Ending]], *, then: Wanted | None = None
+    ) -> Finished:
+        """End attempts, and claim what is next."""
         return await self._loops.run(
-            self._store.finish(claim, ending, then, self._hand_back),
+            self._store.finish(reports, then, self._hand_back),
             lambda finished: self._hand_back_claimed(finished.claimed),
         )
 

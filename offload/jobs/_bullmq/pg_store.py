@@ -46,6 +46,19 @@ _FROM: Final = (
     "FROM job j LEFT JOIN offload_job o ON o.queue = j.queue AND o.id = j.id"  # never changes
 )
 
+_NO_CLAIM: Final = (None, None, None, None, None, None)
+
+
+def _claim_words(wanted: Wanted) -> tuple[Any, ...]:
+    return (
+        wanted.worker,
+        milliseconds(wanted.lease),
+        wanted.limit,
+        new_token(),
+        list(wanted.functions),
+        in_turns(wanted.queues),
+    )
+
 
 class PostgresStore:
     """Jobs in Postgres. Methods as in `offload.jobs._engine.Engine`, on one asyncio loop.
@@ -186,14 +199,7 @@ class PostgresStore:
             return (), None
         rows = await self._run(
             "SELECT offload_claim(%s, %s, %s, %s, %s::text[], %s::text[])",
-            (
-                wanted.worker,
-                milliseconds(wanted.lease),
-                wanted.limit,
-                new_token(),
-                list(wanted.functions),
-                in_turns(wanted.queues),
-            ),
+            _claim_words(wanted),
             undo=undo,
         )
         found, soon = rows[0][0]
@@ -219,18 +225,24 @@ class PostgresStore:
         )
 
     async def finish(
-        self, claim: Claim, ending: Ending, then: Wanted | None, undo: Callable[[Any], None]
+        self,
+        reports: Sequence[tuple[Claim, Ending]],
+        then: Wanted | None,
+        undo: Callable[[Any], None],
     ) -> Finished:
-        """End an attempt, and claim: a statement each, so that no lock is held for long."""
-        stored = await self._value(
-            "SELECT offload_finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            *claim_id(claim),
-            *ending_words(ending),
+        """End attempts, and claim what is next, in one transaction."""
+        words = json.dumps([claim_id(claim) + ending_words(ending) for claim, ending in reports])
+        follows = then is not None and bool(then.functions and then.queues)
+        rows = await self._run(
+            "SELECT offload_finish_all(%s::jsonb, %s, %s, %s, %s, %s::text[], %s::text[])",
+            (words, *(_claim_words(then) if then is not None and follows else _NO_CLAIM)),
+            undo=(lambda reply: undo(reply[1])) if follows else None,
         )
-        if then is None:
-            return Finished(stored)
-        claimed, _ = await self.claim(then, undo)
-        return Finished(stored, claimed)
+        stored, claimed = rows[0][0]
+        return Finished(
+            tuple(stored[str(number)] for number in range(1, len(reports) + 1)),
+            tuple(map(self.claimed, claimed[0])) if claimed else (),
+        )
 
     async def progress(self, claim: Claim, value: str) -> bool:
         """Keep progress."""

@@ -203,16 +203,22 @@ class RedisStore:
         )
 
     async def finish(
-        self, claim: Claim, ending: Ending, then: Wanted | None, undo: Callable[[Any], None]
+        self,
+        reports: Sequence[tuple[Claim, Ending]],
+        then: Wanted | None,
+        undo: Callable[[Any], None],
     ) -> Finished:
-        """End an attempt, and claim what is next."""
-        words = [*claim_id(claim), *ending_words(ending)]
+        """End attempts in one script, and claim what is next."""
+        words: list[str | int] = [len(reports)]
+        for claim, ending in reports:
+            words += claim_id(claim)
+            words += ending_words(ending)
         if then is None or not then.functions or not then.queues:
             (stored,) = await self._run("finish", *words)
-            return Finished(stored == 1)
+            return Finished(tuple(each == 1 for each in stored))
         words += self._claim_words(then)
         stored, (found, _, _) = await self._run("finish", *words, undo=lambda reply: undo(reply[1]))
-        return Finished(stored == 1, tuple(map(claimed_job, found)))
+        return Finished(tuple(each == 1 for each in stored), tuple(map(claimed_job, found)))
 
     async def progress(self, claim: Claim, value: str) -> bool:
         """Keep progress."""

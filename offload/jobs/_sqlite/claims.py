@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from offload.jobs._decisions import settle
 from offload.jobs._sqlite.clock import from_seconds, to_seconds
-from offload.jobs._sqlite.endings import expire_now, store
-from offload.jobs._sqlite.rows import HELD, RECORD, Held, record
+from offload.jobs._sqlite.endings import expire_now, store, store_completed
+from offload.jobs._sqlite.rows import HELD, HELD_WITH_TOKEN, RECORD, Held, batched, places, record
 from offload.jobs._sqlite.schema import STATE_NUMBERS
 from offload.jobs._value_json import decode_options
 from offload.jobs._values import (
@@ -25,8 +25,9 @@ from offload.jobs._values import (
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from offload.jobs._decisions import Settlement
     from offload.jobs._sqlite.transaction import Transaction
     from offload.jobs._values import Ending, LogLine, Wanted
 
@@ -63,11 +64,14 @@ def claim(transaction: Transaction, wanted: Wanted) -> tuple[Claimed, ...]:
         found = _first(transaction.connection, waiting, missing)
         if not found:
             break
+        seqs: list[int] = []
         for seq, deadline in found:
             if deadline is not None and deadline <= transaction.now:
                 _expire(transaction, seq, deadline)
             else:
-                claimed.append(_claim_one(transaction, seq, wanted))
+                seqs.append(seq)
+        for chunk in batched(seqs):
+            claimed += _claim_these(transaction, chunk, wanted)
     return tuple(claimed)
 
 
@@ -130,35 +134,32 @@ def _expire(transaction: Transaction, seq: int, deadline: float) -> None:
     expire_now(transaction, Held(*row), deadline)
 
 
-def _claim_one(transaction: Transaction, seq: int, wanted: Wanted) -> Claimed:
+def _claim_these(
+    transaction: Transaction, seqs: Sequence[int], wanted: Wanted
+) -> Iterator[Claimed]:
+    """Claim waiting jobs: two statements, however many they are."""
     connection = transaction.connection
-    token = secrets.token_hex(_TOKEN_BYTES)
+    # New for each of them, and nobody can guess it.
+    token, among = secrets.token_hex(_TOKEN_BYTES), places(len(seqs))
     connection.execute(
-        "UPDATE jobs SET state = ?, token = ?, lease = ?, leased_until = ?, worker = ?, "
-        "started_at = ?, starts = starts + 1, progress = NULL WHERE seq = ?",
+        "UPDATE jobs SET state = ?, token = ? || seq, lease = ?, leased_until = ?, worker = ?, "  # noqa: S608
+        f"started_at = ?, starts = starts + 1, progress = NULL WHERE seq IN {among}",
         (
             _ACTIVE,
-            token,
+            f"{token}.",
             wanted.lease,
             transaction.monotonic + wanted.lease,
             wanted.worker,
             transaction.now,
-            seq,
+            *seqs,
         ),
     )
-    row = connection.execute(RECORD + " WHERE seq = ?", (seq,)).fetchone()
-    job_record = record(connection, row)
-    transaction.left(job_record.queue, job_record.function, _WAITING)
-    transaction.entered(job_record.id, job_record.queue, job_record.function, _ACTIVE)
-    return Claimed(Claim(job_record.id, job_record.queue, token), job_record)
-
-
-def _held(transaction: Transaction, held: Claim) -> Held | None:
-    """Return the job of a claim that is still valid: the fence that every report has to pass."""
-    row = transaction.connection.execute(
-        HELD + " WHERE id = ? AND token = ? AND state = 2", (held.id, held.token)
-    ).fetchone()
-    return None if row is None else Held(*row)
+    rows = {row[0]: row for row in connection.execute(f"{RECORD} WHERE seq IN {among}", seqs)}
+    for seq in seqs:
+        job = record(connection, rows[seq])
+        transaction.left(job.queue, job.function, _WAITING)
+        transaction.entered(job.id, job.queue, job.function, _ACTIVE)
+        yield Claimed(Claim(job.id, job.queue, f"{token}.{seq}"), job)
 
 
 def extend(transaction: Transaction, held: Iterable[Claim], lease: float) -> Extended:
@@ -184,20 +185,44 @@ def extend(transaction: Transaction, held: Iterable[Claim], lease: float) -> Ext
     return Extended(frozenset(lost), frozenset(cancelled))
 
 
-def finish(transaction: Transaction, held: Claim, ending: Ending, then: Wanted | None) -> Finished:
-    """Store an ending, and claim what is next."""
-    job = _held(transaction, held)
-    if job is not None:
-        settlement = settle(job.standing(), ending, now=from_seconds(transaction.now))
-        result = ending.result if isinstance(ending, Complete) else None
-        store(transaction, job, settlement, result=result)
-    return Finished(job is not None, () if then is None else claim(transaction, then))
+def finish(
+    transaction: Transaction, reports: Sequence[tuple[Claim, Ending]], then: Wanted | None
+) -> Finished:
+    """Store endings, and claim what is next."""
+    held = _held(transaction, [each for each, _ in reports])
+    now = from_seconds(transaction.now)
+    stored: list[bool] = []
+    completed: list[tuple[Held, Settlement, str | None]] = []
+    for each, ending in reports:
+        # Of two reports of one claim the second is late.
+        job = held.pop((each.id, each.token), None)
+        stored.append(job is not None)
+        if job is None:
+            continue
+        settlement = settle(job.standing(), ending, now=now)
+        if isinstance(ending, Complete):
+            completed.append((job, settlement, ending.result))
+        else:
+            store(transaction, job, settlement)
+    store_completed(transaction, completed)
+    return Finished(tuple(stored), () if then is None else claim(transaction, then))
+
+
+def _held(transaction: Transaction, held: Sequence[Claim]) -> dict[tuple[str, str], Held]:
+    """Return active jobs by id and token of their claim: the fence that reports have to pass."""
+    found: dict[tuple[str, str], Held] = {}
+    for chunk in batched([each.id for each in held]):
+        for token, *row in transaction.connection.execute(
+            f"{HELD_WITH_TOKEN} WHERE id IN {places(len(chunk))} AND state = 2", chunk
+        ):
+            job = Held(*row)
+            found[job.id, token] = job
+    return found
 
 
 def release(transaction: Transaction, held: Iterable[Claim]) -> None:
     """Hand claims back that nobody has received."""
-    for each in held:
-        finish(transaction, each, Release(), None)
+    finish(transaction, [(each, Release()) for each in held], None)
 
 
 def progress(transaction: Transaction, held: Claim, value: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from offload.jobs._decisions import Settlement, expire, forget_at
 from offload.jobs._sqlite.clock import from_seconds, to_seconds
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from offload.jobs._sqlite.rows import Held
     from offload.jobs._sqlite.transaction import Transaction
 
-__all__ = ["cancel_now", "expire_now", "forget", "store"]
+__all__ = ["cancel_now", "expire_now", "forget", "store", "store_completed"]
 
+_COMPLETED: Final = STATE_NUMBERS[JobState.COMPLETED]
 _ACTIVE: Final = STATE_NUMBERS[JobState.ACTIVE]
 # A job that is handed back again and again shall not grow without limit.
 _MAX_HISTORY: Final = 100
@@ -37,7 +38,7 @@ def store(
     if settlement.state.is_over:
         if settlement.state is JobState.COMPLETED:
             error = None
-        _end(transaction, job, (*common, result, error))
+        _end_all(transaction, [(job, (*common, result, error))])
     else:
         due_at = None if settlement.due_at is None else to_seconds(settlement.due_at)
         position = None if settlement.keeps_place else transaction.next_position()
@@ -49,6 +50,22 @@ def store(
         )
     transaction.left(job.queue, job.function, job.state)
     transaction.entered(job.id, job.queue, job.function, state)
+
+
+def store_completed(
+    transaction: Transaction, completed: Sequence[tuple[Held, Settlement, str | None]]
+) -> None:
+    """Store the ends of jobs that have completed: as `store`, by one statement for all."""
+    _end_all(
+        transaction,
+        [
+            (job, (_COMPLETED, each.attempts, each.crashes, job.history, result, None))
+            for job, each, result in completed
+        ],
+    )
+    for job, _, _ in completed:
+        transaction.left(job.queue, job.function, _ACTIVE)
+        transaction.entered(job.id, job.queue, job.function, _COMPLETED)
 
 
 def cancel_now(transaction: Transaction, job: Held) -> None:
@@ -73,26 +90,29 @@ def forget(transaction: Transaction, jobs: Sequence[tuple[int, str, str, int]]) 
         transaction.left(queue, function, state)
 
 
-def _end(
-    transaction: Transaction, job: Held, values: tuple[int, int, int, int, str | None, str | None]
-) -> None:
-    forgotten = forget_at(from_seconds(transaction.now), job.keep)
-    transaction.connection.execute(
+# State, attempts, crashes, history, result and error.
+_Values: TypeAlias = "tuple[int, int, int, int, str | None, str | None]"
+
+
+def _end_all(transaction: Transaction, jobs: Sequence[tuple[Held, _Values]]) -> None:
+    now = from_seconds(transaction.now)
+    rows: list[tuple[object, ...]] = []
+    for job, values in jobs:
+        forgotten = forget_at(now, job.keep)
+        until = None if forgotten is None else to_seconds(forgotten)
+        rows.append((*values, transaction.now, until, job.seq))
+    transaction.connection.executemany(
         "UPDATE jobs SET state = ?, attempts = ?, crashes = ?, history = ?, result = ?, error = ?, "
         "ended_at = ?, forget_at = ?, due_at = NULL, token = NULL, lease = NULL, "
         "leased_until = NULL, is_cancel_asked = 0 WHERE seq = ?",
-        (
-            *values,
-            transaction.now,
-            None if forgotten is None else to_seconds(forgotten),
-            job.seq,
-        ),
+        rows,
     )
-    if job.unique_key is not None:
-        transaction.connection.execute(
-            "DELETE FROM unique_keys WHERE queue = ? AND name = ? AND id = ? AND until IS NULL",
-            (job.queue, job.unique_key, job.id),
-        )
+    for job, _ in jobs:
+        if job.unique_key is not None:
+            transaction.connection.execute(
+                "DELETE FROM unique_keys WHERE queue = ? AND name = ? AND id = ? AND until IS NULL",
+                (job.queue, job.unique_key, job.id),
+            )
 
 
 def _keep_attempt(transaction: Transaction, job: Held, settlement: Settlement) -> None:

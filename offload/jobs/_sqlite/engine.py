@@ -153,8 +153,14 @@ class SqliteEngine:
 
     async def finish(self, claim: Claim, ending: Ending, *, then: Wanted | None = None) -> Finished:
         """Store an ending and claim in one transaction."""
+        return await self.finish_all([(claim, ending)], then=then)
+
+    async def finish_all(
+        self, reports: Sequence[tuple[Claim, Ending]], *, then: Wanted | None = None
+    ) -> Finished:
+        """Store endings and claim in one transaction."""
         return await self._store.write(
-            partial(operations.finish, held=claim, ending=ending, then=then),
+            partial(operations.finish, reports=tuple(reports), then=then),
             undo=lambda finished: _hand_back(self._store, finished.claimed),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from offload.jobs._decisions import Standing
 from offload.jobs._sqlite.clock import from_seconds
@@ -12,9 +12,10 @@ from offload.jobs._values import Attempt, AttemptOutcome, JobRecord, JobState
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-__all__ = ["HELD", "RECORD", "Held", "record"]
+__all__ = ["HELD", "HELD_WITH_TOKEN", "RECORD", "Held", "batched", "places", "record"]
 
 RECORD: Final = (
     "SELECT seq, id, queue, function, state, created_at, due_at, started_at, ended_at, attempts, "
@@ -26,6 +27,22 @@ HELD: Final = (
     "SELECT seq, id, queue, function, state, attempts, crashes, max_crashes, is_cancel_asked, "
     "keep, history, started_at, worker, unique_key, error FROM jobs"
 )
+HELD_WITH_TOKEN: Final = HELD.replace("SELECT ", "SELECT token, ", 1)
+
+_T = TypeVar("_T")
+# Of a statement: older versions of SQLite take 999 at most.
+_MAX_PLACES: Final = 200
+
+
+def batched(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """Return as many values at a time as one statement takes."""
+    for start in range(0, len(values), _MAX_PLACES):
+        yield values[start : start + _MAX_PLACES]
+
+
+def places(count: int) -> str:
+    """Return placeholders for so many values, as a list."""
+    return f"({','.join('?' * count)})"
 
 
 class Held(NamedTuple):

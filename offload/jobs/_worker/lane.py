@@ -16,6 +16,7 @@ from offload.jobs._values import Release, Wanted
 from offload.jobs._worker.attempt import RunningAttempt, Stop
 from offload.jobs._worker.connection import Connection
 from offload.jobs._worker.endings import outcome_of
+from offload.jobs._worker.reports import Reports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from offload.jobs._attempt import Runnable
     from offload.jobs._values import Claimed, Ending
     from offload.jobs._worker.parts import Parts
+    from offload.jobs._worker.reports import Report
     from offload.pool import Pool
 
 __all__ = ["Lane"]
@@ -77,6 +79,7 @@ class Lane:
         # Jobs that may come out of requests under way.
         self._asked = 0
         self._eligible = _Eligible(runnables)
+        self._reports = Reports(parts, self, self._tasks)
         self._mean_seconds = float("inf")
         self._rests_until = 0.0
         self._waiting: tuple[anyio.CancelScope, frozenset[str]] | None = None
@@ -91,7 +94,8 @@ class Lane:
             if rest > 0:
                 await anyio.sleep(rest)
                 continue
-            wanted = self._wanted()
+            # A report that is under way claims as well, in the same round trip.
+            wanted = None if self._reports.are_under_way else self.ask()
             if wanted is None:
                 self._changed.clear()
                 await self._changed.wait()
@@ -107,7 +111,7 @@ class Lane:
                 tries = 0
 
     async def _claim(self, wanted: Wanted) -> None:
-        self._asked += wanted.limit
+        self.asked(wanted.limit)
         asked_at = time.monotonic()
         claimed: tuple[Claimed, ...] = ()
         try:
@@ -117,8 +121,8 @@ class Lane:
                 claimed = await self._parts.engine.claim(wanted, wait=wait)
         finally:
             self._waiting = None
-            self._asked -= wanted.limit
-        self._begin_all(claimed, asked_at)
+            self.asked(-wanted.limit)
+        self.begin(claimed, asked_at)
         self.is_idle = not self.attempts
 
     def stop_claiming(self) -> None:
@@ -136,7 +140,8 @@ class Lane:
         # As long as no worker process waits for it, many are claimed at once.
         return room if running < self.slots or room * 4 >= ahead else 0
 
-    def _wanted(self) -> Wanted | None:
+    def ask(self) -> Wanted | None:
+        """Return what to claim now; None: nothing."""
         if not self._is_claiming:
             return None
         room = self._room()
@@ -150,7 +155,22 @@ class Lane:
 
     # Running
 
-    def _begin_all(self, claimed: tuple[Claimed, ...], asked_at: float) -> None:
+    @property
+    def has_enough(self) -> bool:
+        """Whether no worker process would be without a job if the engine took its time."""
+        return self._running.total() > self.slots
+
+    def has_room(self) -> None:
+        """Have more claimed, if there is room, unless reports do that."""
+        if not self._reports.are_under_way:
+            self._changed.set()
+
+    def asked(self, change: int) -> None:
+        """Note that so many more jobs may come out of a round trip, or no longer."""
+        self._asked += change
+
+    def begin(self, claimed: tuple[Claimed, ...], asked_at: float) -> None:
+        """Begin what was claimed."""
         for each in claimed:
             self.is_idle = False
             self._parts.counters.claimed += 1
@@ -164,30 +184,37 @@ class Lane:
             task.add_done_callback(self._tasks.discard)
 
     async def _attend(self, attempt: RunningAttempt) -> None:
-        claim, job = attempt.claimed.claim, attempt.claimed.job
         parts = self._parts
         if attempt.claimed.job.is_cancel_asked:
             attempt.stop(Stop.CANCELLED)
         try:
             ending = await attempt.run(max_bytes=parts.max_bytes, max_grace=parts.lease / 4)
             self._note_end(attempt, ending)
-            if ending is None:
-                await self._give_up(attempt)
-            else:
+            if ending is not None:
                 await attempt.tell_last(parts.engine)
-                await self._report(attempt, ending)
-        except Exception:
+                self._reports.add(attempt, ending)
+                return
+            await self._give_up(attempt)
+        except BaseException as error:
+            self._is_over(attempt)
+            if not isinstance(error, Exception):
+                raise
+            job = attempt.claimed.job
             _logger.exception("%s cannot be reported; its lease will run out", job.id)
-        finally:
-            parts.leases.over(claim)
-            parts.records.end(claim.token)
-            self.attempts.pop(claim.token, None)
-            self._changed.set()
+        else:
+            self._is_over(attempt)
+
+    def _is_over(self, attempt: RunningAttempt) -> None:
+        claim = attempt.claimed.claim
+        self._parts.leases.over(claim)
+        self._parts.records.end(claim.token)
+        self.attempts.pop(claim.token, None)
+        self.has_room()
 
     def _note_end(self, attempt: RunningAttempt, ending: Ending | None) -> None:
         function = attempt.claimed.job.function
         self._running[function] -= 1
-        self._changed.set()
+        self.has_room()
         if self._waiting is not None and function not in self._waiting[1]:
             # What waits for jobs does not wait for those of this function.
             self._waiting[0].cancel()
@@ -202,45 +229,21 @@ class Lane:
             _logger.error("no worker process could run %s; it was handed back", attempt)
             self._rests_until = time.monotonic() + _REST_SECONDS
 
-    async def _report(self, attempt: RunningAttempt, ending: Ending) -> None:
-        """Report until the engine has stored or refused it."""
-        parts, claim = self._parts, attempt.claimed.claim
-        is_stored, may_be_stored, tries = False, False, 0
-        while True:
-            try:
-                is_stored = await self._finish(attempt, ending)
-                break
-            except JobsUnavailableError as error:
-                parts.connection.failed(error)
-                may_be_stored = may_be_stored or error.may_have_happened
-                if not parts.leases.is_held(claim):
-                    break  # Told meanwhile: the job is over, or another's.
-                await Connection.pause(tries)
-                tries += 1
-        # One that was stored, and not told so, is refused the next time: that is no overtaking.
-        if is_stored or may_be_stored:
-            parts.counters.note(outcome_of(ending))
-            self._log(attempt, ending)
+    def reported(self, report: Report, *, is_stored: bool) -> None:
+        """Note that a report was stored or refused."""
+        parts, attempt = self._parts, report.attempt
+        if is_stored:
+            parts.counters.note(outcome_of(report.ending))
+            self._log(attempt, report.ending)
         else:
             parts.counters.fenced += 1
             parts.counters.note(AttemptOutcome.LAPSED)
             _logger.warning("%s was overtaken: its report was refused", attempt)
+        self._is_over(attempt)
 
-    async def _finish(self, attempt: RunningAttempt, ending: Ending) -> bool:
-        """Report once, and begin what was claimed with it; return whether it was stored."""
-        # Those that are claimed ahead are claimed in one go instead; see `_room`.
-        is_short = self._running.total() < self.slots
-        wanted = self._wanted() if is_short else None
-        limit = 0 if wanted is None else wanted.limit
-        self._asked += limit
-        asked_at = time.monotonic()
-        try:
-            finished = await self._parts.engine.finish(attempt.claimed.claim, ending, then=wanted)
-        finally:
-            self._asked -= limit
-        self._parts.connection.succeeded()
-        self._begin_all(finished.claimed, asked_at)
-        return finished.is_stored
+    def gave_up(self, report: Report) -> None:
+        """Note that a report is over, which the engine can neither store nor refuse."""
+        self._is_over(report.attempt)
 
     async def _give_up(self, attempt: RunningAttempt) -> None:
         """Hand back what may still be ours, as far as we know; it costs nothing to try."""

@@ -58,6 +58,26 @@ BEGIN
   RETURN true;
 END $$;
 
+-- End many attempts, and claim where `p_limit` is given: one commit for all of it. Return whether
+-- each was stored, and what `offload_claim` returns. Rows are locked in the order that
+-- `offload_extend` has, so that neither waits for the other in a circle.
+CREATE OR REPLACE FUNCTION offload_finish_all(p_reports jsonb, p_worker text, p_lease bigint,
+  p_limit integer, p_token text, p_functions text[], p_queues text[]) RETURNS jsonb
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  v record;
+  v_stored jsonb := '{}';
+BEGIN
+  FOR v IN SELECT r, n FROM jsonb_array_elements(p_reports) WITH ORDINALITY u(r, n)
+    ORDER BY r->>0, r->>1, n LOOP
+    v_stored := v_stored || jsonb_build_object(v.n, offload_finish(v.r->>0, v.r->>1, v.r->>2,
+      v.r->>3, v.r->>4, (v.r->>5)::integer, (v.r->>6)::integer, v.r->>7, v.r->>8, v.r->>9,
+      (v.r->>10)::bigint));
+  END LOOP;
+  RETURN jsonb_build_array(v_stored, CASE WHEN p_limit IS NOT NULL THEN
+    offload_claim(p_worker, p_lease, p_limit, p_token, p_functions, p_queues) END);
+END $$;
+
 CREATE OR REPLACE FUNCTION offload_progress(p_queue text, p_id text, p_token text, p_value text)
 RETURNS boolean LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
