@@ -62,6 +62,16 @@ def test_claim_that_ended_meanwhile_is_not_stopped():
     assert len(held) == 0
 
 
+def test_nothing_begins_once_its_lease_has_run_out():
+    """A claim that has run out, is over or never was is none to begin with."""
+    held = leases(ONE, at=5.0)
+    assert held.may_begin(ONE, 13.9)
+    assert not held.may_begin(ONE, 14.0)
+    assert not held.may_begin(TWO, 5.0)
+    held.over(ONE)
+    assert not held.may_begin(ONE, 5.0)
+
+
 @pytest.mark.parametrize("lease", [2.0, 3.0, 10.0, 600.0])
 def test_several_extensions_fit_into_a_lease(lease):
     """Two extensions may fail before an attempt is stopped, at the least."""

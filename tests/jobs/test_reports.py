@@ -223,3 +223,26 @@ async def test_report_that_no_engine_takes_keeps_no_other():
         await asyncio.sleep(0)
     await setting.carried()
     assert setting.lane.ended == {"good": True, "bad": None, "fine": True}
+
+
+async def test_job_whose_lease_has_run_out_does_not_begin(tmp_path):
+    """A program that stood still after its claim does not run the job, and hands it back."""
+    engine = SqliteEngine(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    await engine.open()
+    reference, path = reference_of(functions.append), tmp_path / "lines"
+    arguments = json.dumps({"path": str(path), "word": "late"})
+    await engine.put([NewJob("late", reference, arguments)])
+    async with Pool("lane", max_workers=1) as pool:
+        lane = Lane(
+            made_parts(engine), pool, {reference: attempt_of(reference, functions.append, pool)}
+        )
+        wanted = lane.ask()
+        claimed = await engine.claim(wanted)
+        assert len(claimed) == 1
+        lane.begin(claimed, time.monotonic() - LEASE)
+        await lane.drained()
+    (record,) = await engine.get(["late"])
+    await engine.aclose()
+    assert not path.exists()
+    assert (record.state, record.attempts, record.crashes) == (JobState.WAITING, 0, 0)
+    assert [each.outcome for each in record.history] == ["released"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from offload.jobs._attempt import Runnable
     from offload.jobs._engine import Engine
     from offload.jobs._values import Claimed, Ending
+    from offload.jobs._worker.leases import Leases
     from offload.jobs._worker.records import RecordKeeper
 
 __all__ = ["RunningAttempt", "Stop"]
@@ -57,7 +58,9 @@ class RunningAttempt:
         stop_reason: why it is stopped; None: it is not.
     """
 
-    def __init__(self, claimed: Claimed, runnable: Runnable, records: RecordKeeper) -> None:
+    def __init__(
+        self, claimed: Claimed, runnable: Runnable, records: RecordKeeper, leases: Leases
+    ) -> None:
         self.claimed: Final = claimed
         self.runnable: Final = runnable
         self.claimed_at: Final = time.monotonic()
@@ -65,6 +68,7 @@ class RunningAttempt:
         self.ended_at: float | None = None
         self.stop_reason: Stop | None = None
         self._records = records
+        self._leases = leases
         self._task: asyncio.Task[object] | None = None
         self._progress: str | None = None
         self._told_progress: str | None = None
@@ -155,7 +159,12 @@ class RunningAttempt:
         return ending
 
     def _note_start(self) -> bool:
-        self.started_at = time.monotonic()
+        now = time.monotonic()
+        if not self._leases.may_begin(self.claimed.claim, now):
+            # This program stood still, or the engine took its time.
+            self.stop(Stop.LOST)
+            return False
+        self.started_at = now
         return True
 
     def _note_progress(self, done: float, total: float | None) -> None:

@@ -176,7 +176,7 @@ class Lane:
             self._parts.counters.claimed += 1
             self._parts.leases.claimed(each.claim, asked_at)
             runnable = self.runnables[each.job.function]
-            attempt = RunningAttempt(each, runnable, self._parts.records)
+            attempt = RunningAttempt(each, runnable, self._parts.records, self._parts.leases)
             self.attempts[each.claim.token] = attempt
             self._running[each.job.function] += 1
             task = asyncio.create_task(self._attend(attempt))

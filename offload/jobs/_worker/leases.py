@@ -94,6 +94,11 @@ class Leases:
         """Return whether the claim is held, as far as is known."""
         return claim in self._held
 
+    def may_begin(self, claim: Claim, now: float) -> bool:
+        """Return whether there is still time to begin: one that has run out may be another's."""
+        held = self._held.get(claim)
+        return held is not None and now < held.until - self._margin
+
     def is_cancelled(self, claim: Claim) -> bool:
         """Return whether somebody has cancelled the job."""
         held = self._held.get(claim)
