@@ -14,7 +14,10 @@ from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
+from offload._child.context import in_worker
 from offload._child.functions import apply
+from offload._child.main_module import inline
+from offload._pool.accepted import accepted
 from offload._pool.fanout import Width, is_refusal
 from offload._pool.invocation import Invocation, InvocationRunner
 from offload._pool.scope import current_scope
@@ -48,6 +51,20 @@ class ViewedPool(InvocationRunner, Protocol):
 
     max_workers: int
 
+    def promise(self, future: Future[Any]) -> bool:
+        """Note a call that was accepted: a pool that is closed lets it end, like all others.
+
+        Returns:
+            False if the pool is closed already.
+        """
+        ...
+
+    async def run_promised(
+        self, invocation: Invocation, may_start: Callable[[], bool] | None = None
+    ) -> Any:
+        """Run a call that was promised; see `InvocationRunner`."""
+        ...
+
     def resolve(self, options: CallOptions) -> ResolvedOptions:
         """Return `options` with what they inherit from the pool."""
         ...
@@ -59,7 +76,9 @@ class PoolExecutor(Executor):
     Made by `Pool.executor()`; usable on any thread, and with `loop.run_in_executor`. Shutting the
     view down ends the view, not the pool. Unlike stdlib's process pool, it also takes functions
     that are decorated with `@offload`, never breaks, and refuses with `QueueFullError` (as the
-    exception of the future) past the pool's `max_queued`.
+    exception of the future) past the pool's `max_queued`. A call that was accepted is run, also if
+    nobody waits for it: the interpreter ends when it has ended, and so does a pool that is closed
+    with `aclose(drain=None)`. In a worker a call is run here and now, and its future is done.
     """
 
     def __init__(self, pool: ViewedPool, options: CallOptionsDict | None = None) -> None:
@@ -97,7 +116,7 @@ class PoolExecutor(Executor):
             A future; its `cancel()` takes a call out of the queue, and returns False once it runs.
 
         Raises:
-            RuntimeError: the view was shut down.
+            RuntimeError: the view was shut down, or the interpreter ends.
             FunctionError: `fn` cannot be sent to a worker.
         """
         return self._schedule(self._begin, fn, args, kwargs)
@@ -130,6 +149,11 @@ class PoolExecutor(Executor):
             raise ValueError(message)
         return self._mapping.map(fn, *iterables, timeout=timeout, **options)
 
+    @property
+    def _max_workers(self) -> int:
+        # Not public in stdlib's executors either, but dask and pipefunc ask for it.
+        return self._pool.max_workers
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - stdlib's signature
         """End the view; the pool goes on.
 
@@ -155,16 +179,27 @@ class PoolExecutor(Executor):
     ) -> Future[Any]:
         target, args = _target_and_arguments(fn, args)
         invocation = Invocation(target, args, kwargs, self._options(fn))
+        is_here = in_worker()
         with self._lock:
             if self._is_shut:
                 message = "cannot schedule new futures after shutdown"
                 raise RuntimeError(message)
-            call = _Call(invocation)
-            self._pending.add(call.future)
-            # Until the call has ended, and everybody who waits for it was told.
-            keeper.hold()
+            if not is_here:
+                return self._accept(begin, invocation)
+        return _done_here(target, args, kwargs)
+
+    def _accept(self, begin: Callable[[_Call], None], invocation: Invocation) -> Future[Any]:
+        """Take a call; under the lock."""
+        call = _Call(invocation)
+        future = call.future
+        assert future is not None  # it has not been settled
+        accepted.add(future)
+        call.is_promised = self._pool.promise(future)
+        self._pending.add(future)
+        # Until the call has ended, and everybody who waits for it was told.
+        keeper.hold()
         keeper.post(begin, call)
-        return call.future
+        return future
 
     def _options(self, fn: Callable[..., Any]) -> ResolvedOptions:
         """Return the options of a call that is made here and now: within a deadline, if any is."""
@@ -222,12 +257,15 @@ class _Call:
     """One call of a view: a future that somebody has, and the asyncio task that serves it."""
 
     def __init__(self, invocation: Invocation) -> None:
-        self.future: Future[Any] = Future()
+        # Until it is settled: whoever has it lets go of its result when he likes.
+        self.future: Future[Any] | None = Future()
         self.context = contextvars.copy_context()
         # A loop only holds its tasks weakly.
         self.task: asyncio.Task[None] | None = None
         self._invocation = invocation
         self._has_told = False
+        # Whether the pool is not to be closed before this has ended.
+        self.is_promised = False
         # Whether it is left to the view what becomes of it when it is refused; how it was.
         self.is_item = False
         self.refusal: BaseException | None = None
@@ -236,6 +274,7 @@ class _Call:
         """Make the call and settle the future, whatever happens."""
         loop = asyncio.get_running_loop()
         future, task = self.future, asyncio.current_task()
+        assert future is not None
         assert task is not None
 
         def cancel(done: Future[Any]) -> None:
@@ -246,8 +285,11 @@ class _Call:
         value: Any = None
         try:
             future.add_done_callback(cancel)
-            if not future.cancelled():
-                value = await pool.run_invocation(self._invocation, self._starts)
+            is_wanted = not future.cancelled()
+            del future
+            if is_wanted:
+                run = pool.run_promised if self.is_promised else pool.run_invocation
+                value = await run(self._invocation, self._starts)
         except asyncio.CancelledError:
             error = futures.CancelledError()
         except BaseException as raised:  # noqa: BLE001 - goes to whoever waits for the future
@@ -263,11 +305,13 @@ class _Call:
         # Also of a cancelled future: `wait` and `as_completed` count it only when it was told.
         if not self._starts():
             return
+        future, self.future = self.future, None
+        assert future is not None
         try:
             if error is None:
-                self.future.set_result(value)
+                future.set_result(value)
             else:
-                self.future.set_exception(error)
+                future.set_exception(error)
         except BaseException:  # noqa: BLE001 - it is logged
             # Of a callback; stdlib catches no more than `Exception`. This thread is ours.
             log_safely(
@@ -280,10 +324,12 @@ class _Call:
 
     def _starts(self) -> bool:
         """Make the future run, if it does not yet; False if it was cancelled."""
+        future = self.future
+        assert future is not None
         if self._has_told:
-            return not self.future.cancelled()
+            return not future.cancelled()
         self._has_told = True
-        return self.future.set_running_or_notify_cancel()
+        return future.set_running_or_notify_cancel()
 
 
 class _Mapping(Executor):
@@ -296,6 +342,23 @@ class _Mapping(Executor):
         """Schedule one item."""
         del kwargs
         return self._view.schedule_item(fn, args)
+
+
+def _done_here(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+    """Return the future of a call that is made in a worker: it is run at once, by this thread.
+
+    A worker that waited for another of the same pool could wait for itself.
+    """
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    function = inline(target.function)
+    try:
+        value = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - goes to whoever waits for the future
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+    return future
 
 
 def _target_and_arguments(

@@ -353,6 +353,20 @@ class Pool:
 
         return await run_on_keeper(running.run(on_trio(invocation), may_start))
 
+    def promise(self, future: Future[Any]) -> bool:
+        """Note a call of a view: a pool that is closed lets it end, wherever it is by then.
+
+        Returns:
+            False if the pool is closed already.
+        """
+        return self._periods.promise(future)
+
+    async def run_promised(
+        self, invocation: Invocation, may_start: Callable[[], bool] | None = None
+    ) -> Any:
+        """Run what was promised, on the keeper's thread; arguments as `run_invocation`."""
+        return await self._periods.promised().run(invocation, may_start)
+
     def stream_invocation(self, invocation: Invocation) -> AsyncIterator[Any]:
         """Run a generator function; what `OffloadedGenerator.stream` calls."""
         running = self._periods.current()

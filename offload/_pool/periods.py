@@ -6,7 +6,11 @@ own; the one before may still be ending its workers.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from offload._child.context import asyncio_loop
@@ -14,6 +18,8 @@ from offload._values.options import check_number
 from offload.errors import PoolClosedError
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from asyncio import Future as AsyncioFuture
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
@@ -47,6 +53,25 @@ class Periods:
         self.lock = threading.Lock()
         self.running: RunningPool | None = None
         self.is_closed = False
+        # Calls that were accepted on some thread, and are perhaps still on their way to here.
+        self._promised: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        # Whether the pool is closed, and nothing but they may come in.
+        self._awaits_promised = False
+
+    def promise(self, future: Future[Any]) -> bool:
+        """Note a call that was accepted; False if the pool is closed, and will refuse it."""
+        with self.lock:
+            if not self.is_closed:
+                self._promised.add(future)
+            return not self.is_closed
+
+    def promised(self) -> RunningPool:
+        """Return what runs the calls that were promised, also while the pool is closing.
+
+        Raises:
+            PoolClosedError: the pool was closed.
+        """
+        return self._current(is_promised=self._awaits_promised)
 
     def current(self) -> RunningPool:
         """Return what runs the calls, making it at the first one.
@@ -54,6 +79,11 @@ class Periods:
         Raises:
             PoolClosedError: the pool was closed.
         """
+        if self._awaits_promised:
+            self._refuse_if_closed()
+        return self._current()
+
+    def _current(self, *, is_promised: bool = False) -> RunningPool:
         running = self.running
         if running is not None:
             return running  # refuses calls itself while it is closing
@@ -62,9 +92,10 @@ class Periods:
         killed: Future[None] | None = None
         with self.lock:
             if self.running is None:
-                self._refuse_if_closed()
+                if not is_promised:
+                    self._refuse_if_closed()
                 running = self.running = make()
-                if self._was_killed():
+                if self._was_killed() and not is_promised:
                     killed = running.life.kill()
             running = self.running
         if killed is not None:  # without the lock: it may be done already
@@ -88,6 +119,9 @@ class Periods:
         with self.lock:
             if self.is_closed:
                 self.is_closed = False
+                if self._awaits_promised:
+                    self._awaits_promised = False  # it has not begun to close
+                    return
                 self.running = None  # one that is still closing goes on by itself
 
     async def open(self) -> None:
@@ -99,7 +133,32 @@ class Periods:
         check_number("drain", drain, minimum=0.0)
         with self.lock:
             self.is_closed = True
+            promised = [future for future in self._promised if not future.done()]
+            self._awaits_promised = bool(promised) and drain != 0.0
             running = self.running
+        if self._awaits_promised:
+            began = time.monotonic()
+            try:
+                await _bridge(_wait_for_all(promised, drain))
+            except BaseException:
+                await self._end(self._stop_awaiting(running), 0.0)
+                raise
+            running = self._stop_awaiting(running)
+            if drain is not None:
+                drain = max(drain - (time.monotonic() - began), 0.0)
+        await self._end(running, drain)
+
+    def _stop_awaiting(self, running: RunningPool | None) -> RunningPool | None:
+        """Let nothing more in; return what is to end: what was made for the promised, if need be.
+
+        Args:
+            running: what ran the calls when the pool was closed.
+        """
+        with self.lock:
+            self._awaits_promised = False
+            return (running or self.running) if self.is_closed else None
+
+    async def _end(self, running: RunningPool | None, drain: float | None) -> None:
         if running is None:
             return
         import anyio
@@ -121,6 +180,7 @@ class Periods:
         # A signal handler runs on a thread that may have the lock, and then never gets it.
         has_lock = self.lock.acquire(timeout=_LOCK_SECONDS)
         self.is_closed = True
+        self._awaits_promised = False
         running = self.running
         if has_lock:
             self.lock.release()
@@ -147,6 +207,7 @@ class Periods:
         """Let go of the workers: this is a forked copy of the process that has them."""
         # Locks may have been held by threads that do not exist in this process.
         self.lock = threading.Lock()
+        self._promised = weakref.WeakSet()
         running, self.running = self.running, None
         if running is not None:
             running.shell.backend.forget()
@@ -172,3 +233,22 @@ async def _wait_at_most(future: Future[None], seconds: float | None) -> None:
 
     # Not wait_for: it would cancel the future, which others may wait for.
     await asyncio.wait({asyncio.wrap_future(future)}, timeout=seconds)
+
+
+async def _wait_for_all(futures: list[Future[Any]], seconds: float | None) -> None:
+    import asyncio
+
+    ends: list[asyncio.Future[None]] = []
+    loop = asyncio.get_running_loop()
+
+    # Not wrap_future: who cancels this wait must not cancel what others wait for.
+    for future in futures:
+        end: asyncio.Future[None] = loop.create_future()
+        ends.append(end)
+        future.add_done_callback(partial(_finish_soon, loop, end))
+    await asyncio.wait(ends, timeout=seconds)
+
+
+def _finish_soon(loop: AbstractEventLoop, end: AsyncioFuture[None], _: Future[Any]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(end.set_result, None)

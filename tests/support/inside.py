@@ -56,6 +56,20 @@ def call_if(
     return pool.run_invocation(invocation_of(pool, function, *args, **options), begin)
 
 
+def call_of_view() -> tuple[Future[Any], Any]:
+    """Return a future, and the call of a view that settles it."""
+    from offload.executor import _Call
+
+    made = _Call(Invocation(target_of(len), ([],), {}, ResolvedOptions()))
+    assert made.future is not None
+    return made.future, made
+
+
+def width_of_view(pool: Pool) -> int:
+    """Return the attribute of a view that other libraries read, though it is not public."""
+    return pool.executor()._max_workers
+
+
 def stream(pool: Pool, function: Any, *args: Any, **options: Any) -> AsyncIterator[Any]:
     """Stream the items of a plain generator function, as a decorated one's are."""
     return pool.stream_invocation(invocation_of(pool, function, *args, **options))

@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from offload import Pool
+
 
 def square(value):
     return value * value
@@ -43,3 +45,16 @@ class Account:
 
     def __call__(self, amount):
         return self.balance - amount
+
+
+def nested(depth):
+    """Return what a call of a call of … a call returns, each by way of an executor."""
+    if depth == 0:
+        return "leaf"
+    return Pool.named().executor().submit(nested, depth - 1).result(5)
+
+
+def nested_map(count):
+    """Return squares, each by way of an executor."""
+    executor = Pool.named().executor()
+    return list(executor.map(square, range(count), timeout=5))
