@@ -40,12 +40,21 @@ from offload.errors import (
     WorkerCrashedError,
     WorkerStartError,
 )
+from offload.jobs._codec_errors import JobArgumentError
+from offload.jobs._errors import (
+    JobConflictError,
+    JobNotFoundError,
+    JobsCorruptError,
+    JobsUnavailableError,
+    JobTimeoutError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["Answer", "CancelOnDisconnect", "DeadlineFromHeader", "answer_to"]
 
+_OURS = __name__.partition(".")[0]
 # Seconds a client is told to wait where the error itself has no estimate: a pool that closes is
 # usually replaced by another server within a second or so, and asking again costs little.
 _DEFAULT_RETRY_AFTER = 1.0
@@ -58,7 +67,8 @@ class Answer:
     """What a client is told of an error: what it may do next, and nothing of how we are made.
 
     Attributes:
-        status: HTTP status: 503 (with `Retry-After`), 504, 500; 499 where the client has left.
+        status: HTTP status: 503 (with `Retry-After`), 504, 500; 499 where the client has left; 404
+            and 409 of a job that is not there, or in another state than was asked for.
         headers: headers that belong to it.
         detail: a fixed text for a human at the client. The error's own may quote an argument.
         error: name of the error's class; of ours, where the application has a subclass.
@@ -126,6 +136,16 @@ _RULES: dict[type, _Rule] = {
     FunctionNotFoundError: _NO_CALL,
     PoolNotFoundError: _NO_CALL,
     ArgumentError: _NO_CALL,
+    JobArgumentError: _NO_CALL,
+    JobNotFoundError: _Rule(HTTPStatus.NOT_FOUND, _INFO, "There is no such job."),
+    JobConflictError: _Rule(
+        HTTPStatus.CONFLICT, _INFO, "The job is in a state that does not allow this."
+    ),
+    JobTimeoutError: _Rule(_LATE, _INFO, "The work has not ended in time. It goes on."),
+    JobsUnavailableError: _Rule(
+        _BUSY, _ERROR, "The server cannot keep this request at present. Try again later."
+    ),
+    JobsCorruptError: _NO_CALL,
     OffloadError: _Rule(_BROKEN, _ERROR, "The work failed."),
 }
 # For an error without a rule of its own: what became of the call.
@@ -138,8 +158,15 @@ _BY_OUTCOME: dict[Outcome, _Rule] = {
 }
 
 # Which of several errors decides what the client is told. One that has left reads no answer.
-# Otherwise it is the worst: to come back later mends a refusal, and neither of the others.
-_WORST_FIRST = (CLIENT_CLOSED_REQUEST, _BROKEN, _LATE, _BUSY)
+# Otherwise it is the worst: to come back later mends a refusal, and none of the others.
+_WORST_FIRST = (
+    CLIENT_CLOSED_REQUEST,
+    _BROKEN,
+    _LATE,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.NOT_FOUND,
+    _BUSY,
+)
 
 
 @overload
@@ -150,9 +177,9 @@ def answer_to(error: Exception) -> Answer | None:
     """Return what to tell the client of a request that ended with `error`.
 
     Of several calls at once in a task group, whose errors come as an `ExceptionGroup`, one decides:
-    499 goes before 500, that before 504, and 503 comes last; among equals the one with the highest
-    `level`, then the first. `may_have_run` is true if any of the calls that failed may have run,
-    `level` is the highest of all, and `Retry-After` the longest.
+    499 goes before 500, that before 504, then 409 and 404, and 503 comes last; among equals the one
+    with the highest `level`, then the first. `may_have_run` is true if any of the calls that failed
+    may have run, `level` is the highest of all, and `Retry-After` the longest.
 
     Args:
         error: an error of ours, or a group of them, of groups too.
@@ -173,7 +200,7 @@ def answer_to(error: Exception) -> Answer | None:
         headers["Retry-After"] = str(math.ceil(min(max(seconds, 1.0), _MAX_RETRY_AFTER)))
     # Our own class, not an application's subclass of it: names of its code stay in the server.
     kinds = type(decisive).__mro__
-    kind = next(kind for kind in kinds if kind.__module__ == OffloadError.__module__)
+    kind = next(kind for kind in kinds if kind.__module__.partition(".")[0] == _OURS)
     return Answer(
         status=int(rule.status),
         headers=headers,

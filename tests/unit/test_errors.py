@@ -1,4 +1,4 @@
-"""`offload.errors`: each error crosses processes whole and says whether the function ran."""
+"""Errors, those of jobs and schedules too: each pickles whole and says if the function ran."""
 
 import copy
 import inspect
@@ -22,8 +22,12 @@ from offload.errors import (
     ResultError,
     TaskTimeoutError,
 )
+from offload.jobs import _codec_errors as codec_errors
+from offload.jobs import _errors as job_errors
+from offload.schedules import _errors as schedule_errors
 
-PUBLIC = [getattr(errors, name) for name in errors.__all__]
+HOMES = (errors, job_errors, codec_errors, schedule_errors)
+PUBLIC = [getattr(module, name) for module in HOMES for name in module.__all__]
 OURS = [kind for kind in PUBLIC if issubclass(kind, OffloadError)]
 COMMON = ("function", "pool", "may_have_run")
 # A value for each type that an attribute may have; never the default.

@@ -21,6 +21,18 @@ from offload.errors import (
     WorkerCrashedError,
     WorkerStartError,
 )
+from offload.jobs import (
+    JobArgumentError,
+    JobConflictError,
+    JobNotFoundError,
+    JobQueueFullError,
+    JobsUnavailableError,
+    JobTimeoutError,
+)
+from offload.jobs import _codec_errors as codec_errors
+from offload.jobs import _errors as job_errors
+from offload.schedules import NotFiredError
+from offload.schedules import _errors as schedule_errors
 
 CASES = [
     (QueueFullError("secret", retry_after=2.2), 503, {"Retry-After": "3"}, False, logging.INFO),
@@ -38,6 +50,26 @@ CASES = [
     (WorkerCrashedError("secret", pid=1, may_have_run=True), 500, {}, True, logging.ERROR),
     (ArgumentError("secret", function="f"), 500, {}, False, logging.ERROR),
     (OffloadError("secret"), 500, {}, True, logging.ERROR),
+    (
+        JobQueueFullError("secret", queue="q", limit=1),
+        503,
+        {"Retry-After": "1"},
+        False,
+        logging.INFO,
+    ),
+    (JobsUnavailableError("secret", location="l"), 503, {"Retry-After": "1"}, False, logging.ERROR),
+    (
+        JobsUnavailableError("secret", location="l", may_have_happened=True),
+        503,
+        {"Retry-After": "1"},
+        True,
+        logging.ERROR,
+    ),
+    (JobNotFoundError("secret", job_id="1"), 404, {}, True, logging.INFO),
+    (JobConflictError("secret", job_id="1", state="active"), 409, {}, True, logging.INFO),
+    (JobTimeoutError("secret", job_id="1", timeout=1.0), 504, {}, True, logging.INFO),
+    (JobArgumentError("secret"), 500, {}, False, logging.ERROR),
+    (NotFiredError("secret", schedule="s"), 503, {"Retry-After": "1"}, False, logging.INFO),
 ]
 
 
@@ -56,12 +88,15 @@ def test_answer_says_what_the_client_may_do(error, status, headers, may_have_run
 def test_every_error_has_an_answer():
     """An error of ours that nobody thought of here is a 500, never a failure to answer."""
     kinds = [
-        kind for kind in map(errors.__dict__.get, errors.__all__) if issubclass(kind, OffloadError)
+        kind
+        for module in (errors, job_errors, codec_errors, schedule_errors)
+        for kind in map(module.__dict__.get, module.__all__)
+        if issubclass(kind, OffloadError)
     ]
-    assert len(kinds) > 10
+    assert len(kinds) > 20
     for kind in kinds:
         error = kind.__new__(kind, "text")
-        assert answer_to(error).status in {499, 500, 503, 504}
+        assert answer_to(error).status in {404, 409, 499, 500, 503, 504}
 
 
 FULL = QueueFullError("secret", retry_after=2.0)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ending_of", "outcome_of"]
 
-# The function did not run, and not because of the job.
-_NOT_OF_THE_JOB = (PoolClosedError, QueueFullError, QueueTimeoutError, WorkerStartError)
+# The pool refused or stopped it: the job is handed back, and has not used up an attempt.
+_REFUSED_BY_POOL = (PoolClosedError, QueueFullError, QueueTimeoutError, WorkerStartError)
 
 
 def ending_of(job: JobRecord, error: Exception) -> Ending:
@@ -39,7 +39,7 @@ def ending_of(job: JobRecord, error: Exception) -> Ending:
     told = job_error(error)
     if isinstance(error, WorkerCrashedError):
         return after_crash(standing, told, now=now, draw=draw)
-    if isinstance(error, _NOT_OF_THE_JOB):
+    if isinstance(error, _REFUSED_BY_POOL):
         return Release()
     if isinstance(error, DeadlineError):
         return Fail(told)
