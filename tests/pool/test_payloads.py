@@ -382,11 +382,24 @@ class TestLostOnTheWay:
 
 
 def shared_bytes() -> int:
-    """Return how much memory all anonymous files of the machine take."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("Shmem:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError
+    """Return how much memory anonymous files of this process and its children take.
+
+    Not Shmem of /proc/meminfo, which other tests of the machine change as well.
+    """
+    sizes: dict[int, int] = {}
+    process = psutil.Process()
+    for pid in (process.pid, *(child.pid for child in process.children(recursive=True))):
+        with contextlib.suppress(OSError):  # it may have ended
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if "/memfd:" in str(fd.readlink()):
+                        sizes[fd.stat().st_ino] = fd.stat().st_blocks * 512
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                span, _, _, _, inode, *name = line.split()
+                if name and name[0].startswith("/memfd:"):
+                    start, end = (int(each, 16) for each in span.split("-"))
+                    sizes.setdefault(int(inode), end - start)
+    return sum(sizes.values())
 
 
 @pytest.mark.anyio
