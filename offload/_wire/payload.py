@@ -22,9 +22,10 @@ File: an anonymous file, written in a thread, that travels beside the frame as a
 body has its layout. See `offload._wire.large`. Open files among the arguments travel in the same
 way, as descriptors of their own.
 
-`way_of` decides between the first three, for both directions. Where there is no memfd (macOS) there
-is no shared buffer, and the file is on a disk. Workers of executors have neither: theirs are plain
-pickles of any size, and open files are copied into them.
+`way_of` has the limits by size, and `Sink` stops a pickler at them. What looks large at a glance is
+pickled in a thread (`offload._pool.codec`), and still goes by the first way that has room. Where
+there is no memfd (macOS) there is no shared buffer, and the file is on a disk. Workers of executors
+have neither: theirs are plain pickles of any size, and open files are copied into them.
 
 Pickles are read only from our own parent or child process, over a socketpair that no one else has.
 """
@@ -70,17 +71,11 @@ class Way:
     FILE: Final = 3
 
 
-def way_of(size_bytes: int, loose_bytes: int = 0) -> int:
-    """Return the way of a payload, one of `Way`.
-
-    Args:
-        size_bytes: its size.
-        loose_bytes: how much of it is no buffer, but small objects, which take long to pickle and
-            unpickle for their size.
-    """
+def way_of(size_bytes: int) -> int:
+    """Return the way of a payload of so many bytes, one of `Way`; a file if it is no buffer."""
     if size_bytes <= INLINE_BYTES:
         return Way.FRAME
-    if size_bytes <= BUFFER_BYTES and loose_bytes <= INLINE_BYTES:
+    if size_bytes <= BUFFER_BYTES:
         return Way.SHARED_BUFFER
     return Way.FILE
 
@@ -255,13 +250,17 @@ def request_here(payload: tuple[Any, ...], kind: int) -> Request | None:
 
 
 def request_in_thread(payload: tuple[Any, ...], kind: int, limit: int | None) -> Request:
-    """Pickle a call of any size into a file; off the event loop. See `request_here`.
+    """Pickle a call of any size, into a file if need be; off the event loop. See `request_here`.
 
     Raises:
         TooManyBytes: it is larger than `limit`.
         OSError: there is no memory or disk for it.
         Exception: whatever pickling raises.
     """
+    # A list of a thousand numbers takes too long for the loop, and is smaller than a frame.
+    request = request_here(payload, kind)
+    if request is not None and (limit is None or request.size_bytes <= limit):
+        return request
     body, descriptor, size, files = encode_with_files(payload, limit)
     if not files:
         return Request(pack_frame(kind, body, Flag.LARGE), descriptor, size)

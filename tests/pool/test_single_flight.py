@@ -126,10 +126,12 @@ class TestCoalesce:
         await entered.heard()
         await until(lambda: sum(inside.callers_of_flights(pool)) == count)
 
+    @pytest.mark.parametrize("entries", [0, 1000], ids=["few entries", "many entries"])
     async def test_identical_calls_share_one_run(
-        self, wide: Pool, entered: Fifo, gate: Fifo
+        self, wide: Pool, entered: Fifo, gate: Fifo, entries: int
     ) -> None:
         """N identical calls under way at once are one run, and each has a copy of its own."""
+        argument = {"list": [1], **{str(number): number for number in range(entries)}}
         before = wide.statistics()
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
@@ -140,7 +142,7 @@ class TestCoalesce:
                             crossing_functions.run_and_hold,
                             entered.path,
                             gate.path,
-                            {"list": [1]},
+                            argument,
                         )
                     )
                     for _ in range(10)
@@ -149,7 +151,7 @@ class TestCoalesce:
                     group.start_soon(caller)
                 await self.joined(wide, len(callers), entered)
                 gate.let()
-        assert [caller.result for caller in callers] == [{"list": [1]}] * 10
+        assert [caller.result for caller in callers] == [argument] * 10
         assert len({id(caller.result["list"]) for caller in callers}) == 10
         now = wide.statistics()
         assert (now.completed, now.attempts) == (before.completed + 10, before.attempts + 1)

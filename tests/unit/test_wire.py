@@ -489,18 +489,36 @@ class TestOwners:
 
 
 @pytest.mark.parametrize(
-    "size,loose,way",
+    "size,way",
     [
-        (INLINE_BYTES, INLINE_BYTES, Way.FRAME),
-        (INLINE_BYTES + 1, INLINE_BYTES, Way.SHARED_BUFFER),
-        (INLINE_BYTES + 2, INLINE_BYTES + 1, Way.FILE),
-        (BUFFER_BYTES, 0, Way.SHARED_BUFFER),
-        (BUFFER_BYTES + 1, 0, Way.FILE),
+        (INLINE_BYTES, Way.FRAME),
+        (INLINE_BYTES + 1, Way.SHARED_BUFFER),
+        (BUFFER_BYTES, Way.SHARED_BUFFER),
+        (BUFFER_BYTES + 1, Way.FILE),
     ],
 )
-def test_size_decides_the_way(size, loose, way):
-    """A payload goes by the frame, the shared buffer or a file, by its size and what it is of."""
-    assert way_of(size, loose) == way
+def test_size_decides_the_way(size, way):
+    """A payload goes by the frame, the shared buffer or a file, by its size."""
+    assert way_of(size) == way
+
+
+@pytest.mark.parametrize(
+    "argument,has_file",
+    [
+        (list(range(1000)), False),
+        ([bytes(1000)] * 10, False),
+        (list(range(INLINE_BYTES)), True),
+        (bytes(BUFFER_BYTES + 1), True),
+    ],
+    ids=["numbers", "pieces", "many numbers", "bytes"],
+)
+def test_thread_makes_a_file_only_of_what_is_large(argument, has_file):
+    """A list that takes too long to pickle on the loop still travels in a frame."""
+    request = request_in_thread((None, (argument,), {}, None), 1, None)
+    try:
+        assert (request.descriptor is not None) == has_file
+    finally:
+        request.close()
 
 
 messages = st.lists(
