@@ -45,8 +45,8 @@ __all__ = ["Annotations", "Decorated", "check_call_options"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What a function has and we have not, as it is where the function has it not either: one that is
-# written in C, or an object that is called.
+# Attributes of functions that this class lacks, with what is shown where the wrapped object lacks
+# them, too: it is written in C, or it is an instance that can be called.
 _OF_FUNCTION: dict[str, Any] = {
     "__annotate__": None,
     "__closure__": None,

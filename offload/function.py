@@ -259,7 +259,7 @@ def offload(
             `priority`: larger runs first, default 0. `max_crash_retries`: how many times a call is
             run again whose worker died under it, default 0; for functions that may run twice.
             `grace`: seconds between asking an unwanted task to stop (`task_context().cancelled()`)
-            and ending its process, default 0; so long it counts as running. `single_flight`:
+            and ending its process, default 0; it counts as running until then. `single_flight`:
             identical calls (same pickled arguments; those of more than 64 KiB may be left out)
             that are under way at once share one run, default False. `on_progress`: called on the
             event loop, in the caller's context, with (done, total) of

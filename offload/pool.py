@@ -263,7 +263,7 @@ class Pool:
         """Tell `observer` of each call of this pool; twice, if it is given twice.
 
         Returns:
-            Takes it back.
+            A function that removes the observer.
         """
         return self._observers.add(observer)
 
@@ -272,7 +272,7 @@ class Pool:
         """Tell `observer` of each call of every pool of this process, of later ones too.
 
         Returns:
-            Takes it back.
+            A function that removes the observer.
         """
         return cls._registry.observers.add(observer)
 

@@ -1,6 +1,7 @@
 """The books of a pool: what became of each call, function by function, and the last failures.
 
-Every call is counted once, by `Accounts.ended`, where its caller gets the result. Attempts, which
+Every call is counted once, where its caller gets the result: by `Accounts.ended`, or by
+`FunctionAccount.call_ended` where the short cut knows that there was no error. Attempts, which
 are tasks of a worker, are counted apart: a call that is retried has several, one that was refused
 has none. The books are the pool's, so that they survive its closing and opening.
 

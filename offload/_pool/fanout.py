@@ -24,7 +24,7 @@ _MOST_PATIENCE = 64
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the pool has refused a call, and not the function something of its own."""
+    """Return whether the pool refused a call; what the function itself raised does not count."""
     return isinstance(error, QueueFullError) and not isinstance(error.__cause__, RemoteTraceback)
 
 

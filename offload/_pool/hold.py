@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Hold(Generic[T]):
-    """That somebody holds something; the last one to let go of it closes it.
+    """One share of something that is closed with its last share.
 
     Holders may be on any event loops and threads of the process.
 
@@ -28,8 +28,8 @@ class Hold(Generic[T]):
     """
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
-    # How many there are of what is held, and what is done when that which is being closed is
-    # closed: never both of one thing.
+    # The number of shares of each thing, and a future for each thing that is being closed. No thing
+    # is in both.
     _counts: ClassVar[dict[object, int]] = {}
     _closing: ClassVar[dict[object, Future[None]]] = {}
 
