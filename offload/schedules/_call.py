@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import anyio
@@ -111,7 +112,7 @@ class ScheduledCall:
         # Of a bound method the signature has what is left to give.
         function: Any = raw if not _is_bound(self.function) else self.function
         try:
-            inspect.signature(function).bind(*self.args, **(given | self.kwargs))
+            _signature(function).bind(*self.args, **(given | self.kwargs))
         except TypeError as error:
             raise ScheduleError(
                 f"{name_of(self.function)} cannot be called as scheduled: {error}; give args and "
@@ -173,13 +174,23 @@ def name_of(function: Any) -> str:
     return f"{module}.{qualname}"
 
 
+@lru_cache(maxsize=256)
+def _signature(function: Any) -> inspect.Signature:
+    return inspect.signature(function)
+
+
 def _is_bound(function: Any) -> bool:
     return inspect.ismethod(function) or bool(getattr(function, "bound", ()))
 
 
 def context_parameter(function: Any) -> str | None:
     """Return the name of the parameter that is annotated with `FireContext`, if there is one."""
-    raw = plain(function)
+    return _context_parameter(plain(function))
+
+
+# Many schedules may be of one function.
+@lru_cache(maxsize=256)
+def _context_parameter(raw: Any) -> str | None:
     annotations: dict[str, Any] = getattr(raw, "__annotations__", {})
     try:
         annotations = get_type_hints(raw)

@@ -66,7 +66,9 @@ def schedule(
         from offload.schedules._schedule import Schedule
         from offload.schedules._scheduler import default_scheduler
 
-        (scheduler or default_scheduler()).add(
+        # An empty one is false.
+        home = default_scheduler() if scheduler is None else scheduler
+        home.add(
             Schedule(
                 fire_times,
                 function,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 from offload.schedules._call import ScheduledCall, name_of
 from offload.schedules._errors import ScheduleError
 from offload.schedules._execute import execute
-from offload.schedules._fire_times import Cron, FireTimes
+from offload.schedules._fire_times import At, Cron, Every, FireTimes
 from offload.schedules._records import Coalesce, Overlap, Phase, Policy
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = ["PolicyDict", "Schedule", "ScheduleStatus"]
 
 # What engines take as the id of a job, less what stands behind the name.
 _MAX_NAME: Final = 150
+_OURS: Final = (Cron, Every, At)
 
 
 class ScheduleStatus(StrEnum):
@@ -369,7 +370,8 @@ def fire_times_of(fire_times: FireTimes | str, timezone: str | tzinfo) -> FireTi
     """
     if isinstance(fire_times, str):
         return Cron(fire_times, timezone)
-    if not isinstance(fire_times, FireTimes):
+    # By the class first: to ask a protocol takes a hundred times as long.
+    if not isinstance(fire_times, _OURS) and not isinstance(fire_times, FireTimes):
         raise ScheduleError(
             f"{fire_times!r:.100} is no time to fire: give a cron expression, Cron, Every or At"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from offload.jobs import Jobs, WorkerProgram
     from offload.roles import Role
+    from offload.schedules import Scheduler
 
 __all__ = ["lifespan"]
 
@@ -31,6 +32,7 @@ def lifespan(
     jobs: Jobs | None = None,
     worker: Callable[[Jobs], WorkerProgram] | None = None,
     role: Role | str | None = None,
+    scheduler: Scheduler | None = None,
 ) -> Callable[[object], AbstractAsyncContextManager[None]]: ...
 @overload
 def lifespan(
@@ -40,6 +42,7 @@ def lifespan(
     jobs: Jobs | None = None,
     worker: Callable[[Jobs], WorkerProgram] | None = None,
     role: Role | str | None = None,
+    scheduler: Scheduler | None = None,
 ) -> Lifespan[AppT]: ...
 def lifespan(
     *pools: Pool | str,
@@ -48,6 +51,7 @@ def lifespan(
     jobs: Jobs | None = None,
     worker: Callable[[Jobs], WorkerProgram] | None = None,
     role: Role | str | None = None,
+    scheduler: Scheduler | None = None,
 ) -> Lifespan[Any]:
     """Bind pools, and jobs if there are any, to the life of an application.
 
@@ -73,6 +77,9 @@ def lifespan(
         role: what this program does of it, as for `offload.roles.Program`: "web" is what is said
             above, "worker" runs `jobs`, "all" both. None: what `OFFLOAD_ROLE` says, and web if
             that says nothing.
+        scheduler: fires its schedules while the application serves: it begins after the startup of
+            `inner` and has ended before the shutdown of that. Its own `drain` comes before that of
+            the pools.
 
     Returns:
         What `Starlette(lifespan=...)` and `FastAPI(lifespan=...)` take. It can be entered again
@@ -99,7 +106,10 @@ def lifespan(
     @asynccontextmanager
     async def bound(app: object) -> AsyncGenerator[Any]:
         within = None if inner is None else partial(inner, app)
-        async with program.running(within) as state:
+        async with (
+            program.running(within) as state,
+            nullcontext() if scheduler is None else scheduler,
+        ):
             yield state
 
     return bound
