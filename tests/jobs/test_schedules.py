@@ -26,9 +26,9 @@ from offload.schedules import (
 )
 from tests.jobs.engines import SqlitePlace
 from tests.jobs.values import wanted
+from tests.schedules.story import BASE, Clock, Story, ready
 from tests.support.functions import scheduled
 from tests.support.processes import until
-from tests.support.schedules import BASE, Clock, Story, ready
 
 pytestmark = pytest.mark.anyio
 

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.schedules.story import Clock
 from tests.support.functions import scheduled
-from tests.support.schedules import Clock
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from offload.schedules import (
     schedule,
 )
 from offload.starlette import lifespan
+from tests.schedules.story import BASE, Story, ready
 from tests.support.functions import scheduled
 from tests.support.processes import until
-from tests.support.schedules import BASE, Story, ready
 
 pytestmark = pytest.mark.anyio
 
