@@ -33,7 +33,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "schedule": (
         "offload._cli.schedule",
-        "when does a cron expression fire?",
+        "when does a cron expression fire? List, run, pause and resume schedules",
     ),
     "top": (
         "offload._cli.top",

@@ -1,4 +1,4 @@
-"""`offload schedule next EXPRESSION`: when a cron expression fires."""
+"""`offload schedule …`: when an expression fires, and what the schedules of an application do."""
 
 from __future__ import annotations
 
@@ -7,17 +7,43 @@ import sys
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
-from offload.schedules import Cron, ScheduleError
-
 if TYPE_CHECKING:
     import argparse
 
 __all__ = ["add_arguments", "run"]
 
+_OF_APPLICATIONS = ("list", "run", "pause", "resume")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_next(actions)
+    for name, what in (
+        ("list", "list schedules: what they do, their next and last runs"),
+        ("run", "run a schedule now"),
+        ("pause", "have schedules fire nowhere, until they are resumed"),
+        ("resume", "end a pause"),
+    ):
+        action = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+        action.add_argument(
+            "app",
+            metavar="MODULE[:SCHEDULER]",
+            help="the module with the schedules; it may name its Scheduler, such as app:scheduler",
+        )
+        action.add_argument("--app-dir", metavar="FOLDER", help="where it is (default: here)")
+        if name == "list":
+            action.add_argument("--json", action="store_true", help="print JSON, a line for each")
+        elif name == "run":
+            action.add_argument("name", metavar="NAME", help="of the schedule")
+            action.add_argument(
+                "--wait", action="store_true", help="of a job: wait for its end, print its result"
+            )
+        else:
+            action.add_argument("names", nargs="+", metavar="NAME", help="of a schedule")
+
+
+def _add_next(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     following = actions.add_parser(
         "next",
         help="print the next fire times of a cron expression",
@@ -47,15 +73,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the fire times."""
+    """Do what was asked for."""
+    try:
+        if arguments.action in _OF_APPLICATIONS:
+            from offload._cli.schedules import run as run_for_application
+
+            return run_for_application(arguments)
+        return _print_next(arguments)
+    except ImportError as error:
+        return _refuse(str(error))
+
+
+def _print_next(arguments: argparse.Namespace) -> int:
+    from offload.schedules import Cron, ScheduleError
+
     if arguments.count < 1:
         return _refuse(f"-n must be 1 or more, not {arguments.count}")
     try:
         cron = Cron(arguments.expression, timezone=arguments.timezone)
         start = _instant(arguments.start, cron.timezone)
     except ScheduleError as error:
-        return _refuse(str(error))
-    except ImportError as error:
         return _refuse(str(error))
     following = cron.next_after(start)
     found = 0
@@ -73,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _instant(text: str | None, zone: tzinfo) -> datetime:
+    from offload.schedules import ScheduleError
+
     if text is None:
         return datetime.now(UTC)
     try:

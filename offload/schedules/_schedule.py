@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 from offload.schedules._call import ScheduledCall, name_of
 from offload.schedules._errors import ScheduleError
-from offload.schedules._execute import execute
+from offload.schedules._execute import enqueue, execute
 from offload.schedules._fire_times import At, Cron, Every, FireTimes
 from offload.schedules._records import Coalesce, Overlap, Phase, Policy
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from offload._values.histogram import HistogramSnapshot
-    from offload.jobs import Jobs
+    from offload.jobs import Job, Jobs
     from offload.schedules._decisions import ScheduleState
     from offload.schedules._events import EventKind, Events, ScheduleEvent
     from offload.schedules._fires import ScheduleRun
@@ -273,6 +273,17 @@ class Schedule:
         Cancellation: stops the run.
         """
         return await (execute(self) if self._home is None else self._home.execute(self))
+
+    async def enqueue(self) -> Job[Any]:
+        """Enqueue a run of it now, of a schedule with jobs, and do not wait for its end.
+
+        Raises:
+            ScheduleError: its fires are no jobs.
+            OffloadError: as `Jobs.enqueue` does.
+        """
+        if self.jobs is None:
+            raise ScheduleError(f"fires of {self.name!r} are no jobs; execute() runs it here")
+        return await enqueue(self)
 
     async def pause(self) -> None:
         """Have it fire no more; what runs goes on. What would have fired meanwhile never will.

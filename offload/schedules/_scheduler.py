@@ -186,7 +186,7 @@ class Scheduler:
             await self._context.__aenter__()
             for schedule in self:
                 self._keeper_of(schedule).add(schedule)
-            jobs = self._fleet()
+            jobs = self.jobs
             if jobs is not None:
                 self._keeper(jobs)
         except BaseException:
@@ -215,13 +215,15 @@ class Scheduler:
                 self._drop(name)
             self._stored.clear()
 
-    def _fleet(self) -> Jobs | None:
+    @property
+    def jobs(self) -> Jobs | None:
+        """Whose engine it shares with other processes; None: with none."""
         if self._jobs is not None:
             return self._jobs
         return default_jobs() if os.environ.get(ENVIRONMENT) else None
 
     def _jobs_of(self, schedule: Schedule) -> Jobs | None:
-        return self._fleet() if schedule.jobs is None else schedule.jobs
+        return self.jobs if schedule.jobs is None else schedule.jobs
 
     def _keeper_of(self, schedule: Schedule) -> Keeper:
         return self._keeper(self._jobs_of(schedule))

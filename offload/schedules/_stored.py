@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from offload.schedules._fire_times import FireTimes
     from offload.schedules._schedule import PolicyDict
 
-__all__ = ["StoredSchedule", "StoredSchedules", "schedule_of"]
+__all__ = ["StoredSchedule", "StoredSchedules", "schedule_of", "schedule_of_stored"]
 
 _logger: Final = logging.getLogger("offload.schedules")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -242,6 +242,18 @@ def schedule_of(name: str, declaration: Mapping[str, Any], jobs: Jobs) -> Schedu
         log_safely(_logger, logging.ERROR, "schedule %s cannot be fired here", name, exc_info=True)
         return None
     return Schedule.of_parts(name, stored.fire_times, stored.policy, call, stored.metadata)
+
+
+async def schedule_of_stored(name: str, jobs: Jobs) -> Schedule | None:
+    """Return a schedule that was made at run time; None: there is none, or it cannot be read.
+
+    Raises:
+        JobsUnavailableError: the engine cannot be reached.
+    """
+    spec = await Kept(jobs, this_program()).spec(name)
+    if spec is None or spec.declaration is None:
+        return None
+    return schedule_of(name, spec.declaration, jobs)
 
 
 def _stored(name: str, spec: SpecNote) -> StoredSchedule:
