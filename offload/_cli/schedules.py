@@ -148,7 +148,8 @@ async def _rows(scheduler: Scheduler) -> list[_Row]:
     for jobs in _all_jobs(scheduler):
         for stored in await StoredSchedules(jobs).list():
             found = await schedule_of_stored(stored.name, jobs)
-            if found is not None and found.name not in scheduler:
+            # Several of these jobs may be of one engine.
+            if found is not None and found.name not in {row.schedule.name for row in rows}:
                 found.added_to(scheduler)
                 rows.append(_Row(found, stored.is_paused, await found.last_run()))
     return sorted(rows, key=lambda row: row.schedule.name)
