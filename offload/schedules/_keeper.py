@@ -64,6 +64,9 @@ class Keeper:
         kept: what the engine keeps; None: there is no engine.
         rest: what schedules were when the scheduler ran last in this process.
         home: who has schedules that were made at run time.
+
+    Attributes:
+        loaded: set when what there was at first has been taken up.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Keeper:
         self._home: Final = home
         self._new: list[tuple[Schedule, datetime]] = []
         self._ring = anyio.Event()
+        self.loaded: Final = anyio.Event()
         self._specs: dict[str, SpecNote] = {}
         self._version: str | None = None
         # Those that were made at run time, as they were declared.
@@ -113,6 +117,7 @@ class Keeper:
                     await self._add_all(batch, {})
                 else:
                     await self._patiently(partial(self._add_kept, batch))
+            self.loaded.set()
             self._ring = anyio.Event()
             await self._ring.wait()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import weakref
 from datetime import UTC, datetime
 from functools import cache
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from offload.schedules._schedule import Schedule
 
 __all__ = ["Scheduler", "default_scheduler"]
+
+# What an engine has to answer before a scheduler goes on without it; it is waited for nevertheless.
+_ENGINE_SECONDS: Final = 2.0
 
 
 class Scheduler:
@@ -182,17 +186,27 @@ class Scheduler:
         self._stopped = anyio.Event()
         self._running = running = RunningScheduler(self._teller, self._clock)
         self._context = running.running(self._drain)
+        await self._context.__aenter__()
         try:
-            await self._context.__aenter__()
             for schedule in self:
                 self._keeper_of(schedule).add(schedule)
             jobs = self.jobs
             if jobs is not None:
                 self._keeper(jobs)
+            await self._taken_up()
         except BaseException:
-            self._running = None
+            await self.__aexit__(*sys.exc_info())
             raise
         return self
+
+    async def _taken_up(self) -> None:
+        """Wait until the schedules have been taken up; for an engine that does not answer, shortly.
+
+        What needs no engine fires from the first moment on.
+        """
+        for keeper in self._keepers.values():
+            with anyio.move_on_after(None if keeper.kept is None else _ENGINE_SECONDS):
+                await keeper.loaded.wait()
 
     async def __aexit__(
         self,
