@@ -141,7 +141,7 @@ async def _list(scheduler: Scheduler, arguments: argparse.Namespace) -> int:
 async def _rows(scheduler: Scheduler) -> list[_Row]:
     rows: list[_Row] = []
     for schedule in scheduler:
-        kept = scheduler.kept_of(schedule)
+        kept = scheduler.levers.kept_of(schedule)
         spec = None if kept is None else await kept.spec(schedule.name)
         is_paused = spec is not None and spec.is_paused
         rows.append(_Row(schedule, is_paused, await schedule.last_run()))
@@ -150,7 +150,7 @@ async def _rows(scheduler: Scheduler) -> list[_Row]:
             found = await schedule_of_stored(stored.name, jobs)
             # Several of these jobs may be of one engine.
             if found is not None and found.name not in {row.schedule.name for row in rows}:
-                found.added_to(scheduler)
+                found.added_to(scheduler.levers)
                 rows.append(_Row(found, stored.is_paused, await found.last_run()))
     return sorted(rows, key=lambda row: row.schedule.name)
 
@@ -190,7 +190,7 @@ async def _resume(scheduler: Scheduler, arguments: argparse.Namespace) -> int:
 async def _set_paused(scheduler: Scheduler, names: list[str], *, is_paused: bool) -> int:
     for name in names:
         schedule = await _find(scheduler, name)
-        kept = scheduler.kept_of(schedule)
+        kept = scheduler.levers.kept_of(schedule)
         if kept is None:
             print(
                 f"offload schedule: no engine keeps {name}, so that the programs that fire it "

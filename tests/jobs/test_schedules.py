@@ -132,13 +132,15 @@ class TestInMemory:
                 clock.move(60)
                 # Whichever of them has it.
                 await until(
-                    lambda: two.counts_of("a").get(EventKind.FINISHED) or len(first.events._kept)
+                    lambda: (
+                        two.levers.counts_of("a").get(EventKind.FINISHED) or len(first.events._kept)
+                    )
                 )
                 gate.let()
                 await until(
                     lambda: (
-                        one.counts_of("a").get(EventKind.FINISHED, 0)
-                        + two.counts_of("a").get(EventKind.FINISHED, 0)
+                        one.levers.counts_of("a").get(EventKind.FINISHED, 0)
+                        + two.levers.counts_of("a").get(EventKind.FINISHED, 0)
                         == 2
                     )
                 )
@@ -155,7 +157,7 @@ class TestInMemory:
 
         second = clock.scheduler(new_jobs())
         second.add(Schedule(MINUTE, answer, name="a"))
-        async with second, Story(second) as story:
+        async with Story(second) as story, second:
             event = await story.until(EventKind.FINISHED)
             last = await second["a"].last_run()
 
@@ -172,7 +174,7 @@ class TestInMemory:
         for kinds in ([], ["missed"]):
             scheduler = clock.scheduler(new_jobs())
             made = scheduler.add(Schedule("1 * * * *", answer, name="a", misfire_grace=60))
-            async with scheduler, Story(scheduler) as story:
+            async with Story(scheduler) as story, scheduler:
                 await ready(scheduler)
                 # What is due comes first.
                 await made.execute()
@@ -184,7 +186,7 @@ class TestInMemory:
         for fire_times in ("1 * * * *", "5 * * * *"):
             scheduler = clock.scheduler(new_jobs())
             made = scheduler.add(Schedule(fire_times, answer, name="a"))
-            async with scheduler, Story(scheduler) as story:
+            async with Story(scheduler) as story, scheduler:
                 await ready(scheduler)
                 await made.execute()
                 assert story.kinds == ["started", "finished"]
@@ -232,7 +234,7 @@ class TestAsJobs:
             clock.move(60)
             job = await work(jobs[0], function, Complete('["a","b","c","d",1]'))
             await story.until(EventKind.FINISHED)
-            await until(lambda: all(not each.state_of("a").running for each in schedulers))
+            await until(lambda: all(not each.levers.state_of("a").running for each in schedulers))
 
         assert job.id == "a@20261130T120100Z"
         page = await jobs[0].find()
@@ -254,11 +256,11 @@ class TestAsJobs:
                 clock.move(60)
                 if number == 0:
                     await story.until(EventKind.ENQUEUED)
-                    await until(lambda s=scheduler: not s._running._at_work)
+                    await until(lambda s=scheduler: not s.levers.running._at_work)
                 else:
                     await story.until(EventKind.SKIPPED_OVERLAP)
                     await work(jobs, "tests.support.functions.scheduled:double", Complete("2"))
-                    await until(lambda s=scheduler: not s.state_of("a").running)
+                    await until(lambda s=scheduler: not s.levers.state_of("a").running)
                     clock.move(60)
                     await story.until(EventKind.ENQUEUED)
 
@@ -309,7 +311,7 @@ class TestAsJobs:
                 await first.until(EventKind.FINISHED)
                 await jobs.remove([event.fire])
             clock.now = FIRST + timedelta(seconds=59 + 3600)
-            slept._running.changed()
+            slept.levers.running.changed()
             elsewhere = await story.until(EventKind.FIRED_ELSEWHERE)
         assert elsewhere.fire == event.fire
 
@@ -344,7 +346,7 @@ class TestStored:
             made = await stored.put(
                 "invoice 7", "1 9 * * *", scheduled.tell, timezone="Etc/GMT+3", metadata={"n": 7}
             )
-            await until(lambda: scheduler.state_of("invoice 7") is not None)
+            await until(lambda: scheduler.levers.state_of("invoice 7") is not None)
             clock.move(60)
             job = await work(jobs, function, Complete('["a","b","c","d",1]'))
             await story.until(EventKind.FINISHED)

@@ -190,7 +190,3 @@ def main() -> int:
         print(f"seed {arguments.seed}, {arguments.engine}: {report}")  # noqa: T201 - for people
     is_well = not report.lost and not report.twice
     return int(not (is_well and len(report.lost_in_memory) <= report.harms["kill"]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

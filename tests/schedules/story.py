@@ -25,20 +25,20 @@ class Clock:
         """Set it, and have the schedulers see that, as they do by themselves within a second."""
         self.now += timedelta(seconds=seconds)
         for each in self.schedulers:
-            if each._running is not None:
-                each._running.changed()
+            if each.levers.running is not None:
+                each.levers.running.changed()
 
     def scheduler(self, jobs=None, **options) -> Scheduler:
         """Return a scheduler that goes by this clock."""
         made = Scheduler(jobs, **options)
-        made._clock = self
+        made.levers.clock = self
         self.schedulers.append(made)
         return made
 
 
 async def ready(scheduler: Scheduler) -> None:
     """Wait until all schedules have been taken up."""
-    await until(lambda: all(scheduler.state_of(each.name) is not None for each in scheduler))
+    await until(lambda: all(scheduler.levers.state_of(each.name) is not None for each in scheduler))
 
 
 class Story:

@@ -163,7 +163,7 @@ class TestClock:
         assert story.kinds == ["missed", "ended"]
         assert story.told[0].missed is MissedReason.TOO_LATE
         assert "missed 2026-11-30T12:01:00.500000+00:00 (too_late)" in caplog.text
-        assert scheduler.counts_of("a") == {}
+        assert scheduler.levers.counts_of("a") == {}
 
 
 class TestOverlap:
@@ -272,7 +272,7 @@ class TestLimits:
         scheduler.add(Schedule(MINUTE, answer, name="a", random_delay=30))
         async with scheduler, Story(scheduler) as story:
             await ready(scheduler)
-            due = scheduler.state_of("a").due
+            due = scheduler.levers.state_of("a").due
             assert due > BASE.replace(minute=1, microsecond=0)
             clock.move((due - BASE).total_seconds() - 0.001)
             await anyio.wait_all_tasks_blocked()
@@ -364,7 +364,7 @@ class TestLevers:
             clock.move(60)
             await entered.heard()
             group.start_soon(execute)
-            await until(lambda: scheduler.state_of("a").queued is not None)
+            await until(lambda: scheduler.levers.state_of("a").queued is not None)
             await made.pause()
             gate.let()
         assert told == [True]
@@ -494,7 +494,7 @@ class TestLife:
         for _ in range(2):
             async with anyio.create_task_group() as group:
                 group.start_soon(scheduler.run)
-                await until(lambda: scheduler.state_of("a") is not None)
+                await until(lambda: scheduler.levers.state_of("a") is not None)
                 with pytest.raises(ScheduleError, match="runs already"):
                     await scheduler.run()
                 clock.move(60)
@@ -528,7 +528,7 @@ class TestLife:
         with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(scheduler.run)
-                await until(lambda: scheduler.state_of("a") is not None)
+                await until(lambda: scheduler.levers.state_of("a") is not None)
                 clock.move(60)
                 await entered.heard()
                 group.cancel_scope.cancel()
