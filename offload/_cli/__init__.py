@@ -31,6 +31,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "offload._cli.jobs",
         "list, show, retry and cancel jobs; count them, pause and resume queues",
     ),
+    "run": (
+        "offload._cli.run",
+        "run the programs of your code base: web, worker",
+    ),
     "schedule": (
         "offload._cli.schedule",
         "when does a cron expression fire? List, run, pause and resume schedules",
@@ -72,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == chosen:
             module = import_module(home)
             module.add_arguments(command)
-    parsed = parser.parse_args(arguments)
+    # As given, for a command that starts others.
+    parsed = parser.parse_args(arguments, argparse.Namespace(given=arguments))
     status: int = module.run(parsed)
     return status

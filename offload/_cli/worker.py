@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from offload._cli.loading import ApplicationError, import_module, load
+from offload._cli.program_log import set_up_logging
+from offload.roles import Role
+from offload.roles._role import ENVIRONMENT, role_entered
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from offload.jobs import Jobs, WorkerProgram
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "add_options", "positive", "run", "seconds", "work"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,31 +36,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--app-dir", metavar="FOLDER", help="where the modules are (default: here)")
     parser.add_argument(
+        "--drain", type=seconds, default=10.0, metavar="SECONDS", help="for running jobs (10)"
+    )
+    parser.add_argument(
+        "--burst", action="store_true", help="end when there is nothing left to run"
+    )
+    parser.add_argument("--log-level", default="info", metavar="LEVEL", help="(info)")
+    add_options(parser)
+
+
+def add_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,  # pyright: ignore[reportPrivateUsage] - it has no other name
+) -> None:
+    """Declare what is of a worker program, whichever command starts it."""
+    parser.add_argument(
         "--queues",
         metavar="A,B",
         help='queues to serve (default: "default", and those in the code)',
     )
     parser.add_argument(
         "--concurrency",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="attempts at once, of functions on the default pool (default: the CPUs)",
     )
     parser.add_argument(
         "--lease",
-        type=_seconds,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="after which a job is another's if this program dies (10; at least 2)",
     )
     parser.add_argument(
-        "--drain", type=_seconds, default=10.0, metavar="SECONDS", help="for running jobs (10)"
-    )
-    parser.add_argument(
         "--pool", metavar="NAME", help="run everything on this pool (default: each function's own)"
-    )
-    parser.add_argument(
-        "--burst", action="store_true", help="end when there is nothing left to run"
     )
     parser.add_argument("--name", help="of this program in the history of jobs (HOST:PID)")
     parser.add_argument(
@@ -66,46 +77,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answer GET /healthz, /readyz and /statistics there (HOST: 127.0.0.1)",
     )
     parser.add_argument("--health-file", metavar="FILE", help="touch this every second while ready")
-    parser.add_argument("--log-level", default="info", metavar="LEVEL", help="(info)")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a number of things; for argparse."""
     number = int(text)
     if number < 1:
         raise ValueError(text)
     return number
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
+def seconds(text: str) -> float:
+    """Return a duration; for argparse."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
         raise ValueError(text)
-    return seconds
+    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the worker program until it is told to stop."""
-    level = logging.getLevelNamesMapping().get(arguments.log_level.upper())
-    if level is None:
-        print(f"offload worker: there is no log level {arguments.log_level!r}", file=sys.stderr)
-        return 2
-    # Before the modules: where they configure logging themselves, theirs it is.
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    sys.path.insert(0, os.path.abspath(arguments.app_dir or os.getcwd()))
     try:
+        set_up_logging(arguments.log_level)
+        # For what is imported now, and for worker processes.
+        os.environ[ENVIRONMENT] = str(Role.WORKER)
+        sys.path.insert(0, os.path.abspath(arguments.app_dir or os.getcwd()))
         jobs = _jobs_of(arguments.modules)
-        program = _program_of(jobs, arguments)
     except (ApplicationError, ValueError, ModuleNotFoundError) as error:
         print(f"offload worker: {error}", file=sys.stderr)
         return 2
+    return work(jobs, arguments, command="offload worker")
+
+
+def work(
+    jobs: Jobs,
+    arguments: argparse.Namespace,
+    *,
+    command: str,
+    ready: Callable[[], None] | None = None,
+) -> int:
+    """Run a worker program until SIGTERM or SIGINT.
+
+    Args:
+        jobs: what it runs.
+        arguments: see `add_options`; and `drain`, perhaps `burst`.
+        command: what errors are told of.
+        ready: called when it has begun.
+
+    Returns:
+        The exit status.
+    """
     from offload.errors import OffloadError
 
     try:
-        asyncio.run(_serve(jobs, program, arguments))
+        program = _program_of(jobs, arguments)
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    try:
+        with role_entered(Role.WORKER):
+            asyncio.run(_serve(jobs, program, arguments, ready))
     except (OffloadError, ValueError, OSError) as error:
-        print(f"offload worker: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -142,12 +175,17 @@ def _program_of(jobs: Jobs, arguments: argparse.Namespace) -> WorkerProgram:
         lease=arguments.lease,
         drain=arguments.drain,
         pool=arguments.pool,
-        burst=arguments.burst,
+        burst=getattr(arguments, "burst", False),
         name=arguments.name,
     )
 
 
-async def _serve(jobs: Jobs, program: WorkerProgram, arguments: argparse.Namespace) -> None:
+async def _serve(
+    jobs: Jobs,
+    program: WorkerProgram,
+    arguments: argparse.Namespace,
+    ready: Callable[[], None] | None,
+) -> None:
     from offload.jobs._worker.health import HealthFile, HealthServer
 
     loop = asyncio.get_running_loop()
@@ -164,7 +202,12 @@ async def _serve(jobs: Jobs, program: WorkerProgram, arguments: argparse.Namespa
     for watcher in watchers:
         await watcher.start()
     try:
-        await program.run()
+        running = asyncio.create_task(program.run())
+        # What it can run is settled in its first step; its engine may come later.
+        await asyncio.sleep(0)
+        if ready is not None and not running.done():
+            ready()
+        await running
     finally:
         for watcher in watchers:
             await watcher.aclose()

@@ -5,7 +5,8 @@ async with Program("images", jobs=jobs, role="web,worker").running():
     ...
 ```
 
-`offload.starlette.lifespan` is this for Starlette and FastAPI.
+`offload.starlette.lifespan` is this for Starlette and FastAPI, and `offload run` starts a process
+for each role.
 
 Guarantees:
 

@@ -1,0 +1,1 @@
+"""What `offload run` is made of: the programs of its roles, started, watched and ended together."""
