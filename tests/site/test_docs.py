@@ -6,8 +6,11 @@ import inspect
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+import threading
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -28,7 +31,7 @@ from tests.support.docs_pages import (
     matches,
     scenes_of,
 )
-from tests.support.processes import PATIENCE
+from tests.support.processes import PATIENCE, free_port
 
 README = ROOT / "README.md"
 EVERYTHING = [README, *PAGES]
@@ -107,6 +110,42 @@ def test_it_works_as_it_says(page: Path, scene: Scene, tmp_path: Path) -> None:
         assert matches(command.output, printed), f"{command.place}: {command.line}:\n{printed}"
         fails = any("Traceback" in line or "failed" in line for line in command.output)
         assert (ended.returncode != 0) is fails, f"{command.place}: {command.line}:\n{printed}"
+    for command in scene.services:
+        check_service(command, tmp_path)
+
+
+def check_service(command: Command, folder: Path) -> None:
+    """Start a command that goes on, wait for what its page shows, and end it."""
+    port = str(free_port())
+    lines = [line.replace("8000", port) for line in command.output]
+    given = [sys.executable, *command.arguments, "--port", port]
+    environment = environment_in(folder) | command.environment
+    printed = ""
+    with subprocess.Popen(
+        given,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        # What hangs is ended, and so is the reading below.
+        alarm = threading.Timer(PATIENCE, process.kill)
+        alarm.start()
+        try:
+            for line in process.stdout:
+                printed += line
+                lines = [each for each in lines if not matches([each], line)]
+                if not lines:
+                    break
+            process.send_signal(signal.SIGINT)
+            printed += process.communicate(timeout=PATIENCE)[0]
+        finally:
+            alarm.cancel()
+            process.kill()
+    assert not lines, f"{command.place}: {command.line} did not print {lines}, but:\n{printed}"
+    assert process.returncode == 0, f"{command.place}: {command.line}:\n{printed}"
 
 
 def run(command: list[str], folder: Path, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -114,20 +153,24 @@ def run(command: list[str], folder: Path, given: str = "") -> subprocess.Complet
     return subprocess.run(  # noqa: PLW1510 - the caller looks at how it ended
         command,
         cwd=folder,
-        env=os.environ
-        | {
-            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-            "COLUMNS": "100",
-            # Those of our own tests take as long to load as the tests of a page take to run.
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTEST_PLUGINS": "anyio.pytest_plugin",
-        },
+        env=environment_in(folder),
         input=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=PATIENCE,
     )
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    """Return the environment of a command that is run in a folder."""
+    return os.environ | {
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        "COLUMNS": "100",
+        # Those of our own tests take as long to load as the tests of a page take to run.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "anyio.pytest_plugin",
+    }
 
 
 def commands_of(page: Path) -> list[Command]:
@@ -183,6 +226,23 @@ def test_commands_and_options_exist(page: Path) -> None:
             # A whole word of the help, as `-w INT, --workers INT`.
             known = re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text)
             assert known, f"{command.place}: {helped[0]} has no {option}"
+
+
+# How units of systemd and images of Docker say what is run.
+_DEPLOYED = re.compile(r"^(?:ExecStart=\S*/(offload .*)|CMD \[(\"offload\".*)\])$", re.MULTILINE)
+
+
+@pages
+def test_deployed_commands_exist(page: Path) -> None:
+    """What is started where no test can go has the options that it is given."""
+    for block in blocks_of(page):
+        for line, words in _DEPLOYED.findall(block.text):
+            _, name, *arguments = shlex.split(line or words.replace(",", " "))
+            text = help_of("offload", name, "--help")
+            options = [word for word in arguments if word.startswith("--")]
+            assert options, block.place
+            missing = [each for each in options if f"{each} " not in text]
+            assert not missing, f"{block.place}: offload {name} has no {missing}"
 
 
 def check_requirements(command: Command) -> None:

@@ -12,6 +12,9 @@ A block is one of these, or it is a mistake:
   application, `python NAME.py`, `python -m pytest …` and `offload …` are run, and what they print
   is compared: `…` stands for anything in a line, and alone on a line for any lines. Of other
   commands it is checked that they and all their options exist.
+- ```` ```console ```` after `<!-- until Ctrl+C -->`: a command that goes on. It is started, on a
+  free port instead of 8000, until it has printed each line that is shown, in whatever order, and then
+  ended by Ctrl+C, with exit status 0.
 - ```` ```sh ````: commands alone, checked in the same way.
 - ```` ```text ````: no code, but what a log or a screen shows.
 - Anything after `<!-- not run: REASON -->`.
@@ -84,6 +87,11 @@ class Block:
         """The file that a piece of code belongs to."""
         return self.marker.removeprefix("in ") if self.marker.startswith("in ") else None
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its command ends by Ctrl+C alone."""
+        return self.marker == "until Ctrl+C"
+
     def commands(self) -> Iterator["Command"]:
         """Yield the commands of a shell block, with what they print."""
         lines = self.text.replace("\\\n", "").splitlines()
@@ -122,6 +130,11 @@ class Command:
         return words
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Settings of the environment in front of it."""
+        return dict(re.findall(r"(?:^| )([A-Z_]+)=(\S*)", self.line.partition(" offload ")[0]))
+
+    @property
     def arguments(self) -> list[str]:
         """What Python is given to run it."""
         return ["-m", *self.words] if self.program == "offload" else self.words[1:]
@@ -153,11 +166,12 @@ class Scene:
     requests: list[Command] = field(default_factory=list)
     pieces: list[Block] = field(default_factory=list)
     programs: list[Command] = field(default_factory=list)
+    services: list[Command] = field(default_factory=list)
 
     @property
     def is_played(self) -> bool:
         """Whether anything is done in it."""
-        return bool(self.requests or self.pieces or self.programs)
+        return bool(self.requests or self.pieces or self.programs or self.services)
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -185,6 +199,8 @@ def scenes_of(page: Path) -> list[Scene]:
             _add_file(scenes, block, block.file)
         elif block.home is not None:
             scenes[-1].pieces.append(block)
+        elif block.goes_on:
+            scenes[-1].services += block.commands()
         elif block.language == "console":
             for command in block.commands():
                 if command.is_request:
