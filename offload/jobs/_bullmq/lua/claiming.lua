@@ -63,16 +63,20 @@ local function first_waiting(b)
   end
 end
 
--- Return the first job of these functions, its position, and whether it is where BullMQ takes
--- from; or nil and whether there may be one all the same.
-local function first_known(queue, functions)
+-- What a claim has to know of each job, in one command: of its place, and of what it was before.
+local FIELDS = {"name", "o:position", "o:number", "o:deadline", "ats", "progress", "o:due"}
+
+-- Return the first job of these functions, its position, whether it is where BullMQ takes from, its
+-- function if it was parked, and its fields; or nil and whether there may be one all the same.
+-- `seen.parked`: whether any job may be parked.
+local function first_known(queue, functions, seen)
   local b = base(queue)
   for _ = 1, 500 do
     local id, score, is_listed = first_waiting(b)
     if not id then
       break
     end
-    local found = redis.call("HMGET", b .. id, "name", "o:position", "o:number", "o:deadline")
+    local found = redis.call("HMGET", b .. id, unpack(FIELDS))
     local position = score or tonumber(found[2] or found[3] or 0)
     local late = passed(found[4])
     if late then
@@ -80,43 +84,44 @@ local function first_known(queue, functions)
     elseif not found[1] then
       take_out(b, id)
     elseif string.find(functions, "\n" .. found[1] .. "\n", 1, true) then
-      if redis.call("EXISTS", b .. "o:parked") == 1 then
+      if seen.parked then
         local other, name, place = first_parked(b, functions)
         if other and place < position then
-          return other, place, false, name
+          return other, place, false, name, redis.call("HMGET", b .. other, unpack(FIELDS))
         end
       end
-      return id, position, is_listed
+      return id, position, is_listed, nil, found
     else
       take_out(b, id)
       park(b, id, found[1], position)
+      seen.parked = true
     end
     if _ == 500 then
       return nil, true
     end
   end
+  if not seen.parked then
+    return nil, false
+  end
   local id, name, position = first_parked(b, functions)
   if not id then
     return nil, false
   end
-  local late = passed(redis.call("HGET", b .. id, "o:deadline"))
+  local found = redis.call("HMGET", b .. id, unpack(FIELDS))
+  local late = passed(found[4])
   if late then
     unpark(b, id, name)
     expire(queue, id, late)
     return nil, true
   end
-  return id, position, false, name
+  return id, position, false, name, found
 end
 
 -- Claim one job of a queue; or return nil, ms until the rate limiter lets go (0: it does not
 -- hold), and whether to look again at once.
-local function claim_one(queue, functions, token, lease, worker)
+local function claim_one(queue, functions, token, lease, worker, seen)
   local b = base(queue)
-  if redis.call("HEXISTS", b .. "meta", "paused") == 1 then
-    return nil, 0, false
-  end
-  promote(b)
-  local id, position, is_listed, parked = first_known(queue, functions)
+  local id, position, is_listed, parked, before = first_known(queue, functions, seen)
   if not id then
     return nil, 0, position
   end
@@ -128,8 +133,7 @@ local function claim_one(queue, functions, token, lease, worker)
     redis.call("RPUSH", b .. "wait", id)
   end
   redis.call("HSET", b .. id, "o:token", token, "o:position", text(position))
-  local before = redis.call("HMGET", b .. id, "ats", "progress", "o:due")
-  if before[2] or before[3] then
+  if before[6] or before[7] then
     redis.call("HDEL", b .. id, "progress", "o:due")
   end
   local taken = bull_take(
@@ -142,7 +146,7 @@ local function claim_one(queue, functions, token, lease, worker)
     return nil, tonumber(taken[3]) or 0, false
   end
   -- A job that begins for the first time has no log.
-  local logs = before[1] and redis.call("LLEN", b .. id .. ":logs") or 0
+  local logs = before[5] and redis.call("LLEN", b .. id .. ":logs") or 0
   return {queue, id, token, logs, taken[1]}
 end
 
@@ -155,8 +159,15 @@ local function claim(at)
   local claimed, soon, again = {}, -1, 0
   for i = at + 5, #ARGV do
     local queue = ARGV[i]
-    while #claimed < limit do
-      local one, held, more = claim_one(queue, functions, token .. "." .. #claimed, lease, worker)
+    local b = base(queue)
+    local is_paused = redis.call("HEXISTS", b .. "meta", "paused") == 1
+    if not is_paused then
+      promote(b)
+    end
+    local seen = {parked = redis.call("EXISTS", b .. "o:parked") == 1}
+    while #claimed < limit and not is_paused do
+      local one, held, more = claim_one(queue, functions, token .. "." .. #claimed, lease, worker,
+        seen)
       if not one then
         if held > 0 and (soon < 0 or held < soon) then
           soon = held
@@ -169,7 +180,7 @@ local function claim(at)
       claimed[#claimed + 1] = one
     end
     if #claimed == 0 then
-      local due = redis.call("ZRANGE", base(queue) .. "delayed", 0, 0, "WITHSCORES")
+      local due = redis.call("ZRANGE", b .. "delayed", 0, 0, "WITHSCORES")
       if due[2] then
         local left = math.max(math.floor(tonumber(due[2]) / 0x1000) - now, 0)
         if soon < 0 or left < soon then

@@ -35,10 +35,12 @@ local function kept(b, id, target)
 end
 
 -- Move an active job to `completed` or `failed`, by BullMQ. Its lock must be there, with `token`.
--- `attempts`: what its counter is then, instead of one more.
-local function over(queue, id, token, target, field, value, attempts)
+-- `attempts`: what its counter is then, instead of one more. `keep`: its `o:keep`, if that is known.
+local function over(queue, id, token, target, field, value, attempts, keep)
   local b = base(queue)
-  local keep = redis.call("HGET", b .. id, "o:keep")
+  if keep == nil then
+    keep = redis.call("HGET", b .. id, "o:keep")
+  end
   local options = cmsgpack.pack({token = token, keepJobs = keep and {count = -1} or
     kept(b, id, target), attempts = 1, attemptsMade = 0, maxMetricsSize = "", lockDuration = 1})
   local result = bull_finish(

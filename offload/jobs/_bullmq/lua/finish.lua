@@ -35,12 +35,12 @@ end
 -- End the attempt whose words are at `at`; its claim is valid.
 local function finish(at, b, queue, id, token)
   local kind, value, error = ARGV[at + 3], ARGV[at + 7], ARGV[at + 8]
-  local found = redis.call("HMGET", b .. id, "atm", "o:cancel", "failedReason")
+  local found = redis.call("HMGET", b .. id, "atm", "o:cancel", "failedReason", "o:keep")
   if kind == "complete" then
     if found[2] or found[3] then
       redis.call("HDEL", b .. id, "o:cancel", "o:error", "failedReason", "stacktrace")
     end
-    return over(queue, id, token, "completed", "returnvalue", value)
+    return over(queue, id, token, "completed", "returnvalue", value, nil, found[4])
   end
   local attempts = tonumber(found[1] or 0) + tonumber(ARGV[at + 5])
   keep_attempt(b, id, ARGV[at + 4], error)
