@@ -150,14 +150,15 @@ class Connection:
                 return
             self.send(*news)
 
-    def send_news(self, kind: int, body: bytes) -> None:
-        """Send what is no reply; nothing in a process that the function has forked."""
+    def send_news(self, kind: int, body: bytes) -> bool:
+        """Send what is no reply; nothing, and False, in a process that the function has forked."""
         if not self._is_ours:
-            return
+            return False
         if _thread.get_ident() in self._senders:
             self._later.append((kind, body))
         else:
             self.send(kind, body)
+        return True
 
     def leave_to_parent(self) -> None:
         """Let go of the socket: this is a forked child of the worker, and speaks for nobody."""

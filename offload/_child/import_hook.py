@@ -16,7 +16,7 @@ def when_imported(name: str, callback: Callable[[], None]) -> None:
     """Call back once: now if the module is there, else right after its own code has run.
 
     Args:
-        name: of a top-level module.
+        name: of a module.
         callback: what it raises is raised by the `import` statement.
     """
     if name in sys.modules:
@@ -27,7 +27,7 @@ def when_imported(name: str, callback: Callable[[], None]) -> None:
 
 
 class _Finder:
-    """Finds one module as the usual finder does, and has its loader call back."""
+    """Finds one module as the other finders do, and has its loader call back."""
 
     def __init__(self, name: str, callback: Callable[[], None]) -> None:
         self._name = name
@@ -37,10 +37,13 @@ class _Finder:
         """Return the spec of our module, None of any other."""
         if name != self._name:
             return None
-        from importlib.machinery import PathFinder
-
         sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path, target)
+        spec = None
+        for finder in sys.meta_path:
+            # A program that was frozen has a finder of its own for what is in it.
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                break
         if spec is None or spec.loader is None:
             return None
         execute, callback = spec.loader.exec_module, self._callback

@@ -26,7 +26,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 class RelayHandler(logging.Handler):
     """Hands each record, as plain data, to `send`."""
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, send: Callable[[bytes], object]) -> None:
         super().__init__()
         self._send = send
         self._formatter = logging.Formatter()
@@ -82,7 +82,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MESSAGE_CHARACTERS else text[:_MESSAGE_CHARACTERS] + " … (cut)"
 
 
-def install(send: Callable[[bytes], None], levels: dict[str, int]) -> RelayHandler:
+def install(send: Callable[[bytes], object], levels: dict[str, int]) -> RelayHandler:
     """Relay the records of this process, and return what does so.
 
     Args:

@@ -10,6 +10,7 @@ import sys
 from offload._child import context, functions
 from offload._child.connection import Connection, Gone
 from offload._child.import_hook import when_imported
+from offload._child.kinship import act_as_child
 from offload._child.main_module import install_main
 from offload._child.task import Failure, leave, prepare, raised
 from offload._wire.exceptions import summary, trace
@@ -298,7 +299,11 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
                     Kind.START_FAILED, settings["preload_error"].encode(errors="backslashreplace")
                 )
                 return
-            modules, levels = pickle.loads(connection.receive().body)
+            greeting = pickle.loads(connection.receive().body)
+            modules, levels = greeting["modules"], greeting["levels"]
+            if greeting["initializer"] is not None:
+                settings["initializer"] = greeting["initializer"]
+            act_as_child(connection, greeting["authkey"])
             serving = Serving(
                 connection, page, SharedBuffers(shared, page), levels, settings["max_memory_bytes"]
             )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from offload._values.pool_options import name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import ContextVar
 
     from offload._decisions.words import Limits
@@ -33,7 +35,7 @@ class Setup:
     def __init__(self, pool: str, options: PoolOptions) -> None:
         self._pool = pool
         self.options = options
-        self._initializer = options.pickled_initializer()
+        self._initializer = _initializer_of(options)
         self.max_workers = options.max_workers or _default_max_workers()
         if options.min_workers > self.max_workers:
             message = (
@@ -124,6 +126,22 @@ class Setup:
             name: threads for name in BLAS_VARIABLES if name not in os.environ
         }
         return caps | dict(self.options.env or {})
+
+
+def _initializer_of(options: PoolOptions) -> bytes | Callable[[], bytes] | None:
+    """Return the initializer as workers are given it.
+
+    Raises:
+        TypeError: it does not pickle.
+    """
+    from offload._workers.kinship import is_inherited, pickled_for_child
+
+    try:
+        return options.pickled_initializer()
+    except TypeError as error:
+        if not is_inherited(error.__cause__):
+            raise
+    return partial(pickled_for_child, (options.initializer, options.initargs))
 
 
 def _default_max_workers() -> int:

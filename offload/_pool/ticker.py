@@ -37,6 +37,7 @@ class Ticker:
         self._tick = tick
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
+        self._is_stopped = False
 
     def schedule(self) -> None:
         """Set the timer, after an event that may have changed what is due. On any thread."""
@@ -46,7 +47,8 @@ class Ticker:
             keeper.post(self._arm)
 
     def stop(self) -> None:
-        """Tick no more."""
+        """Tick no more; the keeper may be let go of at once, with a word to `_arm` on its way."""
+        self._is_stopped = True
         if self._timer is not None:
             keeper.post(self._timer.cancel)
 
@@ -56,7 +58,7 @@ class Ticker:
         now = time.monotonic()
         with self._lock:
             wait = self._dispatcher.next_tick(now)
-        if wait is None or now + wait >= self._due - _SAME_SECONDS:
+        if wait is None or now + wait >= self._due - _SAME_SECONDS or self._is_stopped:
             return
         if self._timer is not None:
             self._timer.cancel()

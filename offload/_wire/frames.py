@@ -69,6 +69,8 @@ class Kind:
     ITEM: Final = 18
     PROGRESS: Final = 19
     LOG: Final = 20
+    # What multiprocessing's resource tracker is to be told.
+    TRACK: Final = 21
 
 
 class Flag:

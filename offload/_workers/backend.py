@@ -20,7 +20,7 @@ from offload._decisions.words import Worker
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from offload._decisions.words import StopReason
@@ -85,13 +85,17 @@ class Exit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What workers are started with; see `offload.pool.Pool`."""
+    """What workers are started with; see `offload.pool.Pool`.
+
+    `initializer` is pickled once for all, or makes it anew for each worker: with locks, queues and
+    the like of multiprocessing among its arguments.
+    """
 
     name: str
     os_priority: str
     start_method: str
     start_timeout: float
-    initializer: bytes | None
+    initializer: bytes | Callable[[], bytes] | None
     preload: tuple[str, ...]
     env: dict[str, str | None]
     max_memory_bytes: int | None

@@ -134,6 +134,7 @@ class ExecutorBackend:
         if not self.is_process:
             return self._executor()
         settings = self._settings
+        initializer = settings.initializer
         return ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context(settings.start_method),
@@ -141,7 +142,7 @@ class ExecutorBackend:
             initargs=(
                 settings.env,
                 settings.os_priority,
-                settings.initializer,
+                initializer() if callable(initializer) else initializer,
                 [*settings.preload, *self.owner.modules()],
                 settings.max_memory_bytes,
             ),

@@ -57,6 +57,7 @@ class ProcessBackend:
         # supervisor had with each of them: more than one, and so none may be forked.
         self.unshared: dict[str, int] = {}
         self._name = settings.name
+        self._initializer = settings.initializer
         self._workers: dict[int, ProcessWorker] = {}
         self._next_number = 1
         self._closed: Future[None] | None = None
@@ -174,12 +175,18 @@ class ProcessBackend:
                 extra={"offload_pool": self._name},
             )
 
+    def own_initializer(self) -> bytes | None:
+        """Return the initializer, pickled for one worker; None if all are given the same."""
+        return self._initializer() if callable(self._initializer) else None
+
     def remove(self, worker: ProcessWorker) -> None:
         """Take note that nothing of a worker is left."""
         self._workers.pop(worker.number, None)
         self._finish_close()
 
     def _close(self) -> None:
+        if self._is_told_all:  # its last worker had just ended; the keeper may be let go of already
+            return
         for worker in self.workers():
             worker.handle(Event.POOL_CLOSED, "the pool was closed")
         # A supervisor that has not ended its workers, and itself, in time is stopped, or hangs.

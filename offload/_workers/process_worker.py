@@ -40,6 +40,7 @@ from offload._wire.page import CANCEL, RECEIVED, REPLIED, STARTED
 from offload._workers.backend import Exit, PoolWorker, Revoked
 from offload._workers.connection import WorkerPage, WorkerSocket
 from offload._workers.keeper import keeper
+from offload._workers.kinship import authkey, track
 from offload._workers.logs import log_levels, log_safely, relay
 from offload._workers.worker_life import Event, Life, Tell, next_step
 
@@ -68,6 +69,10 @@ class WorkerHome(Protocol):
     @property
     def is_closed(self) -> bool:
         """Whether the pool was closed."""
+        ...
+
+    def own_initializer(self) -> bytes | None:
+        """Return the initializer, pickled for one worker; None if all are given the same."""
         ...
 
     def remove(self, worker: ProcessWorker) -> None:
@@ -155,6 +160,8 @@ class ProcessWorker(PoolWorker):
             if frame.kind == Kind.LOG:
                 records = [] if records is None else records
                 records.append(frame.body)
+            elif frame.kind == Kind.TRACK:
+                track(frame.body)
             elif task is not None and frame.task == self.sent_count:
                 replied(task, frame)
                 if self.last_sent is task and frame.kind < Kind.ITEM:
@@ -241,7 +248,15 @@ class ProcessWorker(PoolWorker):
         """
         home = self.home
         try:
-            greeting = pickle.dumps((home.owner.modules(), log_levels()), 5)
+            greeting = pickle.dumps(
+                {
+                    "authkey": authkey(),
+                    "initializer": home.own_initializer(),
+                    "levels": log_levels(),
+                    "modules": home.owner.modules(),
+                },
+                5,
+            )
             self.socket.endpoint.sendall(pack_frame(Kind.BEGIN, greeting))
             home.supervisor.start_worker(self.number, endpoint, page)
         except Exception as error:  # noqa: BLE001 - told by the error of each call that waits
@@ -333,8 +348,11 @@ class ProcessWorker(PoolWorker):
             return
         except OSError:
             is_alive = False
-        while (frame := frames.take()) is not None and frame.kind == Kind.LOG:
-            relay.post([frame.body])
+        while (frame := frames.take()) is not None and frame.kind in (Kind.LOG, Kind.TRACK):
+            if frame.kind == Kind.LOG:
+                relay.post([frame.body])
+            else:
+                track(frame.body)
         if frame is None:
             if not is_alive:
                 self._stop_reading()  # the supervisor's word on its exit follows

@@ -140,7 +140,9 @@ class SupervisorClient:
             {
                 "argv": list(sys.argv),
                 "flags": flags,
-                "initializer": settings.initializer,
+                "initializer": (
+                    settings.initializer if isinstance(settings.initializer, bytes) else None
+                ),
                 "main": main_module(),
                 "max_memory_bytes": settings.max_memory_bytes,
                 "os_priority": settings.os_priority,

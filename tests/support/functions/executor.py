@@ -2,6 +2,7 @@
 
 import os
 import time
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 from offload import Pool
@@ -58,3 +59,39 @@ def nested_map(count):
     """Return squares, each by way of an executor."""
     executor = Pool.named().executor()
     return list(executor.map(square, range(count), timeout=5))
+
+
+kept = {}
+
+
+def keep(**things):
+    """Keep what an initializer is given."""
+    kept.update(things)
+
+
+def keep_lock_and_queue(lock, queue):
+    """Keep a lock and a queue of multiprocessing."""
+    keep(lock=lock, queue=queue)
+
+
+def put_under_lock(item):
+    """Put an item into the queue that was kept."""
+    with kept["lock"]:
+        kept["queue"].put(item)
+
+
+def put(queue, item):
+    """Put an item into a queue, or a proxy of one."""
+    queue.put(item)
+
+
+def first_byte(memory):
+    """Return what is in a segment of shared memory."""
+    return memory.buf[0]
+
+
+def new_segment(value):
+    """Return a new segment of shared memory, which this process leaves to its caller."""
+    memory = SharedMemory(create=True, size=16)
+    memory.buf[0] = value
+    return memory
