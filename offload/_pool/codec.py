@@ -21,6 +21,7 @@ from offload._wire.payload import Request, request_here, request_in_thread
 from offload._wire.pickling import (
     TooLarge,
     TooManyBytes,
+    dump_without_exits,
     encode,
     in_pieces,
     loads_releasing_gil,
@@ -157,12 +158,13 @@ async def encode_request(
     try:
         if target.by_value:
             meta = {"timeout": None} | (meta or {}) | {"by_value": True, "name": target.name}
-            payload = (target.reference.wire, pickle_by_value((arguments, keywords)), {}, meta)
+            data = dump_without_exits(pickle_by_value, (arguments, keywords))
+            payload = (target.reference.wire, data, {}, meta)
         request = None
         if not looks_large(arguments, keywords):
             request = _encode_here(payload, kind, has_descriptors=has_descriptors)
         if request is None and not has_descriptors:
-            body = await threads.run(dumps_with_files, payload)
+            body = await threads.run(dump_without_exits, dumps_with_files, payload)
             request = Request(body, None, len(body))
     except Exception as error:
         await threads.run(raise_argument_error, invocation, meta, error)
@@ -178,9 +180,10 @@ async def encode_request(
 def _encode_here(payload: tuple[Any, ...], kind: int, *, has_descriptors: bool) -> Request | None:
     """Pickle a call on the event loop; None: it is too large for that."""
     if has_descriptors:
-        return request_here(payload, kind)
+        made: Request | None = dump_without_exits(request_here, payload, kind)
+        return made
     try:
-        body = encode(payload)
+        body = dump_without_exits(encode, payload)
     except TooLarge:
         return None
     return Request(body, None, len(body))
@@ -194,7 +197,7 @@ async def _encode_large(invocation: Invocation, payload: tuple[Any, ...], kind: 
         payload = (reference, whole, {k: in_pieces(v) for k, v in keywords.items()}, meta)
     limit: int | None = payload[3].get("max_payload_bytes") if payload[3] is not None else None
     try:
-        encoding = threads.submit(request_in_thread, payload, kind, limit)
+        encoding = threads.submit(dump_without_exits, request_in_thread, payload, kind, limit)
     except RuntimeError as error:
         raise _no_room(target, error) from error
     try:

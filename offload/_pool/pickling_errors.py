@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from offload._wire.exceptions import summary
 from offload._wire.large import NeedsDescriptors
-from offload._wire.pickling import dumps, pickled_size
+from offload._wire.pickling import dump_without_exits, dumps, pickled_size
 from offload.errors import ArgumentError, FunctionError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # How deep and wide an error message looks for the culprit.
 _SEARCH_DEPTH = 4
 _SEARCH_WIDTH = 1000
+# Of the key of a mapping, in the path to the culprit.
+_KEY_CHARACTERS = 50
 
 
 def raise_argument_error(
@@ -59,7 +61,7 @@ def raise_size_error(invocation: Invocation, limit: int, *, has_descriptors: boo
     sizes: dict[str, int] = {}
     for name, value in _named(invocation):
         try:
-            sizes[name] = pickled_size(value)
+            sizes[name] = dump_without_exits(pickled_size, value)
         except NeedsDescriptors:
             # Where files cross as descriptors they do not count, and elsewhere as what they hold.
             sizes[name] = 0 if has_descriptors else getattr(value, "size", 0)
@@ -87,7 +89,7 @@ def _named(invocation: Invocation) -> Iterator[tuple[str, Any]]:
 
 def _failure(value: Any) -> Exception | None:
     try:
-        dumps(value)
+        dump_without_exits(dumps, value)
     except Exception as error:  # noqa: BLE001 - whatever a reducer raises
         return error
     return None
@@ -109,7 +111,7 @@ def _descend(path: str, value: Any, failure: Exception) -> tuple[str, Any, Excep
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for _, (key, part) in zip(range(_SEARCH_WIDTH), value.items(), strict=False):
-            yield f"[{key!r:.50}]", part
+            yield f"[{_shown(key)}]", part
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, part in zip(range(_SEARCH_WIDTH), value, strict=False):
             yield f"[{index}]", part
@@ -118,6 +120,14 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         for name in [*getattr(value, "__dict__", ()), *slots][:_SEARCH_WIDTH]:
             if hasattr(value, name):
                 yield f".{name}", getattr(value, name)
+
+
+def _shown(key: object) -> str:
+    """Return a key as it is written, or what it is if it cannot say."""
+    try:
+        return repr(key)[:_KEY_CHARACTERS]
+    except BaseException:  # noqa: BLE001 - of whatever class
+        return f"<{type(key).__name__}>"
 
 
 def _describe(value: Any) -> str:

@@ -167,6 +167,23 @@ def without_exits(load: Callable[..., Any], *arguments: Any) -> Any:
         raise pickle.UnpicklingError(message) from None
 
 
+def dump_without_exits(dump: Callable[..., Any], *arguments: Any) -> Any:
+    """Return `dump(*arguments)`, which pickles, as `without_exits` does what unpickles.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    try:
+        return dump(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        if is_of_signal(error):
+            raise
+        message = f"it raises {type(error).__name__} when it is pickled"
+        raise pickle.PicklingError(message) from None
+
+
 def is_of_signal(error: BaseException) -> bool:
     """Return whether an exception was raised by a signal handler, not by what it interrupted.
 
