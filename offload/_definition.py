@@ -71,8 +71,12 @@ class Definition:
 
     @property
     def reference(self) -> Reference:
-        """What the function is found by; looked up when every module is complete."""
-        if self._reference is None:
+        """What the function is found by; looked up when every module is complete.
+
+        One that is sent by value is so as it is now, with what it refers to: of a notebook, any
+        cell may have been run again.
+        """
+        if self._reference is None or self._reference.is_by_value:
             self._reference = reference_of(self.function)
         return self._reference
 
@@ -88,7 +92,7 @@ class Definition:
             from offload.pool import Pool
 
             pool = Pool.named(pool)
-        if self._target is None:
+        if self._target is None or self._target.by_value:
             self._target = Target(
                 self.function, self.reference, max_concurrency=self.max_concurrency
             )

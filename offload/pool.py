@@ -227,6 +227,12 @@ class Pool:
         """Drain and close; at once if an exception passes."""
         await self.aclose(drain=10.0 if kind is None else 0.0)
 
+    def renew(self) -> None:
+        """Have all later calls run by new workers: code that they may have imported has changed."""
+        running = self._periods.running
+        if running is not None:
+            running.renew()
+
     def forget_workers(self) -> None:
         """Let go of the workers: this is a forked copy of the process that has them."""
         self._periods.forget()

@@ -52,6 +52,7 @@ from offload._wire.supervision import (
     LENGTH,
     NOT_SHARED,
     NOT_STARTED,
+    RENEW,
     SIGNAL,
     START,
     STARTED,
@@ -273,6 +274,9 @@ class Supervisor:
         what, number, argument = COMMAND.unpack(data)
         if what == START:
             self._start(number, fds)
+        elif what == RENEW:
+            self._settings["pids"] = self._pids
+            begin_anew(self._control, self._settings, {})
         elif what == SIGNAL:
             pid = self._pids.get(number)
             if pid is not None:

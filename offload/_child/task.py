@@ -9,6 +9,7 @@ from offload._child.functions import NotFoundError, find, resolve
 from offload._wire.exceptions import may_be_raised, message_of, summary, trace, type_name
 from offload._wire.frames import Kind
 from offload._wire.lean import contextvars, pickle
+from offload._wire.raised import dump_raised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,23 +135,17 @@ def raised(error: BaseException, *, skip: int = 1) -> Failure:
     text = trace(error.with_traceback(traceback))
     data: bytes | None = None
     if may_be_raised(error):
-        try:
-            data = _dump(error)
-            # Many classes pickle and then do not unpickle (cpython#79492): find out here, where
-            # it costs one call, and not in the server.
-            if type(pickle.loads(data)) is not type(error):
-                data = None
-        except BaseException:
-            data = None
+        data = dump_raised(error) or _by_value(error)
     return Failure(Kind.RAISED, (data, type_name(error), message_of(error), text))
 
 
-def _dump(error: Exception) -> bytes:
+def _by_value(error: Exception) -> bytes | None:
+    """Pickle an exception whose class came by value, with its function: it goes back likewise."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is None:
+        return None
     try:
-        return pickle.dumps(error, 5)
-    except Exception:
-        # A class that came by value, with its function, goes back in the same way.
-        cloudpickle = sys.modules.get("cloudpickle")
-        if cloudpickle is None:
-            raise
-        return cloudpickle.dumps(error, 5)  # type: ignore[no-any-return]
+        data: bytes = cloudpickle.dumps(error, 5)
+        return data if type(pickle.loads(data)) is type(error) else None
+    except BaseException:
+        return None

@@ -45,6 +45,8 @@ from offload._decisions.words import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from offload._decisions.words import Action, Lane, Limits, Task, Worker
 
 __all__ = ["Dispatcher"]
@@ -228,6 +230,10 @@ class Dispatcher:
         if self.phase is Phase.CLOSED:
             self._leave(worker, now, StopReason.CLOSE)
             return
+        if worker.is_recycled:
+            self._leave(worker, now, StopReason.RECYCLE)
+            self._grow(now)
+            return
         self.roster.rest(worker, now)
         self._serve(now)
         self._grow(now)
@@ -258,6 +264,14 @@ class Dispatcher:
         self._leave(worker, now, StopReason.RECYCLE)
         self._grow(now)
         return True
+
+    def renew(self, workers: Iterable[Worker], now: float) -> None:
+        """Give no more tasks to any of these workers; one that is starting is replaced when up."""
+        for worker in workers:
+            if worker.state is WorkerState.STARTING:
+                worker.is_recycled = True
+            else:
+                self.recycle(worker, now)
 
     def recovered(self, worker: Worker, now: float) -> None:
         """A worker has ended its cancelled task by itself, and can be used again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -33,6 +34,10 @@ class Registered(Protocol):
 
     def tell_observers(self) -> None:
         """Take note of who observes all pools."""
+        ...
+
+    def renew(self) -> None:
+        """Have all later calls run by new workers."""
         ...
 
     def forget_workers(self) -> None:
@@ -73,6 +78,22 @@ class ObserverList:
             self._changed()
 
         return end
+
+
+class _ReloadWatch:
+    """Notices that a module is being reloaded, and finds none.
+
+    `importlib.reload`, and whatever uses it (`%autoreload`), asks all finders for the new code of a
+    module that is there. Workers have the old one.
+    """
+
+    def __init__(self, reloaded: Callable[[], None]) -> None:
+        self._reloaded = reloaded
+
+    def find_spec(self, _name: str, _path: object = None, target: object = None) -> None:
+        """Take note of a reload; an import has no `target`."""
+        if target is not None:
+            self._reloaded()
 
 
 class Registry(Generic[T]):
@@ -128,6 +149,7 @@ class Registry(Generic[T]):
             return
         self._is_watching = True
         atexit.register(self._at_exit)
+        sys.meta_path.insert(0, _ReloadWatch(self._renew))
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
@@ -141,6 +163,10 @@ class Registry(Generic[T]):
     def _after_fork(self) -> None:
         for pool in list(self._everyone):
             pool.forget_workers()
+
+    def _renew(self) -> None:
+        for pool in list(self._everyone):
+            pool.renew()
 
     def _tell_observers(self) -> None:
         for pool in self.all():

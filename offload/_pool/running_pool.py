@@ -193,6 +193,12 @@ class RunningPool:
                 return decider.act(decider.dispatcher.recycle, worker, time.monotonic())
         return False
 
+    def renew(self) -> None:
+        """Have all later calls run on workers that are started from now on."""
+        decider, backend = self.shell.decider, self.shell.backend
+        backend.renew()
+        decider.act(decider.dispatcher.renew, backend.workers(), time.monotonic())
+
     def set_capacity(self, max_workers: int) -> None:
         """Change how many tasks may run at once."""
         decider = self.shell.decider

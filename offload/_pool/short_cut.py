@@ -70,7 +70,9 @@ class Prepared:
         pool, target = self.definition.resolve()
         options = pool.resolve(self.options)
         may_be_short = not options.single_flight and not options.max_crash_retries
-        plan = self.plan = Plan(pool, target, options, may_be_short, pool._periods)  # noqa: SLF001 - of this package, read on the path of each call
+        plan = Plan(pool, target, options, may_be_short, pool._periods)  # noqa: SLF001 - of this package, read on the path of each call
+        # What is sent by value is so as it is at each call.
+        self.plan = None if target.by_value else plan
         return plan
 
 

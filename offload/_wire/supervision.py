@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COMMAND = struct.Struct("<BxxxIi")
 START = 1
 SIGNAL = 2
+# Begin anew, with nothing loaded; to no worker.
+RENEW = 3
 # An event: what, which worker, process id, and what is said below.
 EVENT = struct.Struct("<BxxxIii")
 UP = 1

@@ -225,6 +225,10 @@ class WorkerBackend(Protocol):
         """Start one worker; `WorkerOwner.worker_ready` or `worker_failed` follows."""
         ...
 
+    def renew(self) -> None:
+        """Have workers that are started from now on share nothing with those before."""
+        ...
+
     def close(self) -> Future[None]:
         """Kill every worker; the future is done when nothing of them is left."""
         ...

@@ -58,6 +58,9 @@ class ExecutorBackend:
         # longer than an event loop may be held.
         keeper.post(self._start_in_thread)
 
+    def renew(self) -> None:
+        """Do nothing: workers of executors share nothing that we know of."""
+
     def close(self) -> Future[None]:
         """End every worker that is ours to end."""
         with self._lock:

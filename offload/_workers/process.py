@@ -26,6 +26,7 @@ from offload._wire.frames import anonymous_file
 from offload._wire.page import shared_bytes
 from offload._wire.shared_buffers import keep_freed_memory
 from offload._wire.supervision import PAGE_LABEL
+from offload._workers.code_on_disk import CodeOnDisk
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely, relay
 from offload._workers.process_worker import ProcessWorker
@@ -57,6 +58,7 @@ class ProcessBackend:
         # supervisor had with each of them: more than one, and so none may be forked.
         self.unshared: dict[str, int] = {}
         self._name = settings.name
+        self._code = CodeOnDisk()
         self._initializer = settings.initializer
         self._workers: dict[int, ProcessWorker] = {}
         self._next_number = 1
@@ -70,6 +72,11 @@ class ProcessBackend:
     def start(self) -> None:
         """Start one worker."""
         keeper.post(self._start)
+
+    def renew(self) -> None:
+        """Have workers that are started from now on share nothing with those before."""
+        self._code.forget()
+        keeper.post(self.supervisor.renew)
 
     def close(self) -> Future[None]:
         """Kill every worker and the supervisor."""
@@ -104,6 +111,7 @@ class ProcessBackend:
     def _start(self) -> None:
         if self._closed is not None:
             return
+        self._tell_changed_code()
         number = self._next_number
         self._next_number += 1
         with contextlib.ExitStack() as stack:
@@ -120,6 +128,19 @@ class ProcessBackend:
                 return
             self._workers[number] = worker
             worker.launch(theirs.fileno(), page)
+
+    def _tell_changed_code(self) -> None:
+        """Say so, once for each file, if a new worker imports other code than this process has."""
+        if changed := self._code.changed():
+            log_safely(
+                _logger,
+                logging.WARNING,
+                "%s changed on disk since this process imported it: new workers of pool %r run "
+                "the new code, while this process and its other workers run the old. Restart it",
+                ", ".join(changed),
+                self._name,
+                extra={"offload_pool": self._name},
+            )
 
     def worker_started(self, number: int, pid: int) -> None:
         """Take note of a worker's process."""

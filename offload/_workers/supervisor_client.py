@@ -111,6 +111,12 @@ class SupervisorClient:
             with contextlib.suppress(OSError):
                 self._control.sendall(supervision.COMMAND.pack(supervision.SIGNAL, number, signal))
 
+    def renew(self) -> None:
+        """Have the supervisor load anew what its workers share: that is another by now."""
+        if self._control is not None and self._settings.preload:
+            with contextlib.suppress(OSError):
+                self._control.sendall(supervision.COMMAND.pack(supervision.RENEW, 0, 0))
+
     def end(self) -> None:
         """Tell the supervisor to end; `supervisor_ended` follows."""
         if self._control is not None:
