@@ -233,6 +233,10 @@ class Pool:
         if running is not None:
             running.renew()
 
+    def rest(self) -> None:
+        """Let the next call open this pool again: it was closed by one of several that use it."""
+        self._periods.rest()
+
     def forget_workers(self) -> None:
         """Let go of the workers: this is a forked copy of the process that has them."""
         self._periods.forget()

@@ -53,6 +53,8 @@ class Periods:
         self.lock = threading.Lock()
         self.running: RunningPool | None = None
         self.is_closed = False
+        # Whether the next call opens it again, since who has closed it meant only its own use.
+        self._is_at_rest = False
         # Calls that were accepted on some thread, and are perhaps still on their way to here.
         self._promised: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         # Whether the pool is closed, and nothing but they may come in.
@@ -92,6 +94,8 @@ class Periods:
         killed: Future[None] | None = None
         with self.lock:
             if self.running is None:
+                if self._is_at_rest:
+                    self.is_closed = self._is_at_rest = False
                 if not is_promised:
                     self._refuse_if_closed()
                 running = self.running = make()
@@ -117,6 +121,7 @@ class Periods:
     def reopen(self) -> None:
         """Let a pool that was closed be opened anew."""
         with self.lock:
+            self._is_at_rest = False
             if self.is_closed:
                 self.is_closed = False
                 if self._awaits_promised:
@@ -133,6 +138,7 @@ class Periods:
         check_number("drain", drain, minimum=0.0)
         with self.lock:
             self.is_closed = True
+            self._is_at_rest = False
             promised = [future for future in self._promised if not future.done()]
             self._awaits_promised = bool(promised) and drain != 0.0
             running = self.running
@@ -175,12 +181,17 @@ class Periods:
                 await _bridge(_wait_at_most(closed, _KILL_SECONDS))
             self._drop(running)
 
+    def rest(self) -> None:
+        """Let the next call open the pool again, if it is closed and nobody has opened it since."""
+        with self.lock:
+            self._is_at_rest = self.is_closed
+
     def kill(self) -> Future[None]:
         """End all workers now; the future is done when nothing of them is left."""
         # A signal handler runs on a thread that may have the lock, and then never gets it.
         has_lock = self.lock.acquire(timeout=_LOCK_SECONDS)
         self.is_closed = True
-        self._awaits_promised = False
+        self._awaits_promised = self._is_at_rest = False
         running = self.running
         if has_lock:
             self.lock.release()

@@ -171,6 +171,10 @@ async def _close(pool: Pool, drain: float) -> None:
         with anyio.CancelScope(shield=True):
             await pool.aclose(drain=0.0)
         raise
+    finally:
+        # A program has ended, and not the process: a test client without a lifespan, or whatever
+        # comes next, uses the pool as if it was new.
+        pool.rest()
 
 
 @asynccontextmanager

@@ -56,7 +56,8 @@ def lifespan(
     """Bind pools, and jobs if there are any, to the life of an application.
 
     Opens the pools one after the other, with their workers warm, before the server takes
-    requests; drains them all at the same time when the server ends. A pool that several
+    requests; drains them all at the same time when the server ends. After that a call opens its
+    pool again, as it does one that is new. A pool that several
     applications of the process hold, on whatever event loops and threads, goes on until the last
     of them ends; one that starts while the last one before it closes the pool waits for that.
 

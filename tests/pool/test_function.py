@@ -947,7 +947,7 @@ class TestExceptions:
         with pytest.raises(Exception) as caught:  # noqa: PT011 - any Exception
             await functions.fail_as(name)
         error = caught.value
-        if name in ("BadStrError", "concurrent.futures.CancelledError"):
+        if name in ("BadStrError", "TwoArgumentsError", "concurrent.futures.CancelledError"):
             assert not isinstance(error, RemoteError)
         else:
             assert type(error) is RemoteError
@@ -975,9 +975,9 @@ class TestExceptions:
     async def test_text_of_a_lost_exception_is_kept(self):
         """An exception that does not unpickle leaves its type and its text."""
         with pytest.raises(RemoteError) as caught:
-            await functions.fail_as("TwoArgumentsError")
-        assert caught.value.type_name == "tests.support.functions.decorated.TwoArgumentsError"
-        assert caught.value.remote_message == "one and two"
+            await functions.fail_as("LocksUpError")
+        assert caught.value.type_name == "tests.support.functions.decorated.LocksUpError"
+        assert caught.value.remote_message == "locked"
 
     async def test_exit_of_a_function_is_not_that_of_the_server(self):
         """`sys.exit()` in a function is an error of its call."""
