@@ -20,6 +20,30 @@ __all__ = ["RelayHandler", "install", "restore"]
 _MESSAGE_CHARACTERS = 16 * 1024
 # With all of its fields. The parent's event loop receives it, though it does not unpickle it.
 _RECORD_BYTES = 192 * 1024
+# What is left of one that has too many fields for that.
+_NEEDED = (
+    "name",
+    "levelno",
+    "levelname",
+    "msg",
+    "args",
+    "exc_info",
+    "exc_text",
+    "stack_info",
+    "created",
+    "msecs",
+    "process",
+    "processName",
+    "thread",
+    "threadName",
+    "pathname",
+    "filename",
+    "module",
+    "lineno",
+    "funcName",
+    "offload_pid",
+    "offload_function",
+)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
@@ -65,21 +89,28 @@ def _pickled(fields: dict[str, Any]) -> bytes:
             return data
     except Exception:
         data = b""
-    # Some `extra` does not cross, or is huge: its text is better than no record at all.
-    return pickle.dumps({name: _plain(value) for name, value in fields.items()}, 5)
+    # Some `extra` does not cross, or is huge: its text is better than no record at all, and less of
+    # it is better than none. The parent takes no frame that is larger.
+    plain: dict[str, Any] = {}
+    for most in (_MESSAGE_CHARACTERS, _MESSAGE_CHARACTERS // 16):
+        plain = {_cut(name, most): _plain(value, most) for name, value in fields.items()}
+        data = pickle.dumps(plain, 5)
+        if len(data) <= _RECORD_BYTES:
+            return data
+    return pickle.dumps({name: plain[name] for name in _NEEDED if name in plain}, 5)
 
 
-def _plain(value: Any) -> Any:
-    if type(value) not in _PLAIN:
+def _plain(value: Any, most: int) -> Any:
+    if type(value) not in _PLAIN or (type(value) is int and value.bit_length() > most):
         try:
             value = repr(value)
         except Exception as error:
             value = f"<{type(value).__name__}, whose repr failed: {type(error).__name__}>"
-    return _cut(value) if isinstance(value, str) else value
+    return _cut(value, most) if isinstance(value, str) else value
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MESSAGE_CHARACTERS else text[:_MESSAGE_CHARACTERS] + " … (cut)"
+def _cut(text: str, most: int = _MESSAGE_CHARACTERS) -> str:
+    return text if len(text) <= most else text[:most] + " … (cut)"
 
 
 def install(send: Callable[[bytes], object], levels: dict[str, int]) -> RelayHandler:

@@ -8,8 +8,8 @@ import sys
 
 from offload._child import context
 from offload._child.preload import preload
-from offload._wire.frames import anonymous_file
 from offload._wire.lean import struct
+from offload._wire.memory_file import anonymous_file
 from offload._wire.supervision import command_line
 
 TYPE_CHECKING = False

@@ -76,7 +76,10 @@ class Serving:
         return undo
 
     def _report(self, done: float, total: float | None) -> None:
-        self._connection.send_news(Kind.PROGRESS, pickle.dumps((done, total), 5))
+        body = pickle.dumps((done, total), 5)
+        if len(body) > _INLINE_BYTES:
+            raise ValueError("progress is told in two numbers: these are none")
+        self._connection.send_news(Kind.PROGRESS, body)
 
     def run(self) -> None:
         """Serve until the parent closes the socket."""
@@ -295,9 +298,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
     try:
         try:
             if settings["preload_error"]:
-                connection.send(
-                    Kind.START_FAILED, settings["preload_error"].encode(errors="backslashreplace")
-                )
+                _send_failure(connection, settings["preload_error"])
                 return
             greeting = pickle.loads(connection.receive().body)
             modules, levels = greeting["modules"], greeting["levels"]
@@ -312,9 +313,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
         except Gone:
             raise
         except BaseException as error:
-            connection.send(
-                Kind.START_FAILED, trace(error).encode(errors="backslashreplace")[-32768:]
-            )
+            _send_failure(connection, trace(error))
             return
         connection.send(Kind.READY, os.getpid().to_bytes(8, "little"))
         serving.run()
@@ -322,6 +321,13 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
         pass
     finally:
         connection.close()
+
+
+def _send_failure(connection: Connection, text: str) -> None:
+    # Of a traceback, the end says most.
+    connection.send(
+        Kind.START_FAILED, text.encode(errors="backslashreplace")[-_INLINE_BYTES // 2 :]
+    )
 
 
 def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:

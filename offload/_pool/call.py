@@ -15,7 +15,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._pool.call_errors import raise_reply
+from offload._pool.call_errors import check_reply, raise_reply
 from offload._pool.codec import (
     close_request,
     decode_error,
@@ -229,6 +229,7 @@ async def decode_value(frame: Frame, target: Target) -> Any:
     """Return the result that a frame holds, or raise what it says instead."""
     value = await decode_reply(frame, target)
     if frame.kind != Kind.RESULT:
+        check_reply(frame.kind, value, target)
         is_error = frame.kind == Kind.RAISED and value[0] is not None
         raised = await decode_error(value[0]) if is_error else None
         raise_reply(frame.kind, value, target, raised)

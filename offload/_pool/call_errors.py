@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bad_result",
+    "check_reply",
     "closed_error",
     "crash_error",
     "deadline_error",
@@ -227,6 +228,39 @@ def bad_result(target: Target, error: BaseException) -> ResultError:
         f"{target.name} ran, but its result cannot be unpickled here: {summary(error)}",
         function=target.name,
     )
+
+
+_TEXTS = (str, str)
+# What a worker says, by kind of reply, where that is no result; a text may be missing.
+_DETAILS: dict[int, tuple[type, ...]] = {
+    Kind.RAISED: (bytes, str, str, str),
+    Kind.RESULT_TOO_LARGE: (int, int),
+    Kind.NOT_FOUND: _TEXTS,
+    Kind.BAD_ARGUMENT: _TEXTS,
+    Kind.BAD_RESULT: _TEXTS,
+}
+
+
+def check_reply(kind: int, detail: Any, target: Target) -> None:
+    """Check what a worker replied instead of a result: code of others may have sent it.
+
+    Raises:
+        ResultError: it is not what a worker says.
+    """
+    kinds = _DETAILS.get(kind, ())
+    if not kinds or type(detail) is not tuple or len(detail) != len(kinds):
+        known = False
+    else:
+        pairs = zip(detail, kinds, strict=True)
+        known = all(
+            type(part) is kind or (part is None and kind is not int) for part, kind in pairs
+        )
+    if not known:
+        raise ResultError(
+            f"{target.name} ran, but its worker replied what no worker replies. Look for code in "
+            "it that writes to descriptors which are not its own",
+            function=target.name,
+        )
 
 
 def raise_reply(kind: int, detail: Any, target: Target, error: Exception | None = None) -> NoReturn:

@@ -332,8 +332,8 @@ class Shell:
 
     # --- what workers report ---
 
-    def replied(self, task: PoolTask, frame: Frame) -> None:
-        """Accept a frame of a task, on the thread of the task's loop."""
+    def replied(self, task: PoolTask, frame: Frame) -> bool:
+        """Accept a frame of a task, on the thread of its loop; False: it cannot be of the task."""
         if frame.kind < Kind.ITEM:
             task.frame = frame
             self._finish(task, recycle=bool(frame.flags & Flag.RECYCLE))
@@ -343,11 +343,16 @@ class Shell:
             if not task.future.done():
                 task.future.set_result(None)
         elif frame.kind == Kind.ITEM:
-            if task.items is not None:
-                task.items.append(frame)
-                task.wake()
-        else:
+            items = task.items
+            if items is None or len(items) == items.maxlen:
+                return False  # it is no generator, or has no credit: items would fill our memory
+            items.append(frame)
+            task.wake()
+        elif frame.kind == Kind.PROGRESS:
             tell_progress(task, frame.body)
+        else:
+            return False
+        return True
 
     def ended_elsewhere(
         self, task: PoolTask, frame: Frame | None, error: BaseException | None = None

@@ -45,7 +45,8 @@ class StreamCall(Call):
         self._window = window
         self._request: Request | None = None
         self._task: PoolTask | None = None
-        self._frames: deque[Frame] = deque()
+        # No more than a window: the worker has credit for no more.
+        self._frames: deque[Frame] = deque(maxlen=window)
         # Items that were taken, and for which the worker has not been given credit yet.
         self._taken = 0
         # Whether it waits for a worker or a thread, and not for the consumer.

@@ -34,6 +34,8 @@ pack_header = HEADER.pack
 INLINE_BYTES = 64 * 1024
 RECEIVE_BYTES = INLINE_BYTES + 4096
 SOCKET_BUFFER_BYTES = 4 * INLINE_BYTES
+# What a worker sends is no larger: it is an inline payload, or a log record, which the worker cuts.
+WORKER_BODY_BYTES = 4 * INLINE_BYTES
 # What we receive is not for programs that we start; Python marks only what it opens itself.
 RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 DONT_WAIT = RECEIVE_FLAGS | getattr(socket, "MSG_DONTWAIT", 0)
@@ -88,17 +90,6 @@ class Flag:
     RAW: Final = 16
     # What is not to be unpickled right where it is received.
     NOT_INLINE: Final = LARGE | SLOW | RAW
-
-
-def anonymous_file(label: str = "offload") -> int:
-    """Return the descriptor of a new file without a name; `label` is what /proc shows it as."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create(label, os.MFD_CLOEXEC)
-    import tempfile
-
-    # macOS: an unlinked temporary file; the page cache keeps a short-lived one off the disk.
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 class Frame:
@@ -190,10 +181,15 @@ def unpack_descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 class Assembler:
     """Makes whole frames of what a stream socket delivers in pieces."""
 
-    __slots__ = ("_buffer", "_fds")
+    __slots__ = ("_buffer", "_fds", "_start")
+
+    # For the descriptors that come with one message.
+    _ancillary_bytes = _ANCILLARY_BYTES
 
     def __init__(self) -> None:
+        # What came and was not taken begins at `_start`.
         self._buffer = b""
+        self._start = 0
         # The kernel keeps descriptors in the order of the bytes that they were sent with, so that
         # the first ones belong to the first frame that says that it has some.
         self._fds: list[int] = []
@@ -211,32 +207,42 @@ class Assembler:
             OSError: a descriptor was lost, because we may not open more. The connection is of no
                 use then: the frame that it belongs to cannot be read.
         """
-        data, ancillary, flags, _ = connection.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, how)
+        data, ancillary, flags, _ = connection.recvmsg(RECEIVE_BYTES, self._ancillary_bytes, how)
         if ancillary:
             self._fds += unpack_descriptors(ancillary)
         if flags & _TRUNCATED:
-            raise OSError(errno.EMFILE, "a descriptor could not be received")
+            self._truncated(came=bool(ancillary))
         if not data:
             return False
-        self._buffer = self._buffer + data if self._buffer else data
+        if self._buffer:
+            self._buffer = self._buffer[self._start :] + data
+        else:
+            self._buffer = data
+        self._start = 0
         return True
+
+    def _truncated(self, *, came: bool) -> None:
+        """Raise the error of descriptors that did not come; `came`: others did."""
+        del came
+        raise OSError(errno.EMFILE, "a descriptor could not be received")
 
     def take(self) -> Frame | None:
         """Return the next whole frame, if there is one; whoever takes it closes it."""
-        buffer = self._buffer
+        buffer, start = self._buffer, self._start
         length = len(buffer)
-        if length < _HEADER_BYTES:
+        if length - start < _HEADER_BYTES:
             return None
-        size, kind, flags, files, task = _unpack_header(buffer)
-        end = _HEADER_BYTES + size
+        size, kind, flags, files, task = _unpack_header(buffer, start)
+        start += _HEADER_BYTES
+        end = start + size
         if length < end:
             return None
+        body = buffer[start:end]
         if length == end:  # nearly always: one frame, and nothing after it
             self._buffer = b""
-            body = buffer[_HEADER_BYTES:]
+            self._start = 0
         else:
-            self._buffer = buffer[end:]
-            body = buffer[_HEADER_BYTES:end]
+            self._start = end
         descriptor = self._fds.pop(0) if flags & Flag.LARGE else None
         frame = Frame(kind, flags, body, descriptor, task)
         if files:

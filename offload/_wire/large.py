@@ -1,12 +1,16 @@
 """Large payloads: pickled into an anonymous file that crosses as a descriptor.
 
-    memfd:   pickle stream │ buffer 0 │ buffer 1 │ …        buffers start at multiples of 64
+    memfd:   pickle stream │ buffer 0 │ buffer 1 │ … │ table    buffers start at multiples of 64
     copies:  sender's object ──write(2)──► memfd ──mmap──► receiver (buffers), or
                                                  ──read(2)─► receiver (bytes objects)
 
 Every copy is made by the kernel while the GIL is free. An anonymous file has no name to leak, needs
 no /dev/shm, and dies with its last descriptor (memfd_create(2)). All of this is for threads: none
 of it is done on an event loop.
+
+The body of the frame beside it has a fixed size: it tells how long the stream is, and how many
+buffers the table at the end of the file lists. The file is sealed by who made it. Who gets it maps
+it only then, and looks at nothing beyond its size, whatever the table says.
 
 Files that are arguments themselves travel beside the payload, as descriptors of their own.
 """
@@ -18,8 +22,9 @@ import mmap
 import os
 import sys
 
-from offload._wire.frames import MAX_DESCRIPTORS, anonymous_file
-from offload._wire.lean import pickle
+from offload._wire.frames import MAX_DESCRIPTORS
+from offload._wire.lean import pickle, struct
+from offload._wire.memory_file import anonymous_file, seal, sealed_size
 from offload._wire.pickling import (
     TooLarge,
     TooManyBytes,
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+# Bytes of the pickle stream, number of buffers; and, for each of them, where it is in the file.
+_BODY = struct.Struct("<QQ")
+_ENTRY = struct.Struct("<QQ")
 _ALIGNMENT = 64
 # Below this a buffer costs more as a separate mapping entry than as a part of the stream.
 _OUT_OF_BAND_BYTES = 4096
@@ -200,12 +208,15 @@ def _encode_file(value: object, limit: int | None) -> tuple[bytes, int, int]:
         sink = FileSink(fd, limit)
         pickler(sink, is_in_band).dump(value)
         stream = sink.size
-        layout: list[tuple[int, int]] = []
+        table: list[bytes] = []
         for raw in buffers:
             sink.align()
-            layout.append((sink.size, raw.nbytes))
+            table.append(_ENTRY.pack(sink.size, raw.nbytes))
             sink.write(raw)
-        return pickle.dumps((stream, layout), 5), fd, sink.size
+        if table:
+            FileSink(fd).write(b"".join(table))
+        seal(fd)
+        return _BODY.pack(stream, len(table)), fd, sink.size
     except BaseException:
         os.close(fd)
         raise
@@ -215,33 +226,73 @@ def _encode_file(value: object, limit: int | None) -> tuple[bytes, int, int]:
 _mappings: list[Callable[[], mmap.mmap | None]] = []
 
 
-def _open_buffers(fd: int, start: int, end: int) -> tuple[memoryview, int]:
+def _open_buffers(fd: int, start: int, end: int, *, is_sealed: bool) -> tuple[memoryview, int]:
     """Return writable memory of our own with what is in a file, and the offset that it begins at.
 
     Args:
         fd: the file.
         start: the first byte that is needed.
         end: the byte after the last one.
-    """
-    if sys.version_info >= (3, 13):
-        mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY, trackfd=False)
-        return memoryview(mapping), 0
-    # Before 3.13 a mapping keeps a descriptor of its own (gh-78502): a thousand results that
-    # somebody keeps would be all that a server may open. Past some, copy: a millisecond for each
-    # megabyte, while the GIL is free.
-    from weakref import ref
+        is_sealed: nobody can make the file shorter, so that it can be mapped.
 
-    if len(_mappings) >= _MAX_MAPPINGS:
-        _mappings[:] = [known for known in _mappings if known() is not None]
-    if len(_mappings) < _MAX_MAPPINGS:
-        mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY)
-        _mappings.append(ref(mapping))
-        return memoryview(mapping), 0
+    Raises:
+        EOFError: the file has become shorter.
+    """
+    if is_sealed:
+        if sys.version_info >= (3, 13):
+            mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY, trackfd=False)
+            return memoryview(mapping), 0
+        # Before 3.13 a mapping keeps a descriptor of its own (gh-78502): a thousand results that
+        # somebody keeps would be all that a server may open. Past some, copy: a millisecond for
+        # each megabyte, while the GIL is free.
+        from weakref import ref
+
+        if len(_mappings) >= _MAX_MAPPINGS:
+            _mappings[:] = [known for known in _mappings if known() is not None]
+        if len(_mappings) < _MAX_MAPPINGS:
+            mapping = mmap.mmap(fd, end, access=mmap.ACCESS_COPY)
+            _mappings.append(ref(mapping))
+            return memoryview(mapping), 0
     memory = memoryview(mmap.mmap(-1, end - start, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     source = FileSource(fd, end)
     source.position = start
-    source.readinto(memory)
+    if source.readinto(memory) < end - start:
+        raise EOFError("the file of a payload is shorter than it was")
     return memory, start
+
+
+def spilled(fd: int, size: int) -> bytes:
+    """Return the body for a file that has a pickle of so many bytes and nothing else."""
+    seal(fd)
+    return _BODY.pack(size, 0)
+
+
+def layout_of(body: bytes, fd: int) -> tuple[int, list[tuple[int, int]], bool]:
+    """Return where the parts of a payload are in its file, all of them inside it.
+
+    Returns:
+        The size of the pickle stream; offset and size of each buffer; whether the file is sealed.
+
+    Raises:
+        UnpicklingError: nobody of ours has written it.
+    """
+    sealed = sealed_size(fd)
+    whole = os.fstat(fd).st_size if sealed is None else sealed
+    try:
+        stream, count = _BODY.unpack(body)
+    except struct.error:
+        raise pickle.UnpicklingError("the description of a payload is none") from None
+    end = whole - count * _ENTRY.size
+    if stream > end:
+        raise pickle.UnpicklingError("a payload is larger than its file")
+    if not count:
+        return stream, [], sealed is not None
+    source = FileSource(fd, whole)
+    source.position = end
+    layout = list(_ENTRY.iter_unpack(source.read()))
+    if any(offset + size > end for offset, size in layout):
+        raise pickle.UnpicklingError("a buffer of a payload is outside of its file")
+    return stream, layout, sealed is not None
 
 
 def decode_with_files(body: bytes, fd: int, files: list[int]) -> Any:
@@ -263,10 +314,11 @@ def decode_large(body: bytes, fd: int) -> Any:
     Keeping them keeps no descriptor open, or not many.
     """
     try:
-        stream, layout = pickle.loads(body)
+        stream, layout, is_sealed = layout_of(body, fd)
         buffers: list[memoryview] = []
         if layout:
-            view, start = _open_buffers(fd, layout[0][0], sum(layout[-1]))
+            first, last = min(layout)[0], max(map(sum, layout))
+            view, start = _open_buffers(fd, first, last, is_sealed=is_sealed)
             # Those that were read-only are made so by the unpickler: the stream says which.
             for offset, size in layout:
                 buffers.append(view[offset - start : offset - start + size])

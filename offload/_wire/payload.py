@@ -35,9 +35,9 @@ from __future__ import annotations
 import os
 import time
 
-from offload._wire.frames import INLINE_BYTES, Flag, anonymous_file, pack_frame
-from offload._wire.large import FileSink, encode_with_files
-from offload._wire.lean import pickle
+from offload._wire.frames import INLINE_BYTES, Flag, pack_frame
+from offload._wire.large import FileSink, encode_with_files, spilled
+from offload._wire.memory_file import anonymous_file
 from offload._wire.page import BUFFER_BYTES, TO_WORKER, has_shared_buffers
 from offload._wire.pickling import Sink, TooLarge, encode, pickler, register_missing_reducer
 
@@ -139,7 +139,7 @@ class Parcel:
         except BaseException:
             os.close(fd)
             raise
-        return pickle.dumps((self.size, []), 5), fd
+        return spilled(fd, self.size), fd
 
     def send(self, shared: mmap.mmap, descriptor: int | None, send: Send) -> None:
         """Send it to a worker.

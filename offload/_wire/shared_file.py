@@ -15,8 +15,8 @@ from __future__ import annotations
 import io
 import os
 
-from offload._wire.frames import anonymous_file
 from offload._wire.large import FileSink, attach, attached, is_copying
+from offload._wire.memory_file import anonymous_file, seal
 from offload._wire.source import FileSource
 
 TYPE_CHECKING = False
@@ -129,6 +129,7 @@ def _copied(data: bytes) -> SharedFile:
     fd = anonymous_file()
     try:
         FileSink(fd).write(data)
+        seal(fd)
     except BaseException:
         os.close(fd)
         raise

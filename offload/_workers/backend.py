@@ -193,8 +193,8 @@ class WorkerOwner(Protocol):
 class Replied(Protocol):
     """Takes a frame of a task: its reply, an item, a report of progress. It owns the frame."""
 
-    def __call__(self, task: Any, frame: Frame, /) -> None:
-        """Take the frame."""
+    def __call__(self, task: Any, frame: Frame, /) -> bool:
+        """Take the frame; False if the task has no use for it, which is then the worker's."""
         ...
 
 

@@ -18,8 +18,9 @@ import struct
 import threading
 from typing import TYPE_CHECKING
 
-from offload._wire.frames import Assembler, Flag, pack_descriptors
+from offload._wire.frames import Flag, pack_descriptors
 from offload._wire.shared_buffers import read_reply
+from offload._workers.wary_assembler import WaryAssembler
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["WorkerConnection", "WorkerPage", "WorkerSocket"]
 
 _WORD = struct.Struct("=Q")
+# How many frames are taken before the event loop turns: three microseconds each, where a worker
+# has sent thousands of small ones at once.
+_MOST_FRAMES = 200
 
 
 class WorkerPage:
@@ -69,7 +73,7 @@ class WorkerSocket:
         self.connection: WorkerConnection | None = None
         # Here and not in the connection: a thread that a function has left behind logs when it
         # likes, and its record may be half read when the worker goes to another loop.
-        self.frames = Assembler()
+        self.frames = WaryAssembler()
         self.reading = threading.Lock()
 
     def connect(
@@ -115,12 +119,23 @@ class WorkerSocket:
 class WorkerConnection:
     """A worker's socket on one event loop: a persistent reader, and a writer when it must be."""
 
-    __slots__ = ("_deliver", "_lost", "endpoint", "is_open", "loop", "pending", "socket")
+    __slots__ = (
+        "_deliver",
+        "_is_behind",
+        "_lost",
+        "endpoint",
+        "is_open",
+        "loop",
+        "pending",
+        "socket",
+    )
 
     def __init__(
         self, socket: WorkerSocket, loop: asyncio.AbstractEventLoop, deliver: Deliver, lost: Lost
     ) -> None:
         self.is_open = False  # if the next lines fail
+        # Whether more frames came than were taken at once.
+        self._is_behind = False
         self.socket = socket
         self.loop = loop
         self._deliver = deliver
@@ -184,19 +199,25 @@ class WorkerConnection:
                 return False
             frames = socket.frames
             try:
-                is_alive = frames.receive(self.endpoint)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                is_alive, failure = False, error
-            else:
+                is_alive = self._is_behind or frames.receive(self.endpoint)
+                self._is_behind = False
                 while (frame := frames.take()) is not None:
                     if frame.flags & Flag.SHARED:
                         # At once: the worker that is given its next task may put something else
                         # there, and the keeper closes the page of one that has ended.
                         frame.body = read_reply(socket.page.memory, frame.body)
                     received.append(frame)
+                    if len(received) >= _MOST_FRAMES:
+                        self._is_behind = True
+                        self.loop.call_soon(self.read)
+                        break
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                is_alive, failure = False, error
         if not is_alive:
+            for frame in received:
+                frame.close()
             self.close()
             self._lost(failure)
             return False

@@ -15,7 +15,12 @@ from offload._workers.keeper import keeper
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 __all__ = ["authkey", "is_inherited", "pickled_for_child", "track"]
+
+_COMMANDS = ("register", "unregister")
+# What multiprocessing makes names for.
+_RESOURCES = ("shared_memory", "semaphore")
 
 
 def authkey() -> bytes:
@@ -72,14 +77,19 @@ def pickled_for_child(value: object) -> bytes:
         set_spawning_popen(None)
 
 
-def track(news: bytes) -> None:
+def track(news: bytes) -> bool:
     """Tell the resource tracker of this process what a worker has made, attached or unlinked.
 
     On the thread of the loop that hears it, in the order in which it is said, since a later word of
     this process must not overtake it. Only a tracker that is not there yet, and takes a while to
     start, is told by the keeper.
+
+    Returns:
+        False if it is nothing that a worker of ours says.
     """
-    command, rtype, name = news.decode().split("\n", 2)
+    command, rtype, name = (*news.decode(errors="replace").split("\n", 2), "", "")[:3]
+    if command not in _COMMANDS or rtype not in _RESOURCES or not name:
+        return False
     from multiprocessing import resource_tracker
 
     tell: Callable[[str, str], None] = getattr(resource_tracker, command)
@@ -87,6 +97,7 @@ def track(news: bytes) -> None:
         keeper.post(_tell, tell, name, rtype)
     else:
         _tell(tell, name, rtype)
+    return True
 
 
 def _tell(tell: Callable[[str, str], None], name: str, rtype: str) -> None:

@@ -22,7 +22,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from offload._decisions.words import Worker
-from offload._wire.frames import anonymous_file
+from offload._wire.memory_file import anonymous_file, seal
 from offload._wire.page import shared_bytes
 from offload._wire.shared_buffers import keep_freed_memory
 from offload._wire.supervision import PAGE_LABEL
@@ -121,6 +121,8 @@ class ProcessBackend:
                 page = anonymous_file(f"{PAGE_LABEL}{number}")
                 stack.callback(os.close, page)
                 os.ftruncate(page, shared_bytes())
+                # Both of us have it mapped: what ends the one who touches it must not be possible.
+                seal(page, is_written=False)
                 memory = mmap.mmap(page, shared_bytes())
                 worker = ProcessWorker(number, self, ours, memory)
             except Exception as error:  # noqa: BLE001 - told by the error of each call that waits

@@ -22,6 +22,8 @@ How a worker ends:
 Whether a task had been received or started is read from the page, where the worker notes the number
 of the task that it has come to. Its number alone would not do: `task` is set by the pool before the
 task is sent, so the page is asked only if the last task that was sent is the one in question.
+
+Longer than most files: what happens to one worker is told in one place.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from offload._workers.connection import WorkerPage, WorkerSocket
 from offload._workers.keeper import keeper
 from offload._workers.kinship import authkey, track
 from offload._workers.logs import log_levels, log_safely, relay
+from offload._workers.wary_assembler import BrokenProtocolError
 from offload._workers.worker_life import Event, Life, Tell, next_step
 
 if TYPE_CHECKING:
@@ -161,10 +164,12 @@ class ProcessWorker(PoolWorker):
                 records = [] if records is None else records
                 records.append(frame.body)
             elif frame.kind == Kind.TRACK:
-                track(frame.body)
+                if not track(frame.body):
+                    self._refuse(frame, "it sent what no resource tracker is told")
             elif task is not None and frame.task == self.sent_count:
-                replied(task, frame)
-                if self.last_sent is task and frame.kind < Kind.ITEM:
+                if not replied(task, frame):
+                    self._refuse(frame, "it sent what its task has no use for")
+                elif self.last_sent is task and frame.kind < Kind.ITEM:
                     self.last_sent = None  # an idle worker keeps no megabytes, nor open files
             else:
                 self._discard(frame)
@@ -183,17 +188,26 @@ class ProcessWorker(PoolWorker):
             return
         # A second reply to an earlier task: by code of that task, or by a mistake of ours. The
         # caller of the present one must not get the result of another: its worker dies instead.
-        keeper.post(self.handle, Event.MISBEHAVIOUR)
+        self._refuse(frame, "it had replied to one task twice")
+
+    def _refuse(self, frame: Frame, why: str) -> None:
+        """Have the worker killed for a frame."""
+        frame.close()
+        keeper.post(self.handle, Event.MISBEHAVIOUR, why)
         log_safely(
             _logger,
             logging.ERROR,
-            "%r replied twice to one task, and is killed",
+            "%r is killed, since %s",
             self,
+            why,
             extra={"offload_pid": self.pid},
         )
 
     def _socket_lost(self, failure: OSError | None) -> None:
-        keeper.post(self.handle, Event.SOCKET_LOST)
+        if isinstance(failure, BrokenProtocolError):
+            keeper.post(self.handle, Event.MISBEHAVIOUR, failure.strerror)
+        else:
+            keeper.post(self.handle, Event.SOCKET_LOST)
         if failure is not None:
             # A dead worker; or our own limit of open files, which cost us a descriptor.
             log_safely(
@@ -284,14 +298,14 @@ class ProcessWorker(PoolWorker):
 
         Args:
             event: what has happened.
-            detail: what the pool is told of a failure to start.
+            detail: what the pool is told of a failure to start, or of misbehaviour.
             seconds: the time of the next state, where the event decides on that.
         """
         step = next_step(self.life, event)
         if step is None:
             return
         self.life = step.life
-        self.kill_reason = step.reason or self.kill_reason
+        self.kill_reason = step.reason.format(detail) or self.kill_reason
         self._set_timer(seconds if step.seconds is None else step.seconds, capped=step.is_capped)
         if step.closes_socket:
             self.socket.shut()
@@ -344,22 +358,28 @@ class ProcessWorker(PoolWorker):
         frames = self.socket.frames
         try:
             is_alive = frames.receive(self.socket.endpoint)
+            while (frame := frames.take()) is not None and frame.kind in (Kind.LOG, Kind.TRACK):
+                if frame.kind == Kind.LOG:
+                    relay.post([frame.body])
+                elif not track(frame.body):
+                    raise BrokenProtocolError("it sent what no resource tracker is told")
         except BlockingIOError:
             return
+        except BrokenProtocolError as error:
+            self._stop_reading()
+            self.handle(Event.FAILURE, f"the worker was killed, since {error.strerror}")
+            return
         except OSError:
-            is_alive = False
-        while (frame := frames.take()) is not None and frame.kind in (Kind.LOG, Kind.TRACK):
-            if frame.kind == Kind.LOG:
-                relay.post([frame.body])
-            else:
-                track(frame.body)
+            is_alive, frame = False, None
         if frame is None:
             if not is_alive:
                 self._stop_reading()  # the supervisor's word on its exit follows
             return
         self._stop_reading()
         if frame.kind == Kind.READY:
-            self.pid = int.from_bytes(frame.body, "little")
+            # Where the supervisor, whose word counts, has not told it yet.
+            frames.expect_replies()
+            self.pid = self.pid or int.from_bytes(frame.body, "little")
             self.handle(Event.READY)
         else:
             self.handle(Event.FAILURE, frame.body.decode(errors="replace"))

@@ -81,7 +81,7 @@ class Event(enum.Enum):
     STOP_NOW = "its task is to end at once"
     TASK_ENDED = "its cancelled task has ended by itself"
     SOCKET_LOST = "nothing can be sent to it or received from it"
-    MISBEHAVIOUR = "it has replied to one task twice"
+    MISBEHAVIOUR = "it has sent what no worker sends"
     POOL_CLOSED = "its pool is closed"
     TIME_OVER = "the time of its present state is over"
     EXITED = "its process has ended"
@@ -112,7 +112,7 @@ class Step:
         is_capped: a time that runs already stays, if it is over before.
         closes_socket: whether the worker is shown the end of its socket.
         tell: what the pool is told.
-        reason: why it is killed, if that is no caller's wish.
+        reason: why it is killed, if that is no caller's wish; {} is what the event tells.
     """
 
     life: Life
@@ -126,7 +126,7 @@ class Step:
 
 _TERMINATE = Step(Life.TERMINATING, signal=SIGTERM, seconds=_TERMINATE_SECONDS)
 _KILL = Step(Life.KILLED, signal=SIGKILL)
-_MISBEHAVED = Step(Life.KILLED, signal=SIGKILL, reason="it had replied to one task twice")
+_MISBEHAVED = Step(Life.KILLED, signal=SIGKILL, reason="{}")
 _CLOSE = Step(Life.CLOSING, seconds=_EXIT_SECONDS, closes_socket=True)
 _RECOVER = Step(Life.RUNNING, tell=Tell.RECOVERED)
 _AWAIT_EXIT = Step(Life.LOST, seconds=REPORT_SECONDS)

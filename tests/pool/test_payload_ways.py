@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 
 from offload import ArgumentError, Pool, ResultError, WorkerCrashedError
 from offload._values.options import CallOptions
-from offload._wire import payload
 from offload._wire.large import decode_large, encode_large
 from offload._wire.page import BUFFER_BYTES
 from offload._wire.payload import Parcel, pack
@@ -201,7 +201,7 @@ def test_what_is_packed_unpacks_or_is_refused(value: Any) -> None:
         assert packed == pack(value)
         assert hash(packed) == hash(pack(value))
         packed = packed.joined()
-    assert same(payload.pickle.loads(packed), value)
+    assert same(pickle.loads(packed), value)
 
 
 # --- views ---
@@ -228,7 +228,7 @@ class TestViews:
     def test_any_view_comes_back_equal(self, view: memoryview) -> None:
         """Content, format, shape and writability of a view cross, by every way."""
         body, fd, _ = encode_large([view])
-        ways = [payload.pickle.loads(dumps([view])), decode_large(body, fd)]
+        ways = [pickle.loads(dumps([view])), decode_large(body, fd)]
         for [again] in ways:
             assert not unequal(again, view)
             assert (again.format, again.shape) == (view.format, view.shape)
@@ -240,7 +240,7 @@ class TestViews:
         table = np.arange(60_000, dtype="f8").reshape(200, 300)
         for array in (table, np.asfortranarray(table), table[:, ::2]):
             view = memoryview(array)
-            [again] = payload.pickle.loads(dumps([view]))
+            [again] = pickle.loads(dumps([view]))
             assert again.shape == view.shape
             assert np.array_equal(np.asarray(again), array)
 
@@ -276,7 +276,7 @@ class TestViews:
         """Our reducer is ours alone: `copyreg`, and so `copy.copy`, know nothing of it."""
         dumps([memoryview(b"x")])
         with pytest.raises(TypeError, match="memoryview"):
-            payload.pickle.dumps(memoryview(b"x"))
+            pickle.dumps(memoryview(b"x"))
 
 
 # --- text ---

@@ -15,7 +15,8 @@ import pytest
 from offload import Pool, WorkerCrashedError, offload
 from offload._pool.single_flight import SingleFlight
 from offload._values.call_record import CallRecord
-from offload._wire.frames import Flag, Frame, Kind, anonymous_file
+from offload._wire.frames import Flag, Frame, Kind
+from offload._wire.memory_file import anonymous_file
 from tests.support import inside
 from tests.support.calls import open_files
 from tests.support.functions import crossing as crossing_functions

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from offload import ArgumentError, Pool
-from offload._wire.frames import anonymous_file
+from offload._wire.memory_file import anonymous_file
 from offload._wire.shared_file import SharedFile
 from offload._workers.keeper import threads
 from tests.support.calls import open_files

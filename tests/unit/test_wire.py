@@ -28,11 +28,11 @@ from offload._wire.frames import (
     Assembler,
     Flag,
     Frame,
-    anonymous_file,
     pack_descriptors,
     pack_frame,
 )
 from offload._wire.large import decode_large, encode_large
+from offload._wire.memory_file import anonymous_file
 from offload._wire.page import BUFFER_BYTES
 from offload._wire.payload import Request, Way, request_in_thread, way_of
 from offload._wire.pickling import TooLarge, encode
@@ -194,7 +194,7 @@ class TestLarge:
         """The size that counts against `max_queued_bytes` is the whole payload."""
         _, fd, size = encode_large([b"x" * 100_000, np.zeros(10_000)])
         try:
-            assert os.fstat(fd).st_size == size
+            assert 0 <= os.fstat(fd).st_size - size < 100  # a table of where its buffers are
         finally:
             os.close(fd)
 

@@ -1,0 +1,137 @@
+"""What a server takes of what its workers send: nothing that they say is believed.
+
+What runs in a worker is code of others, which has the worker's socket: it may send anything. Taken
+is what one of our workers would send, and of that no more than keeps an event loop busy for less
+than a millisecond. Anything else ends the connection, and the worker.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket as sockets
+import struct
+from typing import TYPE_CHECKING, Final
+
+from offload._wire.frames import HEADER, WORKER_BODY_BYTES, Assembler, Flag, Kind
+from offload._wire.memory_file import can_seal, sealed_size
+
+if TYPE_CHECKING:
+    from offload._wire.frames import Frame
+
+__all__ = ["BrokenProtocolError", "WaryAssembler"]
+
+_HEADER_BYTES = HEADER.size
+_UNANNOUNCED = "it sent descriptors that it had not announced"
+
+
+class BrokenProtocolError(OSError):
+    """A worker has sent what none of ours sends; it is not listened to any more."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EPROTO, what)
+
+
+def _flags() -> tuple[frozenset[int], ...]:
+    """Return, by kind, the flags with which a worker may send a frame; of most kinds, none."""
+    nothing = frozenset({0})
+    values = frozenset(
+        {
+            0,
+            Flag.LARGE,
+            Flag.SHARED,
+            Flag.SLOW,
+            Flag.SLOW | Flag.SHARED,
+            Flag.RAW | Flag.SHARED,
+        }
+    )
+    replies = dict.fromkeys(
+        (
+            Kind.RESULT_TOO_LARGE,
+            Kind.RAISED,
+            Kind.BAD_ARGUMENT,
+            Kind.BAD_RESULT,
+            Kind.NOT_FOUND,
+        ),
+        frozenset({0, Flag.LARGE}),
+    )
+    replies |= {Kind.RESULT: values, Kind.END: nothing}
+    known = {
+        kind: flags | {each | Flag.RECYCLE for each in flags} for kind, flags in replies.items()
+    }
+    known |= {Kind.ITEM: values}
+    known |= dict.fromkeys((Kind.PROGRESS, Kind.LOG, Kind.TRACK), nothing)
+    return _by_kind(known)
+
+
+def _by_kind(known: dict[int, frozenset[int]]) -> tuple[frozenset[int], ...]:
+    return tuple(known.get(kind, frozenset()) for kind in range(256))
+
+
+_FLAGS: Final = _flags()
+_FLAGS_AT_START: Final = _by_kind(
+    dict.fromkeys((Kind.LOG, Kind.TRACK, Kind.READY, Kind.START_FAILED), frozenset({0}))
+)
+
+
+class WaryAssembler(Assembler):
+    """Makes frames of what a worker sends, as long as that is what workers send.
+
+    A frame is of a kind that there is, with flags that go with it, and no larger than
+    `WORKER_BODY_BYTES`. A descriptor comes only where one is announced, and is that of a file in
+    memory that nobody can make shorter.
+    """
+
+    __slots__ = ("_flags",)
+
+    # For one, and not for thousands.
+    _ancillary_bytes = (
+        sockets.CMSG_SPACE(struct.calcsize("=i")) if hasattr(sockets, "CMSG_SPACE") else 0
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flags = _FLAGS_AT_START
+
+    def expect_replies(self) -> None:
+        """Take note that the worker is ready: it replies to tasks from now on, and only that."""
+        self._flags = _FLAGS
+
+    def take(self) -> Frame | None:
+        """As `Assembler.take`.
+
+        Raises:
+            BrokenProtocolError: it is nothing that a worker sends.
+        """
+        buffer, start = self._buffer, self._start
+        fds = self._fds
+        came = len(buffer) - start
+        if came < _HEADER_BYTES:
+            if len(fds) > (came > 0):
+                raise BrokenProtocolError(_UNANNOUNCED)
+            return None
+        size, kind, flags, files, _ = HEADER.unpack_from(buffer, start)
+        if flags not in self._flags[kind] or size > WORKER_BODY_BYTES or files:
+            what = f"it sent a frame of kind {kind} with flags {flags}, {size} bytes, {files} files"
+            raise BrokenProtocolError(what)
+        if fds or flags & Flag.LARGE:
+            self._check_descriptors(flags, more=came - _HEADER_BYTES - size)
+        return super().take()
+
+    def _check_descriptors(self, flags: int, more: int) -> None:
+        """Check the descriptors that there are; `more`: how many bytes follow the first frame."""
+        fds = self._fds
+        if not flags & Flag.LARGE:
+            # It may be that of the next frame. The kernel ends what it delivers at a descriptor, so
+            # that there is never a second one.
+            if more <= 0 or len(fds) > 1:
+                raise BrokenProtocolError(_UNANNOUNCED)
+        elif not fds:
+            if more >= 0:
+                raise BrokenProtocolError("it sent no descriptor, and had announced one")
+        elif can_seal() and sealed_size(fds[0]) is None:
+            raise BrokenProtocolError("it sent a descriptor of what may become shorter")
+
+    def _truncated(self, *, came: bool) -> None:
+        if came:
+            raise BrokenProtocolError(_UNANNOUNCED)
+        super()._truncated(came=came)
