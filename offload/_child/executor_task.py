@@ -33,7 +33,8 @@ def begin(
 ) -> None:
     """Prepare a process of a `ProcessPoolExecutor` that is ours alone."""
     from offload._child.os_priority import lower_priority
-    from offload._child.worker import prepare_process, reset_signals, resident_bytes
+    from offload._child.signals import reset_signals
+    from offload._child.worker import prepare_process, resident_bytes
 
     try:
         reset_signals()

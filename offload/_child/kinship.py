@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["act_as_child"]
 
+# What the server tells its tracker of; see `offload._workers.kinship`.
+_SHARED = ("shared_memory", "semaphore")
+
 
 def act_as_child(connection: Connection, authkey: bytes) -> None:
     """Arrange for it, as soon as this process imports `multiprocessing`."""
@@ -43,7 +46,8 @@ def _share_tracker(connection: Connection) -> None:
 
     def told(command: str, original: Callable[[str, str], None]) -> Callable[[str, str], None]:
         def tell(name: str, rtype: str) -> None:
-            if not connection.send_news(Kind.TRACK, f"{command}\n{rtype}\n{name}".encode()):
+            news = f"{command}\n{rtype}\n{name}".encode()
+            if rtype not in _SHARED or not connection.send_news(Kind.TRACK, news):
                 original(name, rtype)
 
         return tell

@@ -20,13 +20,13 @@ Guarantees:
 
 from __future__ import annotations
 
-import marshal
 import os
 import select
 import sys
 import time
 
 from offload._child import context
+from offload._child.control import is_abandoned, receive_exactly, receive_settings
 from offload._child.os_priority import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_PDEATHSIG,
@@ -42,16 +42,18 @@ from offload._child.process_tree import (
     kill_worker,
     workers_above,
 )
+from offload._child.signals import ignore_signals
 from offload._child.spawn import execute, execute_worker, leave, settings_from
-from offload._wire.frames import RECEIVE_FLAGS, unpack_descriptors
+from offload._wire.frames import RECEIVE_FLAGS, pack_descriptors, unpack_descriptors
 from offload._wire.lean import signal, socket
 from offload._wire.supervision import (
     COMMAND,
     ENDED,
     EVENT,
-    LENGTH,
     NOT_SHARED,
     NOT_STARTED,
+    PING,
+    PONG,
     RENEW,
     SIGNAL,
     START,
@@ -77,7 +79,7 @@ def main(control_fd: int) -> None:
     # It had to be inheritable to come here (`pass_fds`); no program that is started here gets it.
     os.set_inheritable(control_fd, False)
     control = socket.socket(fileno=control_fd)
-    _serve(control, _receive_settings(control))
+    _serve(control, receive_settings(control))
 
 
 def resumed(settings_fd: int, _: int) -> None:
@@ -88,9 +90,9 @@ def resumed(settings_fd: int, _: int) -> None:
 
 
 def _become_supervisor() -> None:
-    # First of all, before anything can take time: signals of the terminal are for the server.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # First of all, before anything can take time: signals of the terminal are for the server, and
+    # what ends this process ends every task of the pool.
+    ignore_signals()
     # Modules that are preloaded must find themselves where they will be used.
     context.process.is_worker = True
 
@@ -103,7 +105,7 @@ def _serve(control: socket.socket, settings: dict[str, Any]) -> None:
         # Loading may take long, and nobody reads the control socket meanwhile. The thread that
         # started us waits for our end, so that it ends before us only when the server does.
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _is_abandoned(control):
+        if is_abandoned(control):
             os._exit(0)
         settings["preload_error"] = _preload_shared(control, settings)
         prctl(PR_SET_PDEATHSIG, 0)
@@ -145,28 +147,6 @@ def begin_anew(
         control.sendall(EVENT.pack(NOT_SHARED, index, 0, count))
     known = sorted({*settings["unshared"], *unshared})
     execute(_RESUME, {**settings, "unshared": known}, control.fileno())
-
-
-def _is_abandoned(control: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(control, 0)  # nothing but the end of the other side, which is always told
-    return bool(poll.poll(0))
-
-
-def _receive_settings(control: socket.socket) -> dict[str, Any]:
-    (size,) = LENGTH.unpack(_receive_exactly(control, LENGTH.size))
-    settings: dict[str, Any] = marshal.loads(_receive_exactly(control, size))
-    return settings
-
-
-def _receive_exactly(control: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = control.recv(size - len(data))
-        if not part:
-            os._exit(0)
-        data += part
-    return data
 
 
 class Supervisor:
@@ -270,7 +250,7 @@ class Supervisor:
         if not data:
             return False
         if len(data) < COMMAND.size:
-            data += _receive_exactly(self._control, COMMAND.size - len(data))
+            data += receive_exactly(self._control, COMMAND.size - len(data))
         what, number, argument = COMMAND.unpack(data)
         if what == START:
             self._start(number, fds)
@@ -281,6 +261,8 @@ class Supervisor:
             pid = self._pids.get(number)
             if pid is not None:
                 kill_worker(pid, argument)
+        elif what == PING:
+            self._tell(PONG, number, 0, 0)
         return True
 
     def _start(self, number: int, fds: list[int]) -> None:
@@ -302,7 +284,19 @@ class Supervisor:
             os.setpgid(pid, pid)
         except OSError:
             pass
-        self._tell(STARTED, number, pid, 0)
+        self._tell_started(number, pid)
+
+    def _tell_started(self, number: int, pid: int) -> None:
+        """Tell of a worker, with a descriptor that stands for this process and for no other."""
+        try:
+            fd = os.pidfd_open(pid)
+        except (AttributeError, OSError):  # another system, or one that forbids it
+            self._tell(STARTED, number, pid, 0)
+            return
+        try:
+            self._control.sendmsg([EVENT.pack(STARTED, number, pid, 1)], pack_descriptors(fd))
+        finally:
+            os.close(fd)
 
     def _become_worker(self, number: int, socket_fd: int, page_fd: int) -> NoReturn:
         code = 1

@@ -12,11 +12,12 @@ from offload._child.connection import Connection, Gone
 from offload._child.import_hook import when_imported
 from offload._child.kinship import act_as_child
 from offload._child.main_module import install_main
+from offload._child.signals import reset_signals
 from offload._child.task import Failure, leave, prepare, raised
 from offload._wire.exceptions import summary, trace
 from offload._wire.frames import Flag, Frame, Kind
 from offload._wire.large import decode_with_files, encode_large
-from offload._wire.lean import contextvars, pickle, signal, socket
+from offload._wire.lean import contextvars, pickle, socket
 from offload._wire.page import CANCEL, PAGE_BYTES, RECEIVED, REPLIED, STARTED
 from offload._wire.pickling import TooManyBytes
 from offload._wire.shared_buffers import SharedBuffers
@@ -263,21 +264,6 @@ def resident_bytes() -> int:
             return int(file.read().split()[1]) * _PAGE_SIZE
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def reset_signals() -> None:
-    """Make signals what a worker needs, whatever the parent made of them."""
-    # A wakeup descriptor that came with a fork would tell the *parent's* loop of our signals
-    # (bpo-43064: terminating a child shut the server down).
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for name in ("SIGCHLD", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        number = getattr(signal, name, None)
-        if number is not None:
-            signal.signal(number, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:

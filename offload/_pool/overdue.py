@@ -1,4 +1,7 @@
-"""What no event tells of: tasks whose time is over while their event loop is held, or is closed.
+"""What no event tells of.
+
+Tasks whose time is over while their event loop is held, or is closed; and tasks that the worker
+that was idle does not take.
 
 As a rule a timer of the task's own loop stops it, which costs next to nothing. The keeper looks
 once a second, only while there is something to look for.
@@ -23,6 +26,8 @@ __all__ = ["Overdue"]
 _LOOK_SECONDS = 1.0
 # A timer of an event loop that is later than this has been held up.
 _LATE_SECONDS = 0.25
+# A worker has taken its task by then, unless it is stopped, hangs, or has no core.
+_TAKE_SECONDS = 0.25
 
 
 class Overdue:
@@ -31,11 +36,12 @@ class Overdue:
     Args:
         running: returns the tasks that run.
         stop_late: stops a task whose time is over, and tells its caller.
+        replace_unresponsive: replaces the worker of a task that does not take it.
         abandon: stops a task that has no caller any more.
         has_queue: returns whether calls wait for a worker.
 
     Attributes:
-        is_watching: whether it looks for late tasks; to be read before each task that has a limit.
+        is_watching: whether it looks for late tasks; to be read after each task that was sent.
     """
 
     def __init__(
@@ -43,11 +49,13 @@ class Overdue:
         running: Callable[[], list[PoolTask]],
         *,
         stop_late: Callable[[PoolTask], None],
+        replace_unresponsive: Callable[[PoolTask], object],
         abandon: Callable[[PoolTask], object],
         has_queue: Callable[[], bool],
     ) -> None:
         self._running = running
         self._stop_late = stop_late
+        self._replace_unresponsive = replace_unresponsive
         self._abandon = abandon
         self._has_queue = has_queue
         self._timer: asyncio.TimerHandle | None = None
@@ -55,7 +63,10 @@ class Overdue:
         self._is_looking = False
 
     def watch(self) -> None:
-        """Stop tasks whose time is over, also if their event loop is held or does not run."""
+        """Look for tasks whose time is over, or that their worker does not take.
+
+        Also if their event loop is held or does not run.
+        """
         self.is_watching = True
         keeper.post(self._look_for_late)
 
@@ -77,10 +88,12 @@ class Overdue:
             for task in self._running():
                 if task.stop_at is not None and task.stop_at + _LATE_SECONDS < now:
                     self._stop_late(task)
+                elif now - task.started_at > _TAKE_SECONDS:
+                    self._replace_unresponsive(task)
         finally:
             # In this order: a task that begins now sees the one, or we see it.
             self.is_watching = False
-            if any(task.stop_at is not None for task in self._running()):
+            if self._running():
                 self.is_watching = True
                 self._timer = keeper.loop.call_later(_LOOK_SECONDS, self._look_for_late)
 

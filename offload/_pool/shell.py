@@ -224,6 +224,8 @@ class Shell:
             return None
         if task.timeout is not None or task.deadline is not None:
             self._time_limits.start_running(task)
+        else:
+            self._time_limits.watch_start()
         return None
 
     def _not_received(self, worker: PoolWorker, task: PoolTask) -> None:

@@ -32,6 +32,8 @@ __all__ = ["TimeLimits"]
 
 # For an event loop to come to a reply that is there.
 _REPLY_SECONDS = 1.0
+# For a worker to end that is stopped, perhaps after its supervisor, which is then noticed.
+_REPLACE_SECONDS = 3.0
 
 
 class TimeLimits:
@@ -63,11 +65,17 @@ class TimeLimits:
         self._overdue = Overdue(
             running,
             stop_late=self._stop_from_afar,
+            replace_unresponsive=_replace_unresponsive,
             abandon=lambda task: stop(task, StopReason.CANCEL),
             has_queue=has_queue,
         )
 
     # On the thread of the task's loop.
+
+    def watch_start(self) -> None:
+        """Have it noticed if the worker of a task that has just begun does not take it."""
+        if not self._overdue.is_watching:
+            self._overdue.watch()
 
     def start_waiting(self, task: PoolTask) -> None:
         """Start the clock of the queue timeout and the deadline."""
@@ -107,7 +115,10 @@ class TimeLimits:
 
     def _ran_too_long(self, task: PoolTask) -> None:
         task.timer = None
-        if _has_replied(task):
+        if _replace_unresponsive(task):
+            # The task goes to another worker, unless that one does not even end.
+            task.timer = task.loop.call_later(_REPLACE_SECONDS, self._reply_is_late, task)
+        elif _has_replied(task):
             # It is in the socket, or about to be: this loop was held up, or comes to timers first.
             task.timer = task.loop.call_later(_REPLY_SECONDS, self._reply_is_late, task)
         else:
@@ -123,7 +134,7 @@ class TimeLimits:
 
     def _stop_from_afar(self, task: PoolTask) -> None:
         """Stop a task whose own loop has not come to it, unless its worker has replied in time."""
-        if _has_replied(task):
+        if _has_replied(task) or _replace_unresponsive(task):
             return
         error = self._stop_late(task)
         if error is not None:
@@ -156,3 +167,14 @@ class TimeLimits:
 
 def _has_replied(task: PoolTask) -> bool:
     return task.worker is not None and task.worker.has_replied(task)
+
+
+def _replace_unresponsive(task: PoolTask) -> bool:
+    """Have a worker replaced that was sent a task and does not take it; return whether it is."""
+    worker = task.worker
+    if worker is None or task.state is not TaskState.RUNNING:
+        return False
+    if not worker.is_unresponsive(task, time.monotonic() - task.started_at):
+        return False
+    worker.replace()
+    return True

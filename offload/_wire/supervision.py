@@ -4,7 +4,9 @@
     server ◄───────── events ──────────── supervisor
 
 Commands and events have a fixed size. START brings two descriptors, the worker's socket and its
-page.
+page; STARTED brings one, that of the worker's process.
+
+Each command is followed by PING. A supervisor that does not answer in time is stopped, or hangs.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ START = 1
 SIGNAL = 2
 # Begin anew, with nothing loaded; to no worker.
 RENEW = 3
+# Of no worker: the answer, PONG with the same number, tells that all before it was done.
+PING = 4
 # An event: what, which worker, process id, and what is said below.
 EVENT = struct.Struct("<BxxxIii")
 UP = 1
+# The last word is 1 if a descriptor of the process comes with it (pidfd_open(2)), else 0.
 STARTED = 2
 # The wait status.
 ENDED = 3
@@ -35,6 +40,7 @@ NOT_STARTED = 4
 # Of no worker: the index of an entry of `preload` that every worker loads for itself, and, in the
 # last word, the number of threads that were found running.
 NOT_SHARED = 5
+PONG = 6
 
 # What the processes of a worker are known by, its number after it: as a mapping of its page of
 # shared memory, which a fork keeps.

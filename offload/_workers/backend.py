@@ -148,6 +148,14 @@ class PoolWorker(Worker, ABC):
     def revoke(self, task: WorkerTask) -> Revoked:
         """Keep the function of its task from being entered; after `stop`, on any thread."""
 
+    def is_unresponsive(self, task: WorkerTask, seconds: float) -> bool:  # noqa: ARG002
+        """Return whether it was sent a task so long ago, and does not take it, though it could."""
+        return False
+
+    def replace(self) -> None:
+        """Kill one that does not take its task: `WorkerOwner.worker_gone` follows."""
+        raise NotImplementedError
+
     @abstractmethod
     def has_replied(self, task: WorkerTask) -> bool:
         """Return whether the reply to a task is there, or about to be, and only not yet read."""

@@ -98,7 +98,7 @@ class ProcessBackend:
         of the process that they work for.
         """
         for worker in self._workers.values():
-            worker.socket.forget()
+            worker.forget()
         self._workers.clear()
         self.supervisor.forget()
 
@@ -144,10 +144,12 @@ class ProcessBackend:
                 extra={"offload_pool": self._name},
             )
 
-    def worker_started(self, number: int, pid: int) -> None:
+    def worker_started(self, number: int, pid: int, pidfd: int | None) -> None:
         """Take note of a worker's process."""
         if (worker := self._workers.get(number)) is not None:
-            worker.pid = pid
+            worker.pid, worker.pidfd = pid, pidfd
+        elif pidfd is not None:
+            os.close(pidfd)
 
     def worker_not_started(self, number: int, error: int) -> None:
         """Take note that the supervisor could not fork."""
@@ -186,6 +188,7 @@ class ProcessBackend:
                 # group still exists if, and only if, there is such a process in it.
                 with contextlib.suppress(OSError):
                     os.killpg(worker.pid, signal.SIGKILL)
+            worker.kill_reason = worker.kill_reason or "the supervisor process of its pool ended"
             worker.exited(signal.SIGKILL)  # as wait(2) tells of it
         self._finish_close()
         if self._closed is None:

@@ -32,6 +32,7 @@ import contextlib
 import logging
 import os
 import pickle
+import signal as signals
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,6 +46,7 @@ from offload._workers.keeper import keeper
 from offload._workers.kinship import authkey, track
 from offload._workers.logs import log_levels, log_safely, relay
 from offload._workers.wary_assembler import BrokenProtocolError
+from offload._workers.watch import Doing, doing
 from offload._workers.worker_life import Event, Life, Tell, next_step
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ if TYPE_CHECKING:
 __all__ = ["ProcessWorker", "WorkerHome"]
 
 _logger = logging.getLogger("offload.workers")
+
+# For an idle worker to take the task that it was sent: fifty microseconds, as a rule.
+_TAKE_SECONDS = 0.25
 
 
 class WorkerHome(Protocol):
@@ -93,6 +98,7 @@ class ProcessWorker(PoolWorker):
         "last_sent",
         "life",
         "page",
+        "pidfd",
         "sent_count",
         "socket",
         "timer",
@@ -112,6 +118,9 @@ class ProcessWorker(PoolWorker):
         self.sent_count = 0
         self.last_sent: WorkerTask | None = None
         self.exit = Exit()
+        # Stands for its process, and for no other that gets the same number: to kill it, the
+        # supervisor is not needed.
+        self.pidfd: int | None = None
         # Why we kill it, if that is for its own fault or ours.
         self.kill_reason = ""
 
@@ -251,6 +260,23 @@ class ProcessWorker(PoolWorker):
         replied = self.page.word(REPLIED)
         return replied is not None and self.last_sent is task and replied >= self.sent_count
 
+    def is_unresponsive(self, task: WorkerTask, seconds: float) -> bool:
+        """Return whether it was sent a task and does not take it, though it could.
+
+        Args:
+            task: the one that it was sent.
+            seconds: how long ago. One that has a core, or waits for one, is only slow.
+        """
+        received = self.page.word(RECEIVED)
+        if received is None or self.last_sent is not task or received >= self.sent_count:
+            return False
+        state = doing(self.pid)
+        return state is Doing.STOPPED or (state is Doing.WAITING and seconds > _TAKE_SECONDS)
+
+    def replace(self) -> None:
+        """Have it killed, since it does not take its task; that then goes to another one."""
+        keeper.post(self.handle, Event.MISBEHAVIOUR, "it was stopped or hung, and took no task")
+
     # On the keeper's thread.
 
     def launch(self, endpoint: int, page: int) -> None:
@@ -310,8 +336,27 @@ class ProcessWorker(PoolWorker):
         if step.closes_socket:
             self.socket.shut()
         if step.signal is not None:
-            self.home.supervisor.signal_worker(self.number, step.signal)
+            self._signal(step.signal)
+        elif step.life is Life.LOST:
+            self.home.supervisor.ask()  # who should tell of its end soon
         self._tell(step.tell, detail)
+
+    def _signal(self, number: int) -> None:
+        if number == signals.SIGKILL and self.pidfd is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                signals.pidfd_send_signal(self.pidfd, number)
+        # Also: it knows the processes that the worker has started, which end with it.
+        self.home.supervisor.signal_worker(self.number, number)
+
+    def forget(self) -> None:
+        """Let go of it: this is a forked copy of the process that it works for."""
+        self.socket.forget()
+        self._close_pidfd()
+
+    def _close_pidfd(self) -> None:
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
 
     def _set_timer(self, seconds: float, *, capped: bool = False) -> None:
         if self.timer is not None:
@@ -345,6 +390,7 @@ class ProcessWorker(PoolWorker):
         if tell in (Tell.FREE, Tell.FAILED_AND_FREE):
             self.last_sent = None  # which refers to it: its megabytes would wait for the collector
             self.socket.close()
+            self._close_pidfd()
             self.home.remove(self)
 
     def _task_ended(self) -> None:

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal as signals
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Protocol
 
 from offload._wire import supervision
+from offload._wire.frames import DONT_WAIT, unpack_descriptors
 from offload._workers.keeper import keeper
+from offload._workers.supervisor_watch import SupervisorWatch
 
 if TYPE_CHECKING:
     from offload._workers.backend import Settings
@@ -33,6 +36,10 @@ __all__ = ["SupervisorClient", "SupervisorOwner", "main_module"]
 _WARM = ("offload._child.worker", "offload.function")
 # For a supervisor that has closed its socket to exit.
 _EXIT_SECONDS = 1.0
+# For one that was just started, or is being stopped, to read what it is sent.
+_SEND_SECONDS = 5.0
+# Of the one descriptor that comes with an event.
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 _SUPERVISE = (
     "import sys; sys.path[:] = sys.argv[2:];"
     "from offload._child.supervisor import main; main(int(sys.argv[1]))"
@@ -42,8 +49,8 @@ _SUPERVISE = (
 class SupervisorOwner(Protocol):
     """Whoever has workers started; called on the keeper's thread."""
 
-    def worker_started(self, number: int, pid: int) -> None:
-        """Report that a worker has a process."""
+    def worker_started(self, number: int, pid: int, pidfd: int | None) -> None:
+        """Report that a worker has a process, and whose descriptor is the owner's from now on."""
         ...
 
     def worker_not_started(self, number: int, error: int) -> None:
@@ -76,8 +83,10 @@ class SupervisorClient:
         self._settings = settings
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        # What of an event has come.
+        # What of an event has come, and descriptors of events that have not.
         self._pending = b""
+        self._fds: list[int] = []
+        self._watch = SupervisorWatch(settings.name, self)
 
     @property
     def is_alive(self) -> bool:
@@ -98,7 +107,7 @@ class SupervisorClient:
         """
         control = self._control or self._start()
         command = supervision.COMMAND.pack(supervision.START, number, 0)
-        socket.send_fds(control, [command], [endpoint, page])
+        socket.send_fds(control, [command + self._watch.ping()], [endpoint, page])
 
     def signal_worker(self, number: int, signal: int) -> None:
         """Have a worker signalled, with its children.
@@ -106,14 +115,22 @@ class SupervisorClient:
         By the supervisor, which is the parent of the process, and so knows that the process id is
         still that of the worker.
         """
+        self._command(supervision.COMMAND.pack(supervision.SIGNAL, number, signal))
+
+    def ask(self) -> None:
+        """Have it noticed if the supervisor does not answer: something is expected of it."""
+        self._command(b"")
+
+    def _command(self, data: bytes) -> None:
         if self._control is not None:
             # If it is dead, so is the worker.
             with contextlib.suppress(OSError):
-                self._control.sendall(supervision.COMMAND.pack(supervision.SIGNAL, number, signal))
+                self._control.sendall(data + self._watch.ping())
 
     def renew(self) -> None:
         """Have the supervisor load anew what its workers share: that is another by now."""
         if self._control is not None and self._settings.preload:
+            self._watch.begin()
             with contextlib.suppress(OSError):
                 self._control.sendall(supervision.COMMAND.pack(supervision.RENEW, 0, 0))
 
@@ -123,10 +140,26 @@ class SupervisorClient:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return None if self._process is None else self._process.pid
+
+    def resume(self) -> None:
+        """Have a supervisor that somebody has stopped go on."""
+        if self._process is not None:
+            self._process.send_signal(signals.SIGCONT)
+
     def kill(self) -> None:
         """End a supervisor that does not do what it is told: it is stopped, or hangs."""
         if self._process is not None:
             self._process.kill()
+            # The end of its socket follows, unless somebody else has a copy of that.
+            keeper.loop.call_later(_EXIT_SECONDS, self._ended_unheard, self._control)
+
+    def _ended_unheard(self, control: socket.socket | None) -> None:
+        if self._control is not None and control is self._control:
+            self._ended()
 
     def forget(self) -> None:
         """Let go of everything: this is a forked copy of the process that it works for."""
@@ -174,9 +207,19 @@ class SupervisorClient:
                 env=environment,
                 process_group=0,
             )
-        ours.sendall(data)
+        # One that is stopped reads nothing, and whoever waits for it here is the keeper.
+        ours.settimeout(_SEND_SECONDS)
+        try:
+            ours.sendall(data)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            ours.close()
+            raise
         self._control = ours
         self._pending = b""
+        self._watch.begin()
         keeper.loop.add_reader(ours.fileno(), self._read)
         return ours
 
@@ -184,11 +227,14 @@ class SupervisorClient:
         control = self._control
         assert control is not None
         try:
-            data = control.recv(64 * supervision.EVENT.size, socket.MSG_DONTWAIT)
+            data, ancillary, _, _ = control.recvmsg(
+                64 * supervision.EVENT.size, _ANCILLARY_BYTES, DONT_WAIT
+            )
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, ancillary = b"", []
+        self._fds += unpack_descriptors(ancillary)
         if not data:
             self._ended()
             return
@@ -201,19 +247,28 @@ class SupervisorClient:
 
     def _tell(self, what: int, number: int, pid: int, status: int) -> None:
         if what == supervision.STARTED:
-            self._owner.worker_started(number, pid)
+            pidfd = self._fds.pop(0) if status and self._fds else None
+            self._owner.worker_started(number, pid, pidfd)
+        elif what == supervision.PONG:
+            self._watch.answered(number)
+        elif what == supervision.UP:
+            self._watch.loaded()
         elif what == supervision.NOT_STARTED:
             self._owner.worker_not_started(number, status)
         elif what == supervision.ENDED:
             self._owner.worker_exited(number, status)
         elif what == supervision.NOT_SHARED:
+            self._watch.begin()
             self._owner.preload_not_shared(self._settings.preload[number], status)
 
     def _ended(self) -> None:
         assert self._control is not None
+        self._watch.end()
         keeper.loop.remove_reader(self._control.fileno())
         self._control.close()
         self._control = None
+        while self._fds:
+            os.close(self._fds.pop())
         code: int | None = None
         if self._process is not None:
             try:

@@ -302,6 +302,13 @@ class LateStop:
         monkeypatch.setattr(ProcessWorker, "_task_ended", tell_ended)
 
 
+def cut_off_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no supervisor be told to signal a worker."""
+    from offload._workers.supervisor_client import SupervisorClient
+
+    monkeypatch.setattr(SupervisorClient, "signal_worker", lambda *_: None)
+
+
 def replace_payload_threads(monkeypatch: pytest.MonkeyPatch, executor: Executor | None) -> None:
     """Have other threads read and write payloads; None: those that are started when needed."""
     from offload._workers.keeper import threads
