@@ -35,7 +35,9 @@ from offload.errors import (
     PoolNotFoundError,
     QueueFullError,
     QueueTimeoutError,
+    TaskCpuError,
     TaskKilledError,
+    TaskMemoryError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
@@ -125,6 +127,8 @@ _RULES: dict[type, _Rule] = {
     PoolClosedError: _Rule(_BUSY, _INFO, "The server is shutting down. Try again later."),
     WorkerStartError: _Rule(_BUSY, _ERROR, "The server cannot begin at present. Try again later."),
     TaskTimeoutError: _Rule(_LATE, _WARNING, "The work took longer than it may and was stopped."),
+    TaskCpuError: _Rule(_LATE, _WARNING, "The work took longer than it may and was stopped."),
+    TaskMemoryError: _Rule(_BROKEN, _WARNING, "The work took more memory than it may."),
     # Not 503, though it may not have run: the limit is the caller's, and trying again with the
     # same one is no better idea than before.
     DeadlineError: _Rule(_LATE, _INFO, "The work could not be done by its deadline."),

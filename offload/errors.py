@@ -28,7 +28,9 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "ResultError",
+    "TaskCpuError",
     "TaskKilledError",
+    "TaskMemoryError",
     "TaskTimeoutError",
     "WorkerCrashedError",
     "WorkerStartError",
@@ -199,6 +201,32 @@ class TaskTimeoutError(OffloadError, TimeoutError):
     def __init__(self, message: str, *, timeout: float, **common: Any) -> None:
         super().__init__(message, **common)
         self.timeout = timeout
+
+
+class TaskCpuError(OffloadError, TimeoutError):
+    """The task took more CPU time than its `max_cpu_seconds`, and its worker was ended. It ran.
+
+    Attributes:
+        max_cpu_seconds: the limit in seconds.
+    """
+
+    outcome = Outcome.TIMED_OUT
+
+    def __init__(self, message: str, *, max_cpu_seconds: float, **common: Any) -> None:
+        super().__init__(message, **common)
+        self.max_cpu_seconds = max_cpu_seconds
+
+
+class TaskMemoryError(OffloadError):
+    """The task, or the pickling of its result, reached its `max_memory_bytes`. It ran.
+
+    Attributes:
+        max_memory_bytes: the limit in bytes.
+    """
+
+    def __init__(self, message: str, *, max_memory_bytes: int, **common: Any) -> None:
+        super().__init__(message, **common)
+        self.max_memory_bytes = max_memory_bytes
 
 
 class WorkerCrashedError(OffloadError):

@@ -265,6 +265,10 @@ def offload(
             event loop, in the caller's context, with (done, total) of
             `task_context().progress(…)`.
             `max_payload_bytes`: size that the pickled arguments, and the result, may have.
+            `max_memory_bytes`: memory that it may take beyond what its worker has when it begins,
+            else `TaskMemoryError`. `max_cpu_seconds`: CPU time that it may take, in whole seconds,
+            else its worker is ended with `TaskCpuError`. Both: on Linux, for workers that are
+            processes of the pool; what it starts has as much for itself.
             `cancel_on_disconnect`: whether a call is stopped when the client of its HTTP request
             leaves, default True; only where `offload.starlette.CancelOnDisconnect` watches.
 

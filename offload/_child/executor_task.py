@@ -32,7 +32,7 @@ def begin(
     os_priority: str, initializer: bytes | None, modules: list[str], max_memory_bytes: int | None
 ) -> None:
     """Prepare a process of a `ProcessPoolExecutor` that is ours alone."""
-    from offload._child.os_priority import lower_priority
+    from offload._child.os_priority import lower_priority, prefer_when_out_of_memory
     from offload._child.signals import reset_signals
     from offload._child.worker import prepare_process, resident_bytes
 
@@ -40,6 +40,7 @@ def begin(
         reset_signals()
         _end_with_parent()
         lower_priority(os_priority)
+        prefer_when_out_of_memory()
         context.process.is_worker = True
         if max_memory_bytes is not None:
             _state.is_over_limit = lambda: resident_bytes() > max_memory_bytes

@@ -32,6 +32,7 @@ from offload._child.os_priority import (
     PR_SET_PDEATHSIG,
     load_prctl,
     lower_priority,
+    prefer_when_out_of_memory,
 )
 from offload._child.preload import freeze, load_one, preload, threads_left
 from offload._child.process_tree import (
@@ -317,6 +318,7 @@ class Supervisor:
             settings = self._settings
             os.environ[MARK] = str(number)
             lower_priority(settings["os_priority"])
+            prefer_when_out_of_memory()
             if settings["start_method"] == "spawn":
                 execute_worker(socket_fd, page_fd, settings)
             unshared = [settings["preload"][index] for index in settings["unshared"]]

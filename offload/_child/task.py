@@ -24,6 +24,8 @@ class Failure(Exception):  # noqa: N818 - carries a finished reply to the place 
         super().__init__(kind, detail)
         self.kind = kind
         self.detail = detail
+        # What went wrong, where that was an exception.
+        self.of: type[BaseException] = BaseException
 
 
 def prepare(
@@ -136,7 +138,9 @@ def raised(error: BaseException, *, skip: int = 1) -> Failure:
     data: bytes | None = None
     if may_be_raised(error):
         data = dump_raised(error) or _by_value(error)
-    return Failure(Kind.RAISED, (data, type_name(error), message_of(error), text))
+    failure = Failure(Kind.RAISED, (data, type_name(error), message_of(error), text))
+    failure.of = type(error)
+    return failure
 
 
 def _by_value(error: Exception) -> bytes | None:

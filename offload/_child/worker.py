@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from offload._child.limits import Limits
     from offload._child.logs import RelayHandler
 
 # Room for the header and the pickle's own overhead below the size of a frame.
 _INLINE_BYTES = 60 * 1024
+# So much of an error is told, whatever `max_payload_bytes` is: else it could not be.
+_LEAST_ERROR_BYTES = 4096
 _NONE = pickle.dumps(None, 5)
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
@@ -90,7 +93,7 @@ class Serving:
             if request.kind in (Kind.CALL, Kind.STREAM):
                 self._serve(request)
 
-    def _serve(self, request: Frame) -> None:
+    def _serve(self, request: Frame) -> None:  # noqa: C901, PLR0912 - on the path of each task
         page, kind = self._page, request.kind
         number = self._connection.task = self._connection.task + 1
         page[RECEIVED] = number
@@ -99,11 +102,16 @@ class Serving:
             load = self._buffers.load if request.descriptor is None else self._opener(request)
         by_value = False
         limit: int | None = None
+        limits: Limits | None = None
         try:
             scope, function, arguments, keywords, meta = prepare(load, request.body)
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
+                if "limits" in meta:
+                    from offload._child.limits import Limits
+
+                    limits = Limits(*meta["limits"])
             page[STARTED] = number
             # STARTED is written before CANCEL is read, and the parent writes CANCEL before it reads
             # STARTED (`revoke`): if it has told the caller that the function did not run, because
@@ -132,7 +140,13 @@ class Serving:
                 leave(scope, meta, None)
             self._reply(Kind.RESULT, result, limit, by_value=by_value)
         except Failure as failure:
-            self._fail(failure)
+            if limits is not None:
+                limits.lift()
+                failure = limits.reply_for(failure)
+            self._fail(failure, limit)
+        finally:
+            if limits is not None:
+                limits.lift()
 
     @staticmethod
     def _opener(request: Frame) -> Callable[[bytes], Any]:
@@ -223,28 +237,31 @@ class Serving:
         except TooManyBytes as error:
             raise Failure(Kind.RESULT_TOO_LARGE, (error.size, limit)) from None
         except BaseException as error:
-            raise Failure(Kind.BAD_RESULT, (summary(error), trace(error))) from None
+            failure = Failure(Kind.BAD_RESULT, (summary(error), trace(error)))
+            failure.of = type(error)
+            raise failure from None
         try:
             self._send(kind, body, flags, fd)
         finally:
             if fd is not None:
                 os.close(fd)
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, failure: Failure, limit: int | None) -> None:
+        # Where memory was short, the memory of this process is in pieces at best.
+        flags = Flag.RECYCLE if failure.kind == Kind.OVER_MEMORY else 0
         body = pickle.dumps(failure.detail, 5)
+        if limit is not None and len(body) > max(limit, _LEAST_ERROR_BYTES):
+            body = _shortened(failure, min(max(limit, _LEAST_ERROR_BYTES), _INLINE_BYTES))
         if len(body) <= _INLINE_BYTES:
-            self._send(failure.kind, body)
+            self._send(failure.kind, body, flags)
             return
         try:
             body, fd, _ = encode_large(failure.detail)
-        except OSError:
-            # No room for all of it: its text, of which the end says most.
-            texts = [part if isinstance(part, str) else "" for part in failure.detail]
-            cut = tuple(text[-_INLINE_BYTES // 16 :] or None for text in texts)
-            self._send(failure.kind, pickle.dumps(cut, 5))
+        except OSError:  # no room for all of it
+            self._send(failure.kind, _shortened(failure, _INLINE_BYTES), flags)
             return
         try:
-            self._send(failure.kind, body, Flag.LARGE, fd)
+            self._send(failure.kind, body, flags | Flag.LARGE, fd)
         finally:
             os.close(fd)
 
@@ -255,6 +272,15 @@ class Serving:
         if kind != Kind.ITEM:
             self._page[REPLIED] = self._connection.task
         self._connection.send(kind, body, flags, fd)
+
+
+def _shortened(failure: Failure, size: int) -> bytes:
+    """Return the pickle of texts only, cut; of a traceback, the end says most."""
+    texts = [part if isinstance(part, (str, int)) else None for part in failure.detail]
+    # Four texts at most, of characters that take four bytes at most.
+    most = size // 16
+    cut = tuple(part[-most:] if isinstance(part, str) else part for part in texts)
+    return pickle.dumps(cut, 5)
 
 
 def resident_bytes() -> int:

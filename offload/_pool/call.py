@@ -15,7 +15,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from offload._pool.call_errors import check_reply, raise_reply
+from offload._pool.call_errors import check_reply, limits_error, raise_reply
 from offload._pool.codec import (
     close_request,
     decode_error,
@@ -24,7 +24,7 @@ from offload._pool.codec import (
     glance_bytes,
 )
 from offload._pool.observers import tell_ended, tell_submitted
-from offload._pool.request_meta import request_meta
+from offload._pool.request_meta import has_limits, request_meta
 from offload._values.call_record import CallRecord
 from offload._wire.frames import Kind
 from offload._wire.payload import Request
@@ -150,6 +150,8 @@ class Call:
         """
         invocation, shell = self.invocation, self.parts.shell
         same_clock = has_descriptors = shell.backend.has_descriptors
+        if not has_descriptors and has_limits(invocation.options):
+            raise limits_error(invocation.target.name, shell.pool)
         size_bytes = shell.admission.reserve(
             invocation.target.name, glance_bytes(invocation.arguments, invocation.keywords)
         )
@@ -232,5 +234,9 @@ async def decode_value(frame: Frame, target: Target) -> Any:
         check_reply(frame.kind, value, target)
         is_error = frame.kind == Kind.RAISED and value[0] is not None
         raised = await decode_error(value[0]) if is_error else None
-        raise_reply(frame.kind, value, target, raised)
+        try:
+            raise_reply(frame.kind, value, target, raised)
+        finally:
+            # Its traceback refers to this frame, and by way of the callers' to their arguments.
+            raised = value = None
     return value

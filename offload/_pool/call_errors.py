@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from offload._values.outcome import Outcome
@@ -11,6 +12,7 @@ from offload.errors import (
     ArgumentError,
     ClientDisconnectedError,
     DeadlineError,
+    FunctionError,
     FunctionNotFoundError,
     OffloadError,
     PoolClosedError,
@@ -19,7 +21,9 @@ from offload.errors import (
     RemoteError,
     RemoteTraceback,
     ResultError,
+    TaskCpuError,
     TaskKilledError,
+    TaskMemoryError,
     TaskTimeoutError,
     WorkerCrashedError,
     WorkerStartError,
@@ -36,6 +40,7 @@ __all__ = [
     "crash_error",
     "deadline_error",
     "full_error",
+    "limits_error",
     "opening_error",
     "outcome_of",
     "queue_timeout_error",
@@ -191,8 +196,33 @@ def task_killed_error(function: str, pid: int, *, may_have_run: bool) -> TaskKil
     )
 
 
-def crash_error(function: str, how: Exit) -> WorkerCrashedError:
-    """Return the error of a call whose worker died."""
+def limits_error(function: str, pool: str) -> FunctionError:
+    """Return the error of a call whose limits nobody can keep."""
+    return FunctionError(
+        f"{function} did not run: max_memory_bytes and max_cpu_seconds are kept by the kernel, in "
+        f"workers that are processes of the pool; those of pool {pool!r} are an executor's",
+        function=function,
+        pool=pool,
+    )
+
+
+def crash_error(
+    function: str, how: Exit, max_cpu_seconds: float | None = None
+) -> WorkerCrashedError | TaskCpuError:
+    """Return the error of a call whose worker died.
+
+    Args:
+        function: the function as `module:qualname`.
+        how: it died.
+        max_cpu_seconds: the limit of the call.
+    """
+    if max_cpu_seconds is not None and how.signal == signal.SIGXCPU:
+        return TaskCpuError(
+            f"{function} took more CPU time than its max_cpu_seconds of {max_cpu_seconds:g} and "
+            "was stopped; it ran in part. Give it more, or less to do",
+            max_cpu_seconds=max_cpu_seconds,
+            function=function,
+        )
     if how.started:
         when = "while running it; it ran in part"
     else:
@@ -235,6 +265,7 @@ _TEXTS = (str, str)
 _DETAILS: dict[int, tuple[type, ...]] = {
     Kind.RAISED: (bytes, str, str, str),
     Kind.RESULT_TOO_LARGE: (int, int),
+    Kind.OVER_MEMORY: (int, str),
     Kind.NOT_FOUND: _TEXTS,
     Kind.BAD_ARGUMENT: _TEXTS,
     Kind.BAD_RESULT: _TEXTS,
@@ -281,7 +312,18 @@ def raise_reply(kind: int, detail: Any, target: Target, error: Exception | None 
                 remote_message=message,
                 remote_traceback=text,
             )
-        raise error from RemoteTraceback(text)
+        try:
+            raise error from RemoteTraceback(text)
+        finally:
+            error = None  # its traceback refers to this frame
+    if kind == Kind.OVER_MEMORY:
+        limit, text = detail
+        raise TaskMemoryError(
+            f"{target.name} reached its max_memory_bytes ({limit:,}); it ran in part. Give it "
+            "more, or less to do",
+            max_memory_bytes=limit,
+            function=target.name,
+        ) from RemoteTraceback(text)
     if kind == Kind.RESULT_TOO_LARGE:
         size, limit = detail
         raise ResultError(

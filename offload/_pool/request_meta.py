@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
     from offload._values.options import ResolvedOptions
 
-__all__ = ["request_meta"]
+__all__ = ["has_limits", "request_meta"]
 
 _UNSET: Any = object()
+
+
+def has_limits(options: ResolvedOptions) -> bool:
+    """Return whether the kernel is to limit what the task takes."""
+    return options.max_memory_bytes is not None or options.max_cpu_seconds is not None
 
 
 def request_meta(
@@ -38,6 +43,7 @@ def request_meta(
         timeout is None
         and deadline is None
         and limit is None
+        and not has_limits(options)
         and window is None
         and not carriers
         and not variables
@@ -52,6 +58,8 @@ def request_meta(
             meta["timeout"] = left if timeout is None else min(left, timeout)
     if limit is not None:
         meta["max_payload_bytes"] = limit
+    if has_limits(options):
+        meta["limits"] = options.max_memory_bytes, options.max_cpu_seconds
     if window is not None:
         meta["window"] = window
     if carriers:

@@ -47,6 +47,7 @@ class PoolTask(Task):
     lane: FunctionLane
     worker: PoolWorker | None
     queue_timeout: float | None = None
+    max_cpu_seconds: float | None = None
     deadline: float | None = None
     # Of the queue timeout or the deadline while it waits, of the timeout while it runs.
     timer: asyncio.TimerHandle | None = None
@@ -71,6 +72,8 @@ class PoolTask(Task):
         self.timeout = options.timeout
         self.grace = options.grace
         self.on_progress = options.on_progress and in_this_context(options.on_progress)
+        if options.max_cpu_seconds is not None:
+            self.max_cpu_seconds = options.max_cpu_seconds
         queue_timeout, deadline = options.queue_timeout, options.deadline
         self.start_by = None
         if queue_timeout is not None:

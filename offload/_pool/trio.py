@@ -71,7 +71,11 @@ async def run_on_keeper(
             if unreceived is not None and not task.cancelled() and task.exception() is None:
                 loop.call_soon_threadsafe(unreceived, task.result())
             raise
-        return started[0].result()
+        try:
+            return started[0].result()
+        finally:
+            # It has its error, whose traceback refers to this frame.
+            started.clear()
     finally:
         keeper.release()
 

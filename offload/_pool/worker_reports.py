@@ -76,7 +76,8 @@ class WorkerReports:
         if task is not None:
             if how.received:
                 task.lane.account.attempt_lost(crashed=True)
-                call_soon_on_loop_of(task, task.fail, crash_error(task.function, how))
+                error = crash_error(task.function, how, task.max_cpu_seconds)
+                call_soon_on_loop_of(task, task.fail, error)
             else:
                 call_soon_on_loop_of(task, self.wait_again, task)
         elif was is WorkerState.IDLE:

@@ -163,6 +163,8 @@ class CallOptionsDict(TypedDict, total=False):
     on_progress: Progress | None
     cancel_on_disconnect: bool
     max_payload_bytes: int | None
+    max_memory_bytes: int | None
+    max_cpu_seconds: float | None
 
 
 class _Check:
@@ -196,6 +198,8 @@ class ResolvedOptions(NamedTuple):
     max_payload_bytes: Annotated[
         int | None, _Check(check_integer, minimum=1, optional=True, inherits=True)
     ] = None
+    max_memory_bytes: Annotated[int | None, _Check(check_integer, minimum=1, optional=True)] = None
+    max_cpu_seconds: Annotated[float | None, _Check(check_number, above=0.0)] = None
 
 
 CALL_OPTIONS: Final = ResolvedOptions._fields

@@ -58,6 +58,7 @@ class Kind:
     CLOSE: Final = 4
     BEGIN: Final = 5
     # From the worker.
+    OVER_MEMORY: Final = 8
     RESULT_TOO_LARGE: Final = 9
     READY: Final = 10
     START_FAILED: Final = 11

@@ -47,6 +47,7 @@ def _flags() -> tuple[frozenset[int], ...]:
     replies = dict.fromkeys(
         (
             Kind.RESULT_TOO_LARGE,
+            Kind.OVER_MEMORY,
             Kind.RAISED,
             Kind.BAD_ARGUMENT,
             Kind.BAD_RESULT,
