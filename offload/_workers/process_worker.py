@@ -399,16 +399,28 @@ class ProcessWorker(PoolWorker):
         if self.state is WorkerState.LEAVING:
             self.handle(Event.TASK_ENDED)
 
+    def _take_at_start(self) -> Frame | None:
+        """Return what a worker says of its start, if it has said that; pass on what else it says.
+
+        Raises:
+            BrokenProtocolError: it is nothing that a worker sends.
+        """
+        frames = self.socket.frames
+        while (frame := frames.take()) is not None:
+            if frame.kind == Kind.LOG:
+                relay.post([frame.body])
+            elif frame.kind != Kind.TRACK:
+                break
+            elif not track(frame.body):
+                raise BrokenProtocolError("it sent what no resource tracker is told")
+        return frame
+
     def _read_start(self) -> None:
         """Read what a worker says before it is ready, and that it is."""
         frames = self.socket.frames
         try:
             is_alive = frames.receive(self.socket.endpoint)
-            while (frame := frames.take()) is not None and frame.kind in (Kind.LOG, Kind.TRACK):
-                if frame.kind == Kind.LOG:
-                    relay.post([frame.body])
-                elif not track(frame.body):
-                    raise BrokenProtocolError("it sent what no resource tracker is told")
+            frame = self._take_at_start()
         except BlockingIOError:
             return
         except BrokenProtocolError as error:

@@ -13,7 +13,7 @@ A block is one of these, or it is a mistake:
   is compared: `…` stands for anything in a line, and alone on a line for any lines. Of other
   commands it is checked that they and all their options exist.
 - ```` ```console ```` after `<!-- until Ctrl+C -->`: a command that goes on. It is started, on a
-  free port instead of 8000, until it has printed each line that is shown, in whatever order, and then
+  free port instead of 8000, until it has printed each line that is shown, in any order, and then
   ended by Ctrl+C, with exit status 0.
 - ```` ```sh ````: commands alone, checked in the same way.
 - ```` ```text ````: no code, but what a log or a screen shows.
