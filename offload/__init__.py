@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PoolStatistics,
         WorkerStatistics,
     )
+    from offload._version import __version__ as __version__
     from offload._wire.shared_file import SharedFile
     from offload.errors import (
         ArgumentError,
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from offload.function import Offloaded, OffloadedGenerator, offload
     from offload.pool import Pool
     from offload.stream import Stream
-
-    __version__: str
 
 __all__ = [
     "ArgumentError",
@@ -107,9 +106,7 @@ def __getattr__(name: str) -> object:
     """Import a public name from its home."""
     value: object
     if name == "__version__":
-        from importlib.metadata import version
-
-        value = version("offload")
+        from offload._version import __version__ as value
     elif name in __all__:
         from importlib import import_module
 
