@@ -25,6 +25,8 @@ __all__ = ["add_arguments", "parse_argument", "render", "run"]
 
 # What the machine kept the function waiting, from when on the figures are to be doubted.
 _BUSY_SHARE = 0.2
+# No word that is meant as a text has them.
+_OF_LITERALS = "'\"[](){}"
 _ANSWERS = {
     "yes": ("Yes", "green"),
     "hardly": ("Hardly", "yellow"),
@@ -44,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "arguments",
         metavar="ARG",
         nargs="*",
-        help="a Python literal, such as 10, '\"text\"' or '[1, 2]'; @FILE: the bytes of a file",
+        help="10, hello, '[1, 2]': a Python literal, or else a text as it is; @FILE: the bytes of "
+        "a file",
     )
     parser.add_argument(
         "--kwargs", default="{}", metavar="DICT", help="keyword arguments, as a Python literal"
@@ -68,8 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def parse_argument(text: str) -> Any:
     """Return the value that an argument of the command line stands for.
 
+    What is no literal is a text, unless it has quotes or brackets and so was meant to be one.
+
     Raises:
-        ValueError: it is neither a literal nor the name of a file that can be read.
+        ValueError: it is neither a literal nor a word nor the name of a file that can be read.
     """
     if text.startswith("@"):
         try:
@@ -77,6 +82,15 @@ def parse_argument(text: str) -> Any:
                 return file.read()
         except OSError as error:
             raise ValueError(f"{text}: {error.strerror}") from error
+    try:
+        return _literal(text)
+    except ValueError:
+        if any(each in _OF_LITERALS for each in text):
+            raise
+        return text
+
+
+def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
@@ -88,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     try:
         values = tuple(parse_argument(text) for text in arguments.arguments)
-        keywords = parse_argument(arguments.kwargs)
+        keywords = _literal(arguments.kwargs)
     except ValueError as error:
         return _refuse(str(error))
     if not isinstance(keywords, dict) or not all(isinstance(name, str) for name in keywords):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 from dataclasses import asdict, dataclass, field
@@ -27,7 +28,10 @@ __all__ = [
     "worst",
 ]
 
+# Lines of explanations are read best up to here, however wide the terminal is.
 _WIDTH = 100
+# Beside the level and the arrow of an advice.
+_MARGIN = 10
 _COLORS = {"green": 32, "yellow": 33, "red": 31, "bold": 1, "dim": 2}
 
 
@@ -103,12 +107,17 @@ def _lines_of(finding: Finding, *, colors: bool) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    # Line by line: what an error says keeps its own lines.
+    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns) - _MARGIN
+    # Line by line: what an error says keeps its own lines. Names and paths stay whole.
     lines = [
         part
         for line in text.splitlines() or [""]
         for part in textwrap.wrap(
-            line, _WIDTH - 10, break_on_hyphens=False, subsequent_indent=_indent_of(line)
+            line,
+            max(width, 2 * _MARGIN),
+            break_on_hyphens=False,
+            break_long_words=False,
+            subsequent_indent=_indent_of(line),
         )
     ]
     return lines or [""]

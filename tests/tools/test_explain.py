@@ -130,7 +130,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "arguments,said",
         [
-            (["text"], "'\"text\"'"),
+            (["['text"], "no Python literal"),
             (["__import__('os')"], "no Python literal"),
             (["@/no/such/file"], "No such file"),
             (["1", "--kwargs", "[1]"], "must be a dict of names, not [1]"),
