@@ -36,7 +36,7 @@ from tests.support.processes import PATIENCE, free_port
 README = ROOT / "README.md"
 EVERYTHING = [README, *PAGES]
 # What is checked word by word, and what shells and pip understand.
-CHECKED = {"uvicorn", "gunicorn", "hypercorn", "offload", "python", "pip", "curl"}
+CHECKED = {"uvicorn", "gunicorn", "hypercorn", "offload", "python", "pip", "curl", "flask"}
 
 pages = pytest.mark.parametrize("page", EVERYTHING, ids=[page.stem for page in EVERYTHING])
 
