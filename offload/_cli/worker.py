@@ -15,7 +15,7 @@ from offload.roles._role import ENVIRONMENT, role_entered
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from offload.jobs import Jobs, WorkerProgram
 
@@ -74,7 +74,7 @@ def add_options(
     parser.add_argument(
         "--health",
         metavar="[HOST:]PORT",
-        help="answer GET /healthz, /readyz and /statistics there (HOST: 127.0.0.1)",
+        help="answer GET /healthz, /readyz, /statistics and /metrics there (HOST: 127.0.0.1)",
     )
     parser.add_argument("--health-file", metavar="FILE", help="touch this every second while ready")
 
@@ -180,6 +180,19 @@ def _program_of(jobs: Jobs, arguments: argparse.Namespace) -> WorkerProgram:
     )
 
 
+async def _metrics(headers: Mapping[str, str]) -> tuple[int, str, bytes]:
+    """Answer Prometheus; about the pools of the worker program as well."""
+    try:
+        from offload.metrics._asgi import exposition
+        from offload.metrics._client import REGISTRY
+        from offload.metrics._collector import register
+    except ModuleNotFoundError as error:
+        return 501, "text/plain; charset=utf-8", f"{error}\n".encode()
+    register(REGISTRY)
+    kind, body = await exposition(REGISTRY, headers.get("accept", ""))
+    return 200, kind, body
+
+
 async def _serve(
     jobs: Jobs,
     program: WorkerProgram,
@@ -196,7 +209,7 @@ async def _serve(
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(program.stop))
     watchers: list[Any] = []
     if arguments.health is not None:
-        watchers.append(HealthServer(program, arguments.health))
+        watchers.append(HealthServer(program, arguments.health, {"/metrics": _metrics}))
     if arguments.health_file is not None:
         watchers.append(HealthFile(program, arguments.health_file))
     for watcher in watchers:

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
         JobState,
         Unique,
     )
+    from offload.jobs._statistics import EnqueueCount, JobsStatistics
     from offload.jobs._status import JobProgress, JobStatus
     from offload.jobs._values import Attempt, Count, Health, JobError, LogLine
-    from offload.jobs._worker import WorkerProgram, WorkerProgramStatistics
+    from offload.jobs._worker import JobFunctionStatistics, WorkerProgram, WorkerProgramStatistics
 
 __all__ = [
     "Attempt",
@@ -43,6 +44,7 @@ __all__ = [
     "Backoff",
     "CancelOutcome",
     "Count",
+    "EnqueueCount",
     "Health",
     "Job",
     "JobArgumentError",
@@ -52,6 +54,7 @@ __all__ = [
     "JobError",
     "JobEvents",
     "JobFailedError",
+    "JobFunctionStatistics",
     "JobNotFoundError",
     "JobOptions",
     "JobOptionsDict",
@@ -64,6 +67,7 @@ __all__ = [
     "JobTimeoutError",
     "Jobs",
     "JobsCorruptError",
+    "JobsStatistics",
     "JobsUnavailableError",
     "JobsWithOptions",
     "LeaseLapsedError",
@@ -102,9 +106,10 @@ _HOMES = {
         "JobState",
         "Unique",
     ),
+    "_statistics": ("EnqueueCount", "JobsStatistics"),
     "_status": ("JobProgress", "JobStatus"),
     "_values": ("Attempt", "Count", "Health", "JobError", "LogLine"),
-    "_worker": ("WorkerProgram", "WorkerProgramStatistics"),
+    "_worker": ("JobFunctionStatistics", "WorkerProgram", "WorkerProgramStatistics"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -70,6 +70,11 @@ class Engine(Protocol):
 
     # Life
 
+    @property
+    def location(self) -> str:
+        """Where the jobs are, as a URL without secrets."""
+        ...
+
     async def open(self) -> None:
         """Connect, and create or migrate what is stored. Opening twice does nothing."""
         ...

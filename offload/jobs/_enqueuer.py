@@ -13,7 +13,7 @@ import anyio.lowlevel
 
 from offload.jobs._call_options import checked, new_id, resolve
 from offload.jobs._codec import Signature
-from offload.jobs._errors import JobsUnavailableError
+from offload.jobs._errors import JobQueueFullError, JobsUnavailableError
 from offload.jobs._functions import options_of, reference_of
 from offload.jobs._job import Job
 from offload.jobs._options import Unique
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from offload.jobs._call_options import JobOptionsDict
     from offload.jobs._job import Opened
+    from offload.jobs._statistics import EnqueueCounters
 
 __all__ = ["Enqueuer", "JobsWithOptions", "this_program"]
 
@@ -49,9 +50,10 @@ class Enqueuer:
             the other levels before those.
         max_queued: how many jobs may wait in one queue; None: no limit.
         max_bytes: size of the arguments as JSON; None: no limit.
+        counters: of all that these jobs enqueue.
     """
 
-    __slots__ = ("_jobs", "_levels", "_max_bytes", "_max_queued")
+    __slots__ = ("_counters", "_jobs", "_levels", "_max_bytes", "_max_queued")
 
     def __init__(
         self,
@@ -59,22 +61,23 @@ class Enqueuer:
         levels: tuple[Mapping[str, Any], ...],
         max_queued: int | None,
         max_bytes: int | None,
+        counters: EnqueueCounters,
     ) -> None:
         self._jobs = jobs
         self._levels = levels
         self._max_queued = max_queued
         self._max_bytes = max_bytes
+        self._counters = counters
 
     def with_options(self, changes: Mapping[str, Any]) -> Enqueuer:
         """Return one with further options."""
         levels = (*self._levels, changes)
-        return Enqueuer(self._jobs, levels, self._max_queued, self._max_bytes)
+        return Enqueuer(self._jobs, levels, self._max_queued, self._max_bytes, self._counters)
 
     async def put(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
         """See `Jobs.enqueue`."""
         new = self._new_job(function, args, kwargs)
-        engine = await self._jobs.engine()
-        (job_id,) = await engine.put([new], max_queued=self._max_queued)
+        (job_id,) = await self._store([new])
         return Job(self._jobs, job_id, function)
 
     async def put_many(self, function: Any, calls: Iterable[tuple[Any, ...]]) -> list[Job[Any]]:
@@ -112,8 +115,23 @@ class Enqueuer:
             raise
 
     async def _store(self, batch: list[NewJob]) -> tuple[str, ...]:
-        engine = await self._jobs.engine()
-        return await engine.put(batch, max_queued=self._max_queued)
+        begin, outcome = time.perf_counter(), "stored"
+        try:
+            engine = await self._jobs.engine()
+            return await engine.put(batch, max_queued=self._max_queued)
+        except JobQueueFullError:
+            outcome = "refused"
+            raise
+        except JobsUnavailableError:
+            outcome = "unavailable"
+            raise
+        except BaseException:
+            # Cancelled: nobody knows what came of it.
+            outcome = ""
+            raise
+        finally:
+            if outcome:
+                self._counters.note(batch, outcome, time.perf_counter() - begin)
 
     def _new_job(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         reference = reference_of(function)

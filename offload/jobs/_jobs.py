@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
+from weakref import WeakSet
 
 import anyio
 
@@ -16,6 +18,7 @@ from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._functions import reference_of
 from offload.jobs._job import Job
 from offload.jobs._options import JobOptions, JobState
+from offload.jobs._statistics import EnqueueCounters
 from offload.jobs._status import JobStatus
 from offload.jobs._values import Query
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from offload.jobs._call_options import JobOptionsDict
     from offload.jobs._engine import Engine
+    from offload.jobs._statistics import JobsStatistics
     from offload.jobs._values import Count, Health
 
 __all__ = ["JobPage", "Jobs", "default_jobs"]
@@ -55,6 +59,9 @@ class Jobs:
         ModuleNotFoundError: what the engine needs is not installed.
     """
 
+    _everyone: ClassVar[WeakSet[Jobs]] = WeakSet()
+    _changing: ClassVar[threading.Lock] = threading.Lock()
+
     def __init__(
         self,
         url: str | os.PathLike[str] | None = None,
@@ -76,13 +83,35 @@ class Jobs:
         self._is_open = False
         self._is_closed = False
         self._pid = os.getpid()
+        self._counters: Final = EnqueueCounters()
         self._enqueuer: Final = Enqueuer(
-            self, (checked(options, are_defaults=True),), max_queued, max_payload_bytes
+            self,
+            (checked(options, are_defaults=True),),
+            max_queued,
+            max_payload_bytes,
+            self._counters,
         )
+        with self._changing:
+            self._everyone.add(self)
 
     def __repr__(self) -> str:
         """Return the engine."""
         return f"<Jobs {self._engine!r}>"
+
+    @classmethod
+    def all(cls) -> tuple[Jobs, ...]:
+        """Return every `Jobs` of this process, for what looks at them from outside."""
+        with cls._changing:
+            return tuple(cls._everyone)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open in this process."""
+        return self._is_open and self._pid == os.getpid()
+
+    def statistics(self) -> JobsStatistics:
+        """Return what this process has enqueued with it."""
+        return self._counters.statistics(self._engine.location)
 
     # Life
 

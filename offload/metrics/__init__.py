@@ -1,4 +1,4 @@
-"""What pools do, for Prometheus: a collector, an endpoint, and a dashboard for Grafana.
+"""What pools and jobs do, for Prometheus: a collector, an endpoint, alerts, a Grafana dashboard.
 
     app = Starlette(routes=[Route("/metrics", metrics_app())], …)    # one line is all
 
@@ -30,14 +30,32 @@ its own pools: scrape each of them.
 | `offload_event_loop_blocked_seconds_total` | counter | cause | for how long in all |
 | `offload_route_blocks_total` | counter | route, cause | the same by route; "other" where the framework tells no template |
 | `offload_route_blocked_seconds_total` | counter | route, cause | the same by route |
+| `offload_jobs` | gauge | store, queue, function, state | jobs in the store: waiting, delayed, active, completed, failed, cancelled; every process says the same, so take the maximum |
+| `offload_jobs_queue_paused` | gauge | store, queue | 1 for a queue that is paused; absent otherwise |
+| `offload_jobs_store_up` | gauge | store | 1 if the store has answered, 0 if not |
+| `offload_jobs_enqueued_total` | counter | store, queue, function, outcome | what this process has enqueued: stored, refused (the queue was full) or unavailable |
+| `offload_jobs_enqueue_seconds` | histogram | store | how long the store took for it |
+| `offload_job_attempts_total` | counter | store, queue, function, outcome | attempts that have ended in this worker program: completed, failed, crashed, lapsed (the lease was lost), released or cancelled |
+| `offload_job_wait_seconds` | histogram | store, queue, function | from enqueuing to the first claim, with the delay that was asked for |
+| `offload_job_run_seconds` | histogram | store, queue, function | how long attempts ran |
+| `offload_jobs_swept_total` | counter | store | jobs that this program found with a lease that had run out, as of a program that died, or past their deadline |
+| `offload_worker_program_ready` | gauge | store | 1 if this worker program claims jobs, and the store answers |
+| `offload_worker_program_slots` | gauge | store | attempts that it can run at once |
+| `offload_worker_program_active` | gauge | store | attempts under way |
+| `offload_worker_program_claimed_total` | counter | store | jobs that it has claimed |
+| `offload_worker_program_fenced_total` | counter | store | reports that were refused, since the lease had been lost |
+| `offload_worker_program_outages_total` | counter | store | times that the store could not be reached |
 
-The last six are there when `offload.watchdog` has watched a loop. Buckets are powers of two of a
-microsecond, from 128 µs to 134 s: each count is exact, because the pools' own buckets have those
+The metrics of the event loop are there when `offload.watchdog` has watched a loop, those of jobs
+where there are any. A worker program serves all of it at `/metrics` of its health address. The
+first three of jobs are asked of the store when `metrics_app`, or a worker program, is scraped; other
+ways to serve a registry do not have them. Buckets are powers of two of a microsecond, from 128 µs to
+134 s, those of jobs from 1 ms to 4.8 hours: each count is exact, because our own buckets have those
 bounds among theirs.
 """  # noqa: E501 - a table has no shorter lines
 
 from offload.metrics._asgi import metrics_app
 from offload.metrics._collector import PoolCollector, register
-from offload.metrics._grafana import grafana_dashboard
+from offload.metrics._files import alert_rules, grafana_dashboard
 
-__all__ = ["PoolCollector", "grafana_dashboard", "metrics_app", "register"]
+__all__ = ["PoolCollector", "alert_rules", "grafana_dashboard", "metrics_app", "register"]

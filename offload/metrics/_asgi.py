@@ -10,9 +10,10 @@ import anyio.to_thread
 
 from offload.metrics._client import REGISTRY, choose_encoder
 from offload.metrics._collector import register
+from offload.metrics._jobs import look
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
     from offload.metrics._client import CollectorRegistry
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     _Receive = Callable[[], Awaitable[_Message]]
     _Send = Callable[[_Message], Awaitable[None]]
 
-__all__ = ["metrics_app"]
+__all__ = ["exposition", "metrics_app"]
 
 # What zlib is told to write the header of gzip.
 _GZIP = 16 + zlib.MAX_WBITS
@@ -68,7 +69,9 @@ class MetricsApp:
         names = parse_qs(scope["query_string"].decode("latin-1")).get("name[]", [])
         is_compressed = _takes_gzip(headers.get(b"accept-encoding", ""))
         accept = headers.get(b"accept", "")
-        kind, body = await anyio.to_thread.run_sync(self._text, accept, names, is_compressed)
+        kind, body = await exposition(self._registry, accept, names)
+        if is_compressed:
+            body = await anyio.to_thread.run_sync(_compressed, body)
         fields = [
             (b"content-type", kind.encode("latin-1")),
             (b"content-length", str(len(body)).encode()),
@@ -79,14 +82,33 @@ class MetricsApp:
             fields.append((b"content-encoding", b"gzip"))
         await _answer(send, 200, fields, b"" if scope["method"] == "HEAD" else body)
 
-    def _text(self, accept: str, names: list[str], is_compressed: bool) -> tuple[str, bytes]:  # noqa: FBT001 - run_sync takes no keywords
-        encoder, kind = choose_encoder(accept)
-        registry: Any = self._registry
-        body: bytes = encoder(registry.restricted_registry(names) if names else registry)
-        if is_compressed:
-            press = zlib.compressobj(wbits=_GZIP)
-            body = press.compress(body) + press.flush()
-        return kind, body
+
+async def exposition(
+    registry: CollectorRegistry, accept: str = "", names: Sequence[str] = ()
+) -> tuple[str, bytes]:
+    """Return the text of a registry, as HTTP sends it: its media type, and itself.
+
+    The stores of jobs are asked first, for a few seconds at most; the text is made on a thread.
+
+    Args:
+        registry: which.
+        accept: what the client would have; see `Accept` of HTTP.
+        names: only these metrics; none: all.
+    """
+    if not names or any(name.startswith("offload_jobs") for name in names):
+        await look()
+    return await anyio.to_thread.run_sync(_text, registry, accept, names)
+
+
+def _text(registry: Any, accept: str, names: Sequence[str]) -> tuple[str, bytes]:
+    encoder, kind = choose_encoder(accept)
+    body: bytes = encoder(registry.restricted_registry(names) if names else registry)
+    return kind, body
+
+
+def _compressed(body: bytes) -> bytes:
+    press = zlib.compressobj(wbits=_GZIP)
+    return press.compress(body) + press.flush()
 
 
 def _takes_gzip(header: str) -> bool:

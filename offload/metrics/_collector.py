@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from offload._child.context import asyncio_loop
 from offload._values.outcome import Outcome
+from offload.metrics import _jobs as of_jobs
 from offload.metrics._client import (
     REGISTRY,
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
-    Sample,
 )
+from offload.metrics._families import BOUNDS, Families, Kind, breathe
 from offload.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from offload._values.histogram import HistogramSnapshot
     from offload._values.statistics import PoolStatistics
     from offload.metrics._client import CollectorRegistry, Metric
     from offload.watchdog import WatchdogStatistics
 
 __all__ = ["BOUNDS", "PoolCollector", "register"]
-
-# In seconds: 2**7 to 2**27 microseconds. Powers of two, because those are among the bounds of our
-# own histograms: every count is exact, where other bounds would have to be interpolated.
-BOUNDS = tuple(round(2**power / 1e6, 6) for power in range(7, 28))
-# Some 0.1 ms of work.
-_SAMPLES_AT_ONCE = 20
-_PAUSE_SECONDS = 50e-6
-# A bound of our own histogram is that of a bucket but for the last bits of a float.
-_TOLERANCE = 1 + 1e-9
 
 _STATES = ("new", "open", "draining", "closed")
 _WORKER_STATES = ("starting", "idle", "busy", "leaving")
@@ -54,145 +43,75 @@ except PackageNotFoundError:  # a copy of the source that was never installed
     _version = "unknown"
 
 
-class _Kind(NamedTuple):
-    """One family, before it has samples."""
-
-    family: type[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily]
-    help: str
-    labels: tuple[str, ...] = ()
-
-
 _POOL = ("pool",)
 _FUNCTION = ("pool", "function")
 _FAMILIES = {
-    "offload_pool_state": _Kind(
+    "offload_pool_state": Kind(
         GaugeMetricFamily, "1 for the state that the pool is in.", ("pool", "state")
     ),
-    "offload_pool_opened_timestamp_seconds": _Kind(
+    "offload_pool_opened_timestamp_seconds": Kind(
         GaugeMetricFamily, "When the pool was opened last.", _POOL
     ),
-    "offload_pool_max_workers": _Kind(
+    "offload_pool_max_workers": Kind(
         GaugeMetricFamily, "How many tasks of the pool may run at once.", _POOL
     ),
-    "offload_pool_workers": _Kind(
+    "offload_pool_workers": Kind(
         GaugeMetricFamily, "Workers of the pool by state.", ("pool", "state")
     ),
-    "offload_pool_workers_resident_bytes": _Kind(
+    "offload_pool_workers_resident_bytes": Kind(
         GaugeMetricFamily, "Resident memory of all workers of the pool.", _POOL
     ),
-    "offload_pool_workers_recycled": _Kind(
+    "offload_pool_workers_recycled": Kind(
         CounterMetricFamily, "Workers of the pool that were replaced by plan.", _POOL
     ),
-    "offload_pool_queued_calls": _Kind(
+    "offload_pool_queued_calls": Kind(
         GaugeMetricFamily, "Calls that wait for a worker of the pool.", _POOL
     ),
-    "offload_pool_queued_bytes": _Kind(
+    "offload_pool_queued_bytes": Kind(
         GaugeMetricFamily, "Size of the pickled arguments of calls that wait.", _POOL
     ),
-    "offload_pool_max_queued_calls": _Kind(
+    "offload_pool_max_queued_calls": Kind(
         GaugeMetricFamily, "How many calls may wait before others are refused.", _POOL
     ),
-    "offload_pool_max_queued_bytes": _Kind(
+    "offload_pool_max_queued_bytes": Kind(
         GaugeMetricFamily, "How large waiting calls may be before others are refused.", _POOL
     ),
-    "offload_calls": _Kind(
+    "offload_calls": Kind(
         CounterMetricFamily, "Calls that have ended, by outcome.", (*_FUNCTION, "outcome")
     ),
-    "offload_running_calls": _Kind(GaugeMetricFamily, "Calls that run now.", _FUNCTION),
-    "offload_waiting_calls": _Kind(GaugeMetricFamily, "Calls that wait now.", _FUNCTION),
-    "offload_queue_wait_seconds": _Kind(
+    "offload_running_calls": Kind(GaugeMetricFamily, "Calls that run now.", _FUNCTION),
+    "offload_waiting_calls": Kind(GaugeMetricFamily, "Calls that wait now.", _FUNCTION),
+    "offload_queue_wait_seconds": Kind(
         HistogramMetricFamily, "Seconds from the admission of a call to its start.", _FUNCTION
     ),
-    "offload_run_seconds": _Kind(
+    "offload_run_seconds": Kind(
         HistogramMetricFamily, "Seconds from the start of a call to its reply.", _FUNCTION
     ),
 }
 _LOOP_FAMILIES = {
-    "offload_event_loop_lag_seconds": _Kind(
+    "offload_event_loop_lag_seconds": Kind(
         HistogramMetricFamily, "Seconds by which heartbeats of the event loop were late."
     ),
-    "offload_event_loop_late_seconds": _Kind(
+    "offload_event_loop_late_seconds": Kind(
         GaugeMetricFamily, "Seconds by which the heartbeat of the event loop is late now."
     ),
-    "offload_event_loop_blocks": _Kind(
+    "offload_event_loop_blocks": Kind(
         CounterMetricFamily, "Times that the event loop was held too long.", ("cause",)
     ),
-    "offload_event_loop_blocked_seconds": _Kind(
+    "offload_event_loop_blocked_seconds": Kind(
         CounterMetricFamily, "Seconds that the event loop was held too long.", ("cause",)
     ),
-    "offload_route_blocks": _Kind(
+    "offload_route_blocks": Kind(
         CounterMetricFamily, "Times that a route held the event loop.", ("route", "cause")
     ),
-    "offload_route_blocked_seconds": _Kind(
+    "offload_route_blocked_seconds": Kind(
         CounterMetricFamily, "Seconds that a route held the event loop.", ("route", "cause")
     ),
 }
 
 
-def _breathe() -> None:
-    """Let the event loop have the GIL, if this is another thread.
-
-    A thread that turns thousands of samples into text takes the GIL for 5 ms, the interpreter's
-    switch interval, again and again. One that sleeps gives it up; for a moment longer than nothing,
-    because else it would have it back before the loop's thread has woken up.
-    """
-    if asyncio_loop() is None:
-        time.sleep(_PAUSE_SECONDS)
-
-
-class _Samples(list[Sample]):
-    """Samples of a family, with pauses while they are written out."""
-
-    def __iter__(self) -> Iterator[Sample]:
-        for number, sample in enumerate(super().__iter__(), start=1):
-            if not number % _SAMPLES_AT_ONCE:
-                _breathe()
-            yield sample
-
-
-class _Families:
-    """Families that are being filled, in the order in which they are declared."""
-
-    def __init__(self, kinds: dict[str, _Kind]) -> None:
-        self._made = {
-            name: kind.family(name, kind.help, labels=kind.labels) for name, kind in kinds.items()
-        }
-        for family in self._made.values():
-            family.samples = _Samples()
-
-    def __iter__(self) -> Iterator[Metric]:
-        return iter(self._made.values())
-
-    def value(self, name: str, value: float, *labels: str) -> None:
-        """Add a sample of a gauge or counter."""
-        family = self._made[name]
-        assert not isinstance(family, HistogramMetricFamily)
-        family.add_metric(labels, value)
-
-    def histogram(self, name: str, seen: HistogramSnapshot, *labels: str) -> None:
-        """Add the samples of a histogram."""
-        family = self._made[name]
-        assert isinstance(family, HistogramMetricFamily)
-        family.add_metric(labels, _cumulative(seen), seen.total)
-
-
-def _cumulative(seen: HistogramSnapshot) -> list[tuple[str, float]]:
-    """Return how many values are at most each bound, as Prometheus wants them."""
-    buckets: list[tuple[str, float]] = []
-    ours = iter(seen.buckets)
-    bound, count = next(ours, (float("inf"), 0))
-    total = 0
-    for edge in BOUNDS:
-        while bound <= edge * _TOLERANCE:
-            total += count
-            bound, count = next(ours, (float("inf"), 0))
-        buckets.append((repr(edge), float(total)))
-    buckets.append(("+Inf", float(seen.count)))
-    return buckets
-
-
 class PoolCollector:
-    """Collects from pools, and from the watchdog if there is one; for a `CollectorRegistry`.
+    """Collects from pools, the watchdog and jobs, where there are any; for a `CollectorRegistry`.
 
     Args:
         pools: which; none: all that the process has when it is asked.
@@ -204,14 +123,15 @@ class PoolCollector:
     def describe(self) -> Iterator[Metric]:
         """Yield the families without samples, by which a registry notices a clash of names."""
         yield InfoMetricFamily("offload", _INFO)
-        yield from _Families(_FAMILIES | _LOOP_FAMILIES)
+        yield from Families(_FAMILIES | _LOOP_FAMILIES)
+        yield from of_jobs.describe()
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families with their samples of this instant."""
         info = InfoMetricFamily("offload", _INFO)
         info.add_metric((), {"version": _version})
         yield info
-        families = _Families(_FAMILIES)
+        families = Families(_FAMILIES)
         for pool in self._pools or Pool.all():
             _add_pool(families, pool.statistics())
         yield from families
@@ -222,9 +142,12 @@ class PoolCollector:
             seen = watchdog.statistics()
             if seen.since:
                 yield from _of_loop(seen)
+        # Likewise: where there are jobs, they have been imported.
+        if "offload.jobs._jobs" in sys.modules:
+            yield from of_jobs.collect()
 
 
-def _add_pool(to: _Families, now: PoolStatistics) -> None:
+def _add_pool(to: Families, now: PoolStatistics) -> None:
     name = now.name
     for state in _STATES:
         to.value("offload_pool_state", float(now.state == state), name, state)
@@ -243,7 +166,7 @@ def _add_pool(to: _Families, now: PoolStatistics) -> None:
     if now.max_queued_bytes is not None:
         to.value("offload_pool_max_queued_bytes", now.max_queued_bytes, name)
     for function in now.functions:
-        _breathe()
+        breathe()
         labels = name, function.name
         for outcome in _OUTCOMES:
             to.value("offload_calls", getattr(function, outcome), *labels, outcome)
@@ -265,7 +188,7 @@ def _resident_bytes(pid: int | None) -> int:
 
 
 def _of_loop(seen: WatchdogStatistics) -> Iterator[Metric]:
-    families = _Families(_LOOP_FAMILIES)
+    families = Families(_LOOP_FAMILIES)
     families.histogram("offload_event_loop_lag_seconds", seen.lag)
     families.value("offload_event_loop_late_seconds", seen.now)
     for each in seen.causes:

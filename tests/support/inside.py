@@ -372,24 +372,27 @@ def used_mappings() -> int:
 
 def cumulative(snapshot: Any) -> Any:
     """Return the buckets of a histogram as Prometheus takes them."""
-    from offload.metrics import _collector
+    from offload.metrics import _families
 
-    return _collector._cumulative(snapshot)
+    return _families.cumulative(snapshot)
 
 
 def label_values() -> set[str]:
     """Return the words that metrics have for outcomes and states."""
+    from offload.jobs import AttemptOutcome, JobState
+    from offload.jobs._statistics import ENQUEUE_OUTCOMES
     from offload.metrics import _collector
 
-    return {*_collector._OUTCOMES, *_collector._STATES, *_collector._WORKER_STATES}
+    pools = {*_collector._OUTCOMES, *_collector._STATES, *_collector._WORKER_STATES}
+    return pools | {*AttemptOutcome, *JobState, *ENQUEUE_OUTCOMES}
 
 
 def breathe_into(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], object]) -> Any:
     """Return what the collector does between two pools, with another `time.sleep`."""
-    from offload.metrics import _collector
+    from offload.metrics import _families
 
-    monkeypatch.setattr(_collector.time, "sleep", sleep)
-    return _collector._breathe
+    monkeypatch.setattr(_families.time, "sleep", sleep)
+    return _families.breathe
 
 
 def label_names(family: Any) -> tuple[str, ...]:

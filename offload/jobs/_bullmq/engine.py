@@ -71,6 +71,11 @@ class BullmqEngine:
         state = "open" if self._client.is_open else "closed"
         return f"<{type(self).__name__} {self._client.location.url} {state}>"
 
+    @property
+    def location(self) -> str:
+        """Where the jobs are, as a URL without secrets."""
+        return self._client.location.url
+
     async def _do(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return await self._loops.run(coroutine)
 

@@ -63,6 +63,11 @@ class SqliteEngine:
         state = "open" if self._store.is_open else "closed"
         return f"<{type(self).__name__} {self._store.location.url} {state}>"
 
+    @property
+    def location(self) -> str:
+        """Where the jobs are, as a URL without secrets."""
+        return self._store.location.url
+
     async def open(self) -> None:
         """Create or migrate the file, and start the threads."""
         await self._store.open()

@@ -29,6 +29,6 @@ Guarantees:
 """
 
 from offload.jobs._worker.program import WorkerProgram
-from offload.jobs._worker.statistics import WorkerProgramStatistics
+from offload.jobs._worker.statistics import JobFunctionStatistics, WorkerProgramStatistics
 
-__all__ = ["WorkerProgram", "WorkerProgramStatistics"]
+__all__ = ["JobFunctionStatistics", "WorkerProgram", "WorkerProgramStatistics"]

@@ -104,6 +104,8 @@ class Duties:
             except JobsUnavailableError as error:
                 parts.connection.failed(error)
                 continue
+            # Also those whose deadline had passed while they waited are among the failed.
+            parts.counters.swept += len(swept.retried) + len(swept.cancelled) + len(swept.failed)
             if swept.retried or swept.failed:
                 _logger.warning(
                     "leases ran out: %d jobs wait again, %d have failed",

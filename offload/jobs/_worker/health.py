@@ -9,17 +9,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
     from offload.jobs._worker.program import WorkerProgram
+
+    Page = Callable[[Mapping[str, str]], Awaitable[tuple[int, str, bytes]]]
 
 __all__ = ["HealthFile", "HealthServer"]
 
 _TOUCH_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 5.0
 _MAX_REQUEST: Final = 16 * 1024
+_JSON: Final = "application/json"
 _REASONS: Final = {
     200: "OK",
     404: "Not Found",
     405: "Method Not Allowed",
+    501: "Not Implemented",
     503: "Service Unavailable",
 }
 
@@ -30,16 +36,21 @@ class HealthServer:
     Args:
         program: whose health it is.
         address: `port` or `host:port`; the host is 127.0.0.1 unless given.
+        pages: what else it answers to GET, by path: a function of the request's headers, with
+            lower-case names, that returns status, media type and body.
 
     Raises:
         ValueError: this is no address.
     """
 
-    def __init__(self, program: WorkerProgram, address: str) -> None:
+    def __init__(
+        self, program: WorkerProgram, address: str, pages: Mapping[str, Page] | None = None
+    ) -> None:
         host, _, port = address.rpartition(":")
         if not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - of TCP
             raise ValueError(f"{address!r} is not a port, or host:port")
         self._program = program
+        self._pages = dict(pages or {})
         self._host = host.strip("[]") or "127.0.0.1"
         self._port = int(port)
         self._server: asyncio.Server | None = None
@@ -67,11 +78,17 @@ class HealthServer:
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
-                method, _, rest = head.decode("latin-1").partition(" ")
-                status, body = self._answer(method, rest.split(" ")[0].split("?")[0])
+                first, *lines = head.decode("latin-1").split("\r\n")
+                method, _, rest = first.partition(" ")
+                path = rest.split(" ")[0].split("?")[0]
+                page = self._pages.get(path) if method in ("GET", "HEAD") else None
+                if page is not None:
+                    status, kind, body = await page(_headers(lines))
+                else:
+                    (status, body), kind = self._answer(method, path), _JSON
                 writer.write(
                     f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
-                    "Content-Type: application/json\r\n"
+                    f"Content-Type: {kind}\r\n"
                     f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
                 )
                 writer.write(b"" if method == "HEAD" else body)
@@ -92,6 +109,11 @@ class HealthServer:
             return 404, b"{}"
         body = json.dumps({"state": program.state}).encode()
         return (200 if checks[path] else 503), body
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
 class HealthFile:

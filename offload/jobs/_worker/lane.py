@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from offload.jobs._attempt import Runnable
-    from offload.jobs._values import Claimed, Ending
+    from offload.jobs._values import Claimed, Ending, JobRecord
     from offload.jobs._worker.parts import Parts
     from offload.jobs._worker.reports import Report
     from offload.pool import Pool
@@ -173,7 +173,7 @@ class Lane:
         """Begin what was claimed."""
         for each in claimed:
             self.is_idle = False
-            self._parts.counters.claimed += 1
+            self._note_begin(each.job)
             self._parts.leases.claimed(each.claim, asked_at)
             runnable = self.runnables[each.job.function]
             attempt = RunningAttempt(each, runnable, self._parts.records, self._parts.leases)
@@ -182,6 +182,12 @@ class Lane:
             task = asyncio.create_task(self._attend(attempt))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _note_begin(self, job: JobRecord) -> None:
+        wait = None
+        if job.starts == 1 and job.started_at is not None:
+            wait = (job.started_at - job.created_at).total_seconds()
+        self._parts.counters.begin(job.queue, job.function, wait)
 
     async def _attend(self, attempt: RunningAttempt) -> None:
         parts = self._parts
@@ -220,7 +226,7 @@ class Lane:
             self._waiting[0].cancel()
         if attempt.started_at is not None:
             seconds = attempt.run_seconds
-            self._parts.counters.run_seconds += seconds
+            self._parts.counters.ran(attempt.claimed.job.queue, function, seconds)
             # Fast up and slow down: it is about not having claimed too much.
             mean = self._mean_seconds
             is_longer = seconds > mean or mean == float("inf")
@@ -233,11 +239,11 @@ class Lane:
         """Note that a report was stored or refused."""
         parts, attempt = self._parts, report.attempt
         if is_stored:
-            parts.counters.note(outcome_of(report.ending))
+            self._count(attempt, outcome_of(report.ending))
             self._log(attempt, report.ending)
         else:
             parts.counters.fenced += 1
-            parts.counters.note(AttemptOutcome.LAPSED)
+            self._count(attempt, AttemptOutcome.LAPSED)
             _logger.warning("%s was overtaken: its report was refused", attempt)
         self._is_over(attempt)
 
@@ -248,13 +254,17 @@ class Lane:
     async def _give_up(self, attempt: RunningAttempt) -> None:
         """Hand back what may still be ours, as far as we know; it costs nothing to try."""
         parts = self._parts
-        parts.counters.note(AttemptOutcome.LAPSED)
+        self._count(attempt, AttemptOutcome.LAPSED)
         _logger.warning("%s was stopped: its lease was lost, or could not be extended", attempt)
         if parts.leases.is_held(attempt.claimed.claim):
             try:
                 await parts.engine.finish(attempt.claimed.claim, Release())
             except JobsUnavailableError as error:
                 parts.connection.failed(error)
+
+    def _count(self, attempt: RunningAttempt, outcome: AttemptOutcome) -> None:
+        job = attempt.claimed.job
+        self._parts.counters.note(job.queue, job.function, outcome)
 
     def _log(self, attempt: RunningAttempt, ending: Ending) -> None:
         outcome, job = outcome_of(ending), attempt.claimed.job

@@ -7,10 +7,12 @@ import logging
 import math
 import os
 import socket
+import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+from weakref import WeakSet
 
 from offload._pool.hold import Hold
 from offload.errors import OffloadError
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from offload.jobs._attempt import Runnable
     from offload.jobs._engine import Engine
     from offload.jobs._jobs import Jobs
+    from offload.jobs._worker.statistics import JobFunctionStatistics
 
 __all__ = ["ProgramState", "WorkerProgram"]
 
@@ -101,6 +104,9 @@ class WorkerProgram:
         ValueError: an option is out of range.
     """
 
+    _everyone: ClassVar[WeakSet[WorkerProgram]] = WeakSet()
+    _changing: ClassVar[threading.Lock] = threading.Lock()
+
     def __init__(
         self,
         jobs: Jobs,
@@ -135,6 +141,8 @@ class WorkerProgram:
         self._stops = 0
         self._stopped = asyncio.Event()
         self._hurried = asyncio.Event()
+        with self._changing:
+            self._everyone.add(self)
 
     # Told from outside
 
@@ -166,10 +174,26 @@ class WorkerProgram:
             claimed=self._counters.claimed,
             ended=dict(self._counters.ended),
             fenced=self._counters.fenced,
+            swept=self._counters.swept,
             run_seconds=self._counters.run_seconds,
             outages=self._connection.outages,
             is_connected=self._connection.is_up,
         )
+
+    def function_statistics(self) -> tuple[JobFunctionStatistics, ...]:
+        """Return what it has done, by queue and function; on any thread."""
+        return self._counters.by_function()
+
+    @classmethod
+    def all(cls) -> tuple[WorkerProgram, ...]:
+        """Return the worker programs of this process, for what looks at them from outside."""
+        with cls._changing:
+            return tuple(cls._everyone)
+
+    @property
+    def location(self) -> str:
+        """Where its jobs are, as a URL without secrets."""
+        return self._jobs.statistics().location
 
     # Life
 
