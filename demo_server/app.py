@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from demo_server import work
 from demo_server.burst import Burst
+from demo_server.heavy_jobs import HeavyJobs
 from demo_server.page import Page
 from demo_server.settings import Settings
 from demo_server.uploads import read_upload
@@ -27,12 +29,13 @@ from offload.starlette import (
     CancelOnDisconnect,
     ProblemResponse,
     exception_handlers,
+    jobs_lifespan,
     lifespan,
 )
 from offload.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from starlette.requests import Request
 
@@ -46,6 +49,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ("GET", "/heavy?n=100000", "count the primes below n, in a worker process", ""),
     ("GET", "/heavy/inline?n=100000", "the same on the event loop: everything else waits", ""),
     ("GET", "/heavy/thread?n=100000", "the same in a thread: everything else is slow", ""),
+    (
+        "POST",
+        "/heavy/job?n=100000",
+        "the same as a job: 202, and where to follow it",
+        " -i -X POST",
+    ),
     ("POST", "/burst?count=8", "many of them at once; way=inline or thread as well", " -N -X POST"),
     ("POST", "/thumbnail?size=200", "shrink an image", " -F file=@photo.jpg -o thumbnail.jpg"),
     ("POST", "/csv", "summarise each column of a table", " -F file=@table.csv"),
@@ -54,6 +63,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ("GET", "/dashboard/", "pools, workers, functions and failures, live", ""),
     ("GET", "/metrics", "the same for Prometheus", ""),
     ("GET", "/stats", "what the pool is doing", ""),
+    ("GET", "/worker", "the worker program, which runs the jobs", ""),
 )
 
 
@@ -68,6 +78,7 @@ class Demo:
     def __init__(self, settings: Settings, pool: Pool) -> None:
         self._settings = settings
         self._pool = pool
+        self.jobs = HeavyJobs(settings.jobs, settings.workers, self._n)
 
     def routes(self) -> list[BaseRoute]:
         """Return a route for each endpoint."""
@@ -77,6 +88,7 @@ class Demo:
             Route("/heavy", self.heavy),
             Route("/heavy/inline", self.heavy_inline),
             Route("/heavy/thread", self.heavy_thread),
+            *self.jobs.routes(),
             Route("/burst", self.burst, methods=["POST"]),
             Route("/thumbnail", self.thumbnail, methods=["POST"]),
             Route("/csv", self.csv, methods=["POST"]),
@@ -245,9 +257,18 @@ def create_app(settings: Settings | None = None) -> Starlette:
         timeout=settings.timeout,
         preload=("demo_server.work",),
     )
+    demo = Demo(settings, pool)
+
+    @asynccontextmanager
+    async def worker_program(app: object) -> AsyncGenerator[None]:  # noqa: ARG001 - as Starlette calls it
+        async with demo.jobs.keeper.kept_up():
+            yield
+
     return Starlette(
-        routes=Demo(settings, pool).routes(),
-        lifespan=lifespan(pool, drain=settings.drain),
+        routes=demo.routes(),
+        lifespan=lifespan(
+            pool, drain=settings.drain, inner=jobs_lifespan(demo.jobs.jobs, inner=worker_program)
+        ),
         middleware=[
             # Outermost, so that everything below it is named.
             *([Middleware(Watchdog)] if settings.watchdog else []),

@@ -79,6 +79,9 @@ class Settings:
     workers: int | None = _setting(
         None, _Rule(_integer, "worker processes; unset: as the CPUs allow", least=1, greatest=256)
     )
+    jobs: str | None = _setting(
+        None, _Rule(str, "where jobs are, as redis://localhost; unset: a file of its own")
+    )
     max_queued: int = _setting(
         1000, _Rule(_integer, "calls that may wait; more get a 503", least=0, greatest=1_000_000)
     )

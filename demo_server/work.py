@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from offload import offload
+from offload.jobs import job_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,18 +95,27 @@ class Thumbnail:
 @offload(pool=POOL)
 def count_primes(n: int) -> PrimeCount:
     """Count the primes below n by trial division: slow on purpose, and all of it Python code."""
+    job = job_context()
     started = time.perf_counter()
     primes = 0
-    for candidate in range(2, n):
-        divisor = 2
-        while divisor * divisor <= candidate:
-            if candidate % divisor == 0:
-                break
-            divisor += 1
-        else:
-            primes += 1
+    step = max(n // 200, 1)
+    for begin in range(2, n, step):
+        if job is not None:
+            job.progress(begin, n)
+        primes += sum(map(_is_prime, range(begin, min(begin + step, n))))
+    if job is not None:
+        job.progress(n, n)
     seconds = time.perf_counter() - started
     return PrimeCount(n=n, result=primes, pid=os.getpid(), seconds=seconds)
+
+
+def _is_prime(candidate: int) -> bool:
+    divisor = 2
+    while divisor * divisor <= candidate:
+        if candidate % divisor == 0:
+            return False
+        divisor += 1
+    return True
 
 
 @offload(pool=POOL)

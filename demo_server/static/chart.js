@@ -6,7 +6,7 @@ const WINDOW = 30_000;
 const LEAST = 0.5;
 const MOST = 30_000;
 const TICKS = [[1, "1 ms"], [10, "10 ms"], [100, "100 ms"], [1000, "1 s"], [10_000, "10 s"]];
-const NAMES = { inline: "inline", thread: "in a thread", offloaded: "offloaded" };
+const NAMES = { inline: "inline", thread: "in a thread", offloaded: "offloaded", job: "as a job" };
 
 export class Chart {
   // points: [{at, took}] in ms, by time; spans: [{way, from, to}], `to` undefined while it runs.

@@ -1,16 +1,18 @@
 // The demo page: probes /fast, fires heavy requests, shows the pool.
 
 import { Chart, INTERVAL } from "./chart.js";
-import { duration, find, text, whole } from "./text.js";
+import { runJobs, watchProgram } from "./jobs.js";
+import { duration, find, reason, sleep, text, whole } from "./text.js";
 import { sample, send } from "./upload.js";
 
 const POLL = 500;
-const NAMES = { inline: "Inline", thread: "In a thread", offloaded: "Offloaded" };
+const NAMES = { inline: "Inline", thread: "In a thread", offloaded: "Offloaded", job: "As a job" };
+// More jobs at once than one wants to wait for: a store takes any number.
+const MOST_JOBS = 64;
 const settings = document.documentElement.dataset;
 const chart = new Chart(find("chart"));
 const quantile = (sorted, fraction) =>
   sorted.length ? sorted[Math.min(Math.floor(sorted.length * fraction), sorted.length - 1)] : undefined;
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0)));
 const visible = () =>
   new Promise((resolve) => {
     if (!document.hidden) return resolve();
@@ -55,6 +57,9 @@ async function probe() {
 function online(is) {
   document.body.classList.toggle("offline", !is);
   if (!is) text("now", "no answer");
+  // Whatever the page shows by then is of the past; a screen reader is told as well.
+  text("gone", is ? "" : "The server does not answer: everything below is from before. Trying again.");
+  showButtons();
 }
 
 function showChart() {
@@ -82,8 +87,9 @@ function describeChart() {
 let running;
 
 async function fire(way) {
-  if (running) return;
-  const count = Number(find("count").value);
+  if (running || document.body.classList.contains("offline")) return;
+  const asked = Number(find("count").value);
+  const count = way === "job" ? Math.min(asked, MOST_JOBS) : asked;
   const run = { way, count, ran: [], done: 0, refused: 0, failed: 0, stop: new AbortController() };
   running = run;
   const span = { way, from: performance.now(), to: undefined };
@@ -93,20 +99,31 @@ async function fire(way) {
   text("status", `${NAMES[way]}: ${requests(count)} under way.`);
   let stopped = false;
   try {
-    const question = new URLSearchParams({ way, count, n: find("n").value });
-    const response = await fetch(`burst?${question}`, { method: "POST", signal: run.stop.signal });
-    if (!response.ok) throw new Error((await response.json()).detail);
-    for await (const line of lines(response)) take(run, line);
+    if (way === "job") {
+      await runJobs(run, find("n").value);
+      stopped = run.stop.signal.aborted;
+    } else {
+      const question = new URLSearchParams({ way, count, n: find("n").value });
+      const response = await fetch(`burst?${question}`, { method: "POST", signal: run.stop.signal });
+      if (!response.ok) throw new Error((await response.json()).detail);
+      for await (const line of lines(response)) take(run, line);
+    }
   } catch (error) {
     stopped = run.stop.signal.aborted;
-    if (!stopped) text("status", `${NAMES[way]}: ${error.message}`);
+    if (!stopped) run.broken = reason(error);
   }
   span.to = performance.now();
   // The answers to what was asked until then.
   await sleep(INTERVAL);
   while (chart.pendingSince !== undefined && chart.pendingSince < span.to) await sleep(20);
-  showRun(run, span);
-  tellRun(run, span);
+  if (run.broken !== undefined) {
+    // No answer, or a refusal: that is no result.
+    clearRun(run);
+    text("status", `${NAMES[way]}: not done, ${run.broken}.`);
+  } else {
+    showRun(run, span);
+    tellRun(run, span);
+  }
   if (stopped) await showStop(run, span.to);
   running = undefined;
   showButtons();
@@ -168,7 +185,17 @@ function tellRun(run, span) {
     `worst ${duration(meanwhile.at(-1))}.`);
 }
 
+function clearRun(run) {
+  const row = document.querySelector(`#results tr[data-way="${run.way}"]`);
+  for (const cell of [...row.cells].slice(1)) text(cell, "–");
+  for (const name of ["ran", "median", "worst", "done"]) delete row.dataset[name];
+}
+
 async function showStop(run, from) {
+  if (run.way === "job") {
+    text("status", `As a job: cancelled. ${duration(performance.now() - from)} later nothing waits or runs.`);
+    return;
+  }
   if (run.way !== "offloaded") {
     text("status", `${NAMES[run.way]}: connection closed; what has begun goes on, as nothing can stop it.`);
     return;
@@ -187,7 +214,8 @@ async function showStop(run, from) {
 function showButtons() {
   for (const button of document.querySelectorAll("button[data-way]")) {
     // Not `disabled`, which would take the focus away from under the user's fingers.
-    button.setAttribute("aria-disabled", String(Boolean(running)));
+    const isGone = document.body.classList.contains("offline");
+    button.setAttribute("aria-disabled", String(Boolean(running) || isGone));
   }
   find("stop").setAttribute("aria-disabled", String(!running));
 }
@@ -285,3 +313,4 @@ setInterval(showChart, 100);
 setInterval(describeChart, 2000);
 probe();
 poll();
+watchProgram(visible);

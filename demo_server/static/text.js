@@ -10,6 +10,18 @@ export function text(id, value) {
   if (element.textContent !== String(value)) element.textContent = value;
 }
 
+// What `fetch` raises where nobody answers has a text of the browser's own.
+export const reason = (error) => (error instanceof TypeError ? "the server does not answer" : error.message);
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0)));
+
+export function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let unit = 0;
+  for (; count >= 1024 && unit < units.length - 1; unit += 1) count /= 1024;
+  return `${count < 10 && unit ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
+}
+
 export function duration(ms) {
   if (ms === undefined || Number.isNaN(ms)) return "–";
   if (ms < 9.95) return `${ms.toFixed(1)} ms`;

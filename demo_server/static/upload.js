@@ -1,11 +1,11 @@
 // A file of the visitor: a picture comes back as a thumbnail, a table as a summary.
 
-import { duration, find, text, whole } from "./text.js";
+import { bytes, duration, find, reason, text, whole } from "./text.js";
 
 export async function send(file) {
   const isTable = /\.csv$/i.test(file.name) || file.type.startsWith("text/");
   const path = isTable ? "csv" : `thumbnail?size=${find("size").value || 240}`;
-  const size = `${whole.format(Math.ceil(file.size / 1024))} KiB`;
+  const size = bytes(file.size);
   text("upload-status", `Sending ${file.name}, ${size}.`);
   const from = performance.now();
   try {
@@ -18,7 +18,7 @@ export async function send(file) {
     text("upload-status", `${file.name}, ${size}: answered after ${duration(performance.now() - from)}.`);
   } catch (error) {
     find("upload-result").replaceChildren();
-    text("upload-status", `${file.name}: ${error.message}`);
+    text("upload-status", `${file.name}: ${reason(error)}`);
   }
 }
 

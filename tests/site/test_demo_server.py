@@ -422,6 +422,66 @@ class TestUploads:
         assert str(MAX_BODY_BYTES).encode() in answer
 
 
+class TestJobs:
+    def test_a_job_is_run_by_another_program(self, http):
+        """202 with a place to follow it; the result is that of the same function."""
+        answer = http.post("/heavy/job", params={"n": 1000})
+        assert answer.status_code == 202
+        status = until_over(http, answer.headers["location"])
+
+        assert status["result"]["result"] == 168
+        assert status["progress"] == {"done": 1000.0, "total": 1000.0}
+
+    def test_wrong_n_is_a_clear_400(self, http):
+        """As for a direct call."""
+        assert problem(http.post("/heavy/job", params={"n": "x"}))[0] == 400
+
+    def test_program_is_killed_by_the_page_alone(self, http):
+        """A request that another site could have a browser send kills nothing."""
+        before = http.get("/worker").json()
+        assert problem(http.post("/worker/kill"))[0] == 403
+        assert http.get("/worker").json() == before
+
+    def test_killed_program_is_replaced(self):
+        """As a supervisor does: the jobs go on with another one."""
+        with started() as server, httpx.Client(base_url=server.url, timeout=PATIENCE) as http:
+            limit = time.monotonic() + PATIENCE
+            while (killed := http.get("/worker").json()["pid"]) is None:
+                assert time.monotonic() < limit
+            http.post("/worker/kill", headers={"X-Demo-Action": "1"}).raise_for_status()
+            place = http.post("/heavy/job", params={"n": 100}).headers["location"]
+            status = until_over(http, place)
+            now = http.get("/worker").json()
+            ended = server.end(signal.SIGTERM)
+
+        assert status["state"] == "completed"
+        assert (now["pid"] != killed, now["starts"]) == (True, 2)
+        assert ended == (-signal.SIGTERM, "", "")
+
+    @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+    def test_nothing_is_left_behind(self, tmp_path, sig):
+        """However the server ends: its worker program ends, and the file of the jobs is removed."""
+        with started(TMPDIR=str(tmp_path)) as server:
+            with httpx.Client(base_url=server.url, timeout=PATIENCE) as http:
+                until_over(http, http.post("/heavy/job", params={"n": 10}).headers["location"])
+            there = list(tmp_path.glob("offload-demo-*"))
+            programs = server.processes()
+            server.end(sig)
+        until_gone(programs)
+
+        assert len(there) == 1
+        assert not there[0].exists()
+
+
+def until_over(http, place):
+    """Return the status of a job that has ended."""
+    limit = time.monotonic() + PATIENCE
+    while (status := http.get(place).json())["state"] in ("waiting", "active"):
+        assert time.monotonic() < limit, status
+        time.sleep(0.02)  # Between two looks, so as not to take its CPU.
+    return status
+
+
 class TestOperation:
     def test_health_and_readiness(self, http):
         """Both are there while the pool is open."""

@@ -136,13 +136,13 @@ class TestDemoPage:
             # Measured, drawn and written by then.
             expect(page.locator("#median")).to_contain_text("ms")
             expect(page.locator("#workers tr").first).to_be_visible()
-            check_looks(page, ("ink", "soft", "accent", "inline", "thread", "offloaded"))
+            check_looks(page, ("ink", "soft", "accent", "inline", "thread", "offloaded", "job"))
 
     def test_the_chart_jumps_inline_and_stays_flat_offloaded(self, browser, demo):
         """What the page is for: inline, /fast waits as long as the work runs; offloaded, not."""
         tops = {}
         results = {}
-        for way in ("inline", "offloaded"):
+        for way in ("inline", "offloaded", "job"):
             # Anew each time, so that the chart has this run alone.
             with opened(browser, demo) as page:
                 expect(page.locator("#median")).to_contain_text("ms")
@@ -152,22 +152,69 @@ class TestDemoPage:
                 row = page.locator(f"#results tr[data-way={way}]")
                 # Offloaded work gives way to everything else on the machine: one will do, and the
                 # others keep the workers busy until then.
-                done = {"inline": "8", "offloaded": re.compile("[1-8]")}[way]
+                done = "8" if way == "inline" else re.compile("[1-8]")
                 expect(row).to_have_attribute("data-done", done)
                 results[way] = {
                     name: float(row.get_attribute(f"data-{name}"))
                     for name in ("ran", "median", "worst")
                 }
                 tops[way] = page.evaluate(HIGHEST_OF_LINE)
-        inline, offloaded = results["inline"], results["offloaded"]
+        inline = results["inline"]
 
         # A question may have come when the first of the eight was already under way.
         assert inline["worst"] > 0.8 * inline["ran"], results
-        assert offloaded["worst"] < offloaded["ran"], results
-        assert offloaded["median"] < offloaded["ran"] / 5, results
-        assert offloaded["median"] < inline["median"] / 5, results
-        # Not only the numbers: the line itself.
-        assert tops["inline"] > tops["offloaded"], tops
+        for way in ("offloaded", "job"):
+            flat = results[way]
+            assert flat["worst"] < flat["ran"], results
+            assert flat["median"] < flat["ran"] / 5, results
+            assert flat["median"] < inline["median"] / 5, results
+            # Not only the numbers: the line itself.
+            assert tops["inline"] > tops[way], tops
+
+    def test_a_job_of_a_killed_program_comes_back(self, browser):
+        """The worker program is killed from the page while it runs a job; another one ends it."""
+        with started() as server, opened(browser, server.url) as page:
+            expect(page.locator("#program")).to_have_attribute("data-state", "up")
+            before = page.locator("#program").get_attribute("data-pid")
+            page.select_option("#count", "1")
+            page.select_option("#n", "300000")
+            page.click("button[data-way=job]")
+            bar = page.locator("#jobs li[data-state=active] progress")
+            # Its progress arrives while it runs.
+            expect(bar).not_to_have_js_property("value", 0)
+            page.click("#kill")
+            expect(page.locator("#jobs li[data-crashes='1']")).to_contain_text("its program died")
+            expect(page.locator("#jobs li[data-state=completed]")).to_have_count(1)
+            expect(page.locator("#results tr[data-way=job]")).to_have_attribute("data-done", "1")
+            after = page.locator("#program").get_attribute("data-pid")
+            server.end(signal.SIGTERM)
+
+        assert before
+        assert after
+        assert before != after
+
+    def test_jobs_are_cancelled_from_the_page(self, browser, demo):
+        """Stop: what waits never runs, and what runs is ended."""
+        with opened(browser, demo) as page:
+            page.select_option("#count", "8")
+            page.select_option("#n", "1000000")
+            page.click("button[data-way=job]")
+            expect(page.locator("#jobs li[data-state=active]").first).to_be_visible()
+            page.click("#stop")
+            expect(page.locator("#status")).to_contain_text("As a job: cancelled")
+            expect(page.locator("#jobs-count")).to_have_text("8 cancelled")
+
+    def test_a_page_whose_server_is_gone_says_so(self, browser):
+        """What is shown is marked as old, and a click that nobody answers is no result."""
+        with started() as server, opened(browser, server.url) as page:
+            expect(page.locator("#median")).to_contain_text("ms")
+            server.end(signal.SIGKILL)
+            expect(page.locator("#gone")).to_contain_text("does not answer")
+            expect(page.locator("button[data-way=job]")).to_have_attribute("aria-disabled", "true")
+            page.click("button[data-way=offloaded]", force=True)
+            shown = page.locator("#results tr[data-way=offloaded] td").all_inner_texts()
+
+        assert set(shown) == {"\N{EN DASH}"}
 
     def test_closing_the_connection_stops_the_workers(self, browser, demo):
         """Work that nobody waits for any more ends, and the page shows it."""
