@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "jobs": (
         "offload._cli.jobs",
-        "list, show, retry and cancel jobs; count them, pause and resume queues",
+        "list, show, retry and cancel jobs; count them, pause queues, serve their dashboard",
     ),
     "run": (
         "offload._cli.run",
@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "top": (
         "offload._cli.top",
-        "watch the pools of a running server, live in the terminal",
+        "watch the pools and jobs of a running server, live in the terminal",
     ),
     "worker": (
         "offload._cli.worker",

@@ -42,7 +42,7 @@ def state_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         message = f"{url!r} is not the URL of a server, such as {DEFAULT_URL}"
         raise ValueError(message)
-    path = parts.path.rstrip("/") or "/dashboard"
+    path = parts.path.rstrip("/").removesuffix("/jobs") or "/dashboard"
     path = path if path.endswith("/state") else f"{path}/state"
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
@@ -50,7 +50,7 @@ def state_url(url: str) -> str:
 def fetch(
     url: str, headers: Mapping[str, str] | None = None, *, timeout: float = _TIMEOUT_SECONDS
 ) -> dict[str, Any]:
-    """Return the state that a dashboard tells.
+    """Return the state that a dashboard tells, with that of its jobs, if there are any, as `jobs`.
 
     Args:
         url: as `state_url` returns it.
@@ -60,6 +60,24 @@ def fetch(
     Raises:
         DashboardError: nobody answers there, or something else.
     """
+    state = _asked(url, headers, timeout)
+    if not isinstance(state.get("pools"), list):
+        raise DashboardError(_no_dashboard(url))
+    parts = urlsplit(url)
+    path = f"{parts.path.removesuffix('state')}jobs/overview"
+    try:
+        told = _asked(urlunsplit(parts._replace(path=path)), headers, timeout)
+    except DashboardError:
+        # This server has no such page, or its store does not answer; its pools are there.
+        told = {}
+    return state | {"jobs": told if told.get("queues") else None}
+
+
+def _no_dashboard(url: str) -> str:
+    return f"what answers at {url} is no dashboard of offload"
+
+
+def _asked(url: str, headers: Mapping[str, str] | None, timeout: float) -> dict[str, Any]:
     request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - http(s), see state_url
     handlers: list[Any] = []
     if urlsplit(url).hostname in _LOCAL:
@@ -78,12 +96,12 @@ def fetch(
         )
         raise DashboardError(message) from None
     try:
-        state: Any = json.loads(body)
-        assert isinstance(state["pools"], list)
-    except (ValueError, KeyError, TypeError, AssertionError):
-        message = f"what answers at {url} is no dashboard of offload"
-        raise DashboardError(message) from None
-    return dict(state)
+        told: Any = json.loads(body)
+    except ValueError:
+        raise DashboardError(_no_dashboard(url)) from None
+    if not isinstance(told, dict):
+        raise DashboardError(_no_dashboard(url))
+    return told
 
 
 def _refusal(url: str, error: urllib.error.HTTPError) -> str:

@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("ids", nargs="+", metavar="ID", help="its id, or the beginning of it")
     counted = actions.add_parser("counts", help="count jobs by queue, function and state")
     counted.add_argument("--queue", action="append", default=[], help="only these")
+    served = actions.add_parser("dashboard", help="serve the page of these jobs, to this machine")
+    served.add_argument("--port", type=_port, default=8700, help="(8700; 0: any free one)")
+    served.add_argument(
+        "--actions",
+        action="store_true",
+        help="allow whoever uses this machine to retry, cancel and forget jobs, and pause queues",
+    )
     for name, what in (
         ("pause", "have nobody begin jobs of queues"),
         ("resume", "end a pause"),
@@ -63,6 +70,13 @@ def _limit(text: str) -> int:
     return number
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:  # noqa: PLR2004 - of TCP
+        raise ValueError(text)
+    return number
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked for."""
     from offload.errors import OffloadError
@@ -71,9 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         jobs = Jobs(arguments.url)
         return anyio.run(partial(_run, jobs, arguments))
-    except (OffloadError, ValueError, ModuleNotFoundError) as error:
+    except (OffloadError, ValueError, OSError, ModuleNotFoundError) as error:
         print(f"offload jobs: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        # Only the dashboard goes on until somebody ends it.
+        return 0
 
 
 async def _run(jobs: Jobs, arguments: argparse.Namespace) -> int:
@@ -180,6 +197,13 @@ async def _counts(jobs: Jobs, arguments: argparse.Namespace) -> int:
     return 0
 
 
+async def _dashboard(jobs: Jobs, arguments: argparse.Namespace) -> int:
+    from offload._cli.jobs_dashboard import serve
+
+    await serve(jobs, port=arguments.port, actions=arguments.actions)
+    return 0
+
+
 async def _pause(jobs: Jobs, arguments: argparse.Namespace) -> int:
     for queue in arguments.queues:
         await jobs.pause(queue)
@@ -200,6 +224,7 @@ _ACTIONS: Final[dict[str, Action]] = {
     "retry": _retry,
     "cancel": _cancel,
     "counts": _counts,
+    "dashboard": _dashboard,
     "pause": _pause,
     "resume": _resume,
 }

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from offload._cli.fitting import GAP, fit, share
 from offload._cli.formats import cpu_text, memory_text, printable, seconds_text
+from offload._cli.job_sections import job_sections
 from offload._cli.sections import Frame, sections_of
 from offload._cli.top_view import KEYS, Mode, View
 
@@ -30,7 +31,7 @@ _HEADING = "bold underline"
 
 
 class Screen:
-    """Frames of a server's pools.
+    """Frames of a server's pools and jobs.
 
     Args:
         url: of the dashboard, shown at the top.
@@ -89,9 +90,11 @@ class Screen:
         if view.mode is Mode.HELP:
             return Group(*lines, _help())
         footer = [] if height is None else [_footer(view)]
-        if not self._state["pools"]:
+        frame = Frame(self._state, self._before, view)
+        sections = sections_of(frame) if self._state["pools"] else []
+        sections += job_sections(frame)
+        if not sections:
             return Group(*lines, Text(), Text("no pool has been made yet", "dim"), *footer)
-        sections = sections_of(Frame(self._state, self._before, view))
         wants = [len(each.rows) for each in sections]
         given: list[int | None] = [None] * len(sections)
         blank = [Text()]

@@ -1,4 +1,4 @@
-"""`offload top [URL]`: the pools of a running server, live in the terminal."""
+"""`offload top [URL]`: the pools and jobs of a running server, live in the terminal."""
 
 from __future__ import annotations
 

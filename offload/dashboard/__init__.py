@@ -1,4 +1,4 @@
-"""A page that shows what the pools of this process do, live: see `Dashboard`."""
+"""Pages that show what pools and jobs do, live: see `Dashboard`."""
 
 try:
     from offload.dashboard._app import Dashboard

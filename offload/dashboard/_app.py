@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import re
+import sys
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,17 @@ from offload._values.options import check_number
 from offload.dashboard._access import forgery, stranger
 from offload.dashboard._actions import ACTIONS
 from offload.dashboard._feed import Feed, Feeds
+from offload.dashboard._jobs_app import JobPages
 from offload.dashboard._state import Sampler
 from offload.dashboard._stream import EventStream
 from offload.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from starlette.types import Receive, Scope, Send
+
+    from offload.jobs import Jobs
 
 __all__ = ["Dashboard"]
 
@@ -56,29 +60,32 @@ _CLOSED = (
 
 
 class Dashboard:
-    """ASGI application: a live page about the pools of this process.
+    """ASGI application: live pages about the pools of this process, and about its jobs.
 
     For one's own server, `Mount("/offload", Dashboard(authorize=...))` of Starlette or
     `app.mount("/offload", Dashboard(authorize=...))` of FastAPI, or by itself under any ASGI
     server. Under its path it has the page (`/`), its files, the same as JSON (`/state`) and as
     server-sent events (`/events`), the whole text of one failure (`/failure`) and the actions
-    (`POST /actions/...`).
+    (`POST /actions/...`); and the page of jobs (`/jobs`), whose data are below that.
 
-    The page shows names of functions, texts of errors and tracebacks, which may quote what users
-    have sent. Without `authorize` it is therefore refused to everybody but this machine, which is
-    told by the addresses of both ends of the connection, by the headers that proxies add, and by
-    the name that the client asks for. **A proxy on the same machine that adds nothing of itself
-    cannot be told from a local browser: behind a proxy, give `authorize`.**
+    The pages show names of functions, texts of errors and tracebacks, which may quote what users
+    have sent, and arguments, results and log records of jobs. Without `authorize` they are
+    refused to everybody but this machine, which is told by the addresses of both ends of the
+    connection, by the headers that proxies add, and by the name that the client asks for. **A
+    proxy on the same machine that adds nothing of itself cannot be told from a local browser:
+    behind a proxy, give `authorize`.**
 
     A sample is taken at most once per `interval` and event loop, on a thread, however many watch;
     none when nobody does.
 
     Args:
         pools: which to show, as pools or their names; None: all of this process.
+        jobs: which to show, as `Jobs`; None: all that this process has opened.
         authorize: called with each request; whether it may see the page and, with `actions`, act
             (a POST). May be async, and may raise Starlette's `HTTPException`, such as a 401 that
             makes the browser ask for a password. It must not read the body.
-        actions: whether tasks can be cancelled, workers recycled, pools drained and opened again.
+        actions: whether tasks can be cancelled, workers recycled, pools drained and opened again;
+            jobs retried, cancelled and forgotten, queues paused and resumed.
         interval: seconds between two samples.
 
     Raises:
@@ -90,6 +97,7 @@ class Dashboard:
         self,
         *,
         pools: Iterable[Pool | str] | None = None,
+        jobs: Iterable[Jobs] | None = None,
         authorize: Callable[[Request], bool | Awaitable[bool]] | None = None,
         actions: bool = False,
         interval: float = 0.5,
@@ -100,6 +108,7 @@ class Dashboard:
             raise TypeError(f"pools must be several, such as [{pools!r}], not one str")
         check_number("interval", interval, above=0.0, optional=False)
         self._names = None if pools is None else {getattr(each, "name", each) for each in pools}
+        self._jobs = None if jobs is None else tuple(jobs)
         self._authorize = authorize
         self._actions = actions
         self._interval = interval
@@ -115,6 +124,9 @@ class Dashboard:
                 Route("/events", self._events),
                 Route("/failure", self._failure),
                 Route("/actions/{action}", self._act, methods=["POST"]),
+                *JobPages(
+                    self._shown_jobs, actions=actions, page=self._jobs_page, headers=_HEADERS
+                ).routes(),
             ]
         )
 
@@ -145,6 +157,16 @@ class Dashboard:
         names = self._names
         return [pool for pool in Pool.all() if names is None or pool.name in names]
 
+    def _shown_jobs(self) -> Sequence[Jobs]:
+        if self._jobs is not None:
+            return self._jobs
+        # Not imported here: where there are jobs, somebody has done so.
+        if "offload.jobs._jobs" not in sys.modules:
+            return ()
+        from offload.jobs import Jobs
+
+        return [each for each in Jobs.all() if each.is_open]
+
     def _named(self, request: Request) -> Pool:
         name = request.query_params.get("pool")
         for pool in self._shown():
@@ -160,6 +182,9 @@ class Dashboard:
 
     async def _index(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
         return self._answer("index.html")
+
+    async def _jobs_page(self, request: Request) -> Response:  # noqa: ARG002 - as in _index
+        return self._answer("jobs.html")
 
     async def _file(self, request: Request) -> Response:
         return self._answer(request.path_params["name"])

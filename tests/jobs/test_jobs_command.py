@@ -1,6 +1,7 @@
 """`offload jobs`: what it says of jobs is what there is, and what it does is done."""
 
 import json
+import socket
 
 import anyio
 import pytest
@@ -108,6 +109,13 @@ def test_counts_and_pauses(offload, stored):
     assert "mail goes on" in offload("resume", "mail")
     assert "paused" not in offload("counts", "--queue", "mail")
     assert json.loads(offload("--json", "counts", "--queue", "mail"))["count"] == 1
+
+
+def test_port_in_use_is_told(offload):
+    """A dashboard whose port is taken is one line, and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "in use" in offload("dashboard", "--port", port, code=1)
 
 
 def test_wrong_url_is_told(capsys):

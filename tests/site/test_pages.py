@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.site.test_demo_server import encoded, started
@@ -107,6 +108,15 @@ def contrast(page: Page, ink: str, ground: str) -> float:
     return (max(levels) + 0.05) / (min(levels) + 0.05)
 
 
+def check_axe(page: Page) -> None:
+    """Fail if axe finds something that keeps people from using the page as it is now."""
+    found = Axe().run(page).response["violations"]
+    told = [
+        (each["id"], each["help"], [node["target"] for node in each["nodes"]]) for each in found
+    ]
+    assert told == []
+
+
 def check_looks(page: Page, colours: tuple[str, ...]) -> None:
     """Fail if, in any form of the page, something sticks out or a text is too pale to be read."""
     for size in (NARROW, WIDE):
@@ -137,6 +147,7 @@ class TestDemoPage:
             expect(page.locator("#median")).to_contain_text("ms")
             expect(page.locator("#workers tr").first).to_be_visible()
             check_looks(page, ("ink", "soft", "accent", "inline", "thread", "offloaded", "job"))
+            check_axe(page)
 
     def test_the_chart_jumps_inline_and_stays_flat_offloaded(self, browser, demo):
         """What the page is for: inline, /fast waits as long as the work runs; offloaded, not."""
@@ -337,6 +348,7 @@ class TestDashboard:
         with opened(browser, f"{dashboards}/dashboard/") as page:
             expect(page.locator("details").first).to_be_visible()
             check_looks(page, ("ink", "soft", "accent", "good", "warn", "bad"))
+            check_axe(page)
 
     def test_a_killed_worker_is_seen_to_be_replaced_within_a_second(self, browser, dashboards):
         """The page shows that a worker is gone and that another has come, at once."""

@@ -123,6 +123,61 @@ def crowded():
     return state() | {"pools": pools}
 
 
+def jobs_state(**changes):
+    """Return what a dashboard says of two queues, and of one job that runs."""
+    counts = dict.fromkeys(("delayed", "active", "completed", "failed", "cancelled"), 0)
+    queue = {"name": "default", "is_paused": False, "waiting": 1234, **counts, "failed": 7}
+    paused = {"name": "mail", "is_paused": True, "waiting": 0, **counts}
+    job = {
+        "id": "01a22cec-2ee7-7362-848f-9cc0065e553e",
+        "function": "shop:report",
+        "started_at": 1.7e9 - 90,
+        "progress": [1, 4],
+        "attempts": 1,
+        "crashes": 1,
+        "worker": "host:4711",
+    }
+    return {"at": 1.7e9, "queues": [paused, queue], "active": [job], **changes}
+
+
+class TestJobs:
+    def test_queues_and_what_runs(self):
+        """Queues with their jobs by state, those that wait first; and the jobs that run."""
+        lines = shown(state() | {"jobs": jobs_state()}).splitlines()
+        (queue,) = [line for line in lines if line.startswith("default")]
+        (paused,) = [line for line in lines if line.startswith("paused mail")]
+        assert queue.split() == ["default", "1,234", "7"]
+        assert lines.index(queue) < lines.index(paused)
+        (job,) = [line for line in lines if line.startswith("01a22cec")]
+        assert re.search(r"shop:report +90 s +25% +3 +host:4711", job)
+
+    def test_store_without_pools(self):
+        """Of `offload jobs dashboard` there are the jobs alone, and nothing is missing."""
+        text = shown(state() | {"pools": [], "jobs": jobs_state(active=[])})
+        assert "default" in text
+        assert "no pool" not in text
+        assert "WORKER" not in text
+
+    def test_many_of_them_leave_room(self):
+        """In a small terminal pools and workers are still there beside many queues and jobs."""
+        told = jobs_state()
+        told["queues"] = [{**told["queues"][0], "name": f"queue{n}"} for n in range(30)]
+        told["active"] = told["active"] * 30
+        frame = state() | {"jobs": told}
+        lines = shown(frame, frame, width=80, height=24).splitlines()
+        assert any("4711" in line and "busy" in line for line in lines)
+        assert any(line.startswith("QUEUE 1-") for line in lines)
+        assert any("FUNCTION 1-" in line and "of 30" in line for line in lines)
+        assert len(lines) <= 24
+
+    def test_filter_is_for_jobs_too(self):
+        """Only jobs whose function has the text."""
+        view = View(needle="invoice")
+        text = shown(state() | {"jobs": jobs_state()}, view=view)
+        assert "01a22cec" not in text
+        assert "default" in text
+
+
 class TestFrame:
     def test_everything_is_there(self):
         """Pools, workers, functions, queues and failures, each with its figures."""
@@ -332,6 +387,16 @@ class TestNothingAnswers:
         with server_of(answer_with(status, body)) as url, pytest.raises(DashboardError, match=said):
             fetch(state_url(url))
 
+    def test_jobs_that_cannot_be_told(self):
+        """A store that does not answer, or a server that has none, does not hide the pools."""
+
+        def answer(handler):
+            is_state = handler.path.endswith("/state")
+            answer_with(200 if is_state else 503, b'{"pools": [], "problem": "gone"}')(handler)
+
+        with server_of(answer) as url:
+            assert fetch(state_url(url))["jobs"] is None
+
     def test_headers_are_sent(self):
         """A dashboard that wants to know who asks can be told; proxies are not asked."""
         seen = []
@@ -342,7 +407,7 @@ class TestNothingAnswers:
 
         with server_of(answer) as url:
             fetch(state_url(url), {"Authorization": "Bearer 7"})
-        assert seen == ["Bearer 7"]
+        assert set(seen) == {"Bearer 7"}
 
     @pytest.mark.parametrize("option", [["--header", "nonsense"], ["--interval", "0"]])
     def test_wrong_options(self, option):

@@ -1,0 +1,219 @@
+"""The endpoints of the page of jobs: what is in the stores, found, shown and acted upon."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from offload.dashboard._access import forgery
+from offload.dashboard._jobs_actions import JOB_ACTIONS, QUEUE_ACTIONS
+from offload.dashboard._jobs_state import detail, log_lines, matching, queues_of, row
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from starlette.requests import Request
+
+    from offload.jobs import Jobs
+
+__all__ = ["JobPages"]
+
+_logger: Final = logging.getLogger("offload.dashboard")
+
+# Engines raise within seconds; this is for one that does not keep its word.
+_PATIENCE_SECONDS: Final = 15.0
+_MOST_ROWS: Final = 200
+_MOST_LINES: Final = 500
+# Of one request: a page of rows that somebody has chosen.
+_MOST_AT_ONCE: Final = 200
+_MOST_ACTIVE: Final = 100
+
+
+class JobPages:
+    """Routes below the dashboard's path, behind its access check.
+
+    Args:
+        shown: the jobs to show now.
+        actions: whether they can be retried, cancelled, forgotten, and queues paused.
+        page: answers the page itself.
+        headers: of every answer.
+    """
+
+    def __init__(
+        self,
+        shown: Callable[[], Sequence[Jobs]],
+        *,
+        actions: bool,
+        page: Callable[[Request], Awaitable[Response]],
+        headers: Mapping[str, str],
+    ) -> None:
+        self._shown = shown
+        self._actions = actions
+        self._page = page
+        self._headers = dict(headers)
+
+    def routes(self) -> list[Route]:
+        """Return them."""
+        return [
+            Route("/jobs", self._page),
+            Route("/jobs/overview", self._overview),
+            Route("/jobs/list", self._list),
+            Route("/jobs/job", self._job),
+            Route("/jobs/logs", self._logs),
+            Route("/jobs/actions/{action}", self._act, methods=["POST"]),
+        ]
+
+    async def _overview(self, request: Request) -> Response:
+        """Tell of every store: its queues, what is paused, and who is at work."""
+        stores = [{"name": name} for name in self._by_location()]
+        if not stores:
+            return self._answer({"at": time.time(), "stores": [], "actions": self._actions})
+        name, jobs = self._named(request)
+        told: dict[str, Any] = {
+            "at": time.time(),
+            "actions": self._actions,
+            "stores": stores,
+            "store": name,
+            "queues": [],
+            "active": [],
+        }
+        try:
+            counts, paused, page = await self._asked(_look(jobs))
+        except HTTPException as error:
+            # The page goes on asking, and shows this beside what it knows.
+            return self._answer(told | {"problem": error.detail}, error.status_code)
+        told["queues"] = queues_of(counts, paused)
+        told["active"] = [row(status) for status in page.jobs]
+        if "health" in request.query_params:
+            told["health"] = asdict(await self._asked(jobs.health()))
+        return self._answer(told)
+
+    async def _list(self, request: Request) -> Response:
+        """Return one page of the jobs that match."""
+        asked = request.query_params
+        _, jobs = self._named(request)
+        functions: Sequence[str] = ()
+        if text := asked.get("function", "").strip():
+            functions = matching(text, await self._asked(jobs.counts()))
+            if not functions:
+                return self._answer({"jobs": [], "cursor": None})
+        limit = asked.get("limit", "50")
+        if not (limit.isdecimal() and 1 <= int(limit) <= _MOST_ROWS):
+            raise HTTPException(400, f"limit must be from 1 to {_MOST_ROWS}.")
+        try:
+            page = await self._asked(
+                jobs.find(
+                    states=asked.getlist("state"),
+                    queues=asked.getlist("queue"),
+                    functions=functions,
+                    id_prefix=asked.get("id", "").strip(),
+                    oldest_first=asked.get("order") == "oldest",
+                    limit=int(limit),
+                    cursor=asked.get("cursor") or None,
+                )
+            )
+        except ValueError as error:
+            raise HTTPException(400, f"{error}") from error
+        return self._answer({"jobs": [row(each) for each in page.jobs], "cursor": page.cursor})
+
+    async def _job(self, request: Request) -> Response:
+        """Return everything about one job."""
+        _, jobs = self._named(request)
+        job = await self._asked(jobs.get(_id_of(request)))
+        return self._answer(detail(await self._asked(job.status())))
+
+    async def _logs(self, request: Request) -> Response:
+        """Return log records of one job, from a number on."""
+        _, jobs = self._named(request)
+        start = request.query_params.get("start", "0")
+        if not (start.isdecimal() and len(start) <= 9):  # noqa: PLR2004 - no job keeps so many
+            raise HTTPException(400, "start must be the number of a log record.")
+        job = await self._asked(jobs.get(_id_of(request)))
+        lines = await self._asked(job.logs(start=int(start), limit=_MOST_LINES))
+        return self._answer({"start": int(start), "lines": log_lines(lines)})
+
+    async def _act(self, request: Request) -> Response:
+        """Do what was asked for to each of the jobs, or queues, that are named."""
+        if not self._actions:
+            raise HTTPException(403, "Actions are not enabled: Dashboard(actions=True).")
+        if (reason := forgery(request.scope)) is not None:
+            raise HTTPException(403, f"{reason[:1].upper()}{reason[1:]}.")
+        name = request.path_params["action"]
+        run = JOB_ACTIONS.get(name) or QUEUE_ACTIONS.get(name)
+        if run is None:
+            known = ", ".join((*JOB_ACTIONS, *QUEUE_ACTIONS))
+            raise HTTPException(404, f"There are these actions: {known}.")
+        key = "id" if name in JOB_ACTIONS else "queue"
+        targets = request.query_params.getlist(key)
+        if not 1 <= len(targets) <= _MOST_AT_ONCE:
+            raise HTTPException(400, f"{key} must be given once to {_MOST_AT_ONCE} times.")
+        store, jobs = self._named(request)
+        client = request.client.host if request.client else "unknown"
+        _logger.warning("dashboard: %s %s in %s, asked for by %s", name, targets, store, client)
+        done, said = 0, ""
+        for target in targets:
+            try:
+                is_done, said = await self._asked(run(jobs, target))
+            except HTTPException as error:
+                if len(targets) == 1:
+                    raise
+                # One that is gone meanwhile is no reason to leave the others.
+                is_done, said = False, error.detail
+            done += is_done
+        if len(targets) > 1:
+            said = f"{name}: {done} of {len(targets)} done. The last: {said}"
+        return self._answer({"done": done, "text": said}, 200 if done else 409)
+
+    # --- stores ---
+
+    def _by_location(self) -> dict[str, Jobs]:
+        # Several `Jobs` of one place have the same jobs; the order is that of the text.
+        found: dict[str, Jobs] = {}
+        for jobs in self._shown():
+            found.setdefault(jobs.statistics().location, jobs)
+        return dict(sorted(found.items()))
+
+    def _named(self, request: Request) -> tuple[str, Jobs]:
+        found = self._by_location()
+        name = request.query_params.get("store") or next(iter(found), "")
+        if name not in found:
+            raise HTTPException(404, "There is no such store of jobs.")
+        return name, found[name]
+
+    async def _asked(self, asking: Awaitable[Any]) -> Any:
+        """Return what a store answers, or raise what the page is to be told."""
+        from offload.jobs import JobNotFoundError, JobsUnavailableError
+
+        try:
+            with anyio.fail_after(_PATIENCE_SECONDS):
+                return await asking
+        except JobNotFoundError as error:
+            raise HTTPException(404, f"{error}") from error
+        except (JobsUnavailableError, TimeoutError) as error:
+            reason = f"{error}" or "it does not answer"
+            raise HTTPException(503, f"The store cannot be reached: {reason}") from error
+
+    def _answer(self, told: Any, status: int = 200) -> Response:
+        # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
+        text = json.dumps(told, allow_nan=False, separators=(",", ":"))
+        return Response(text, status, media_type="application/json", headers=self._headers)
+
+
+async def _look(jobs: Jobs) -> tuple[Any, Any, Any]:
+    counts, paused = await jobs.counts(), await jobs.paused()
+    return counts, paused, await jobs.find(states=["active"], oldest_first=True, limit=_MOST_ACTIVE)
+
+
+def _id_of(request: Request) -> str:
+    job_id = request.query_params.get("id", "")
+    if not job_id:
+        raise HTTPException(400, "id must be that of a job.")
+    return job_id
