@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from offload._cli.code_checks import check_endpoints, check_functions, check_imports
 from offload._cli.findings import Finding, Level, count, duration, found, mebibytes
+from offload._cli.job_checks import check_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ __all__ = ["check_all"]
 _MACHINE = "Machine"
 _APPLICATION = "Application"
 _POOLS = "Pools"
+
+# What a worker program is given; it serves no requests.
+_JOBS_TYPE = "offload.jobs._jobs.Jobs"
 
 # Of what may be used; the rest is for what the functions themselves make.
 _MEMORY_SHARE = 0.8
@@ -59,7 +63,9 @@ def check_all(
         findings += _pool(machine, pool)
     findings += check_functions(report)
     findings += check_imports(report, costs)
-    findings += check_endpoints(report.endpoints, report.app_type)
+    findings += check_jobs(report)
+    if report.app_type != _JOBS_TYPE:
+        findings += check_endpoints(report.endpoints, report.app_type)
     return findings
 
 

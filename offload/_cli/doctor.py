@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Imports the application in a process of its own and starts workers of its pools, as a "
         "server would. Exit status: 1 if something FAILs."
     )
-    parser.add_argument("app", metavar="MODULE:APP", help="the ASGI application, as for uvicorn")
+    parser.add_argument(
+        "app",
+        metavar="MODULE:APP",
+        help="the ASGI application, as for uvicorn; or the Jobs, as for offload worker",
+    )
     parser.add_argument(
         "--factory", action="store_true", help="APP is a function that makes the application"
     )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from offload._cli import probe
 from offload._cli.blocking import blocking_calls, plain_name
 from offload._cli.endpoints import endpoints
+from offload._cli.jobs_inspection import inspect_jobs
 from offload._cli.report import EndpointReport, FunctionReport, PoolReport, Report
 from offload._pool.target import is_offloaded
 from offload.errors import OffloadError
@@ -131,6 +132,8 @@ def inspect_application(reference: str, *, factory: bool = False) -> Report:
     native = probe.native_threads()
     seen = probe.look()
     listed = endpoints(app)
+    # Before the pools, whose workers are ended when they have been looked at.
+    jobs, job_functions = inspect_jobs()
     pools, functions = _inspect_pools(decorated())
     return Report(
         app_module=reference.partition(":")[0],
@@ -143,6 +146,8 @@ def inspect_application(reference: str, *, factory: bool = False) -> Report:
         path=tuple(sys.path),
         pools=pools,
         functions=functions,
+        jobs=jobs,
+        job_functions=job_functions,
         endpoints=None
         if listed is None
         else tuple(

@@ -83,6 +83,58 @@ class EndpointReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobFunctionReport:
+    """One function that is decorated to be a job.
+
+    Attributes:
+        name: `module:qualname`, or what is known of it.
+        problem: why a worker program cannot run it, empty if it can.
+    """
+
+    name: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsReport:
+    """One `Jobs` of the application, and what is in its store.
+
+    Attributes:
+        location: where the store is, without secrets.
+        problem: why it could not be looked at, empty if it could.
+        is_new: whether there is no file yet; then nothing else is known.
+        engine: `sqlite`, `redis` or `postgres`.
+        version: of its library or server.
+        round_trip: seconds that a question and its answer took.
+        problems: what its operator should change.
+        clock_ahead: seconds by which its clock is ahead of this machine's; None: it is the same.
+        queued: how many jobs wait or are delayed, by queue.
+        max_queued: how many may; None: no limit.
+        unknown: how many jobs wait for functions that the application does not have, by function.
+        largest_bytes: the largest arguments or result of the latest jobs.
+        largest_of: the function that it is of; empty if there were none.
+        sampled: how many jobs that were.
+        max_payload_bytes: how large they may be; None: no limit.
+    """
+
+    location: str
+    problem: str = ""
+    is_new: bool = False
+    engine: str = ""
+    version: str = ""
+    round_trip: float = 0.0
+    problems: tuple[str, ...] = ()
+    clock_ahead: float | None = None
+    queued: dict[str, int] = field(default_factory=dict)
+    max_queued: int | None = None
+    unknown: dict[str, int] = field(default_factory=dict)
+    largest_bytes: int = 0
+    largest_of: str = ""
+    sampled: int = 0
+    max_payload_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What importing an application showed.
 
@@ -99,6 +151,8 @@ class Report:
         pools: by name.
         functions: by name.
         endpoints: in the order of the routes; None if they cannot be listed.
+        jobs: the stores of jobs that it names.
+        job_functions: what is decorated to be a job, by name.
     """
 
     error: str = ""
@@ -113,3 +167,5 @@ class Report:
     pools: tuple[PoolReport, ...] = ()
     functions: tuple[FunctionReport, ...] = ()
     endpoints: tuple[EndpointReport, ...] | None = None
+    jobs: tuple[JobsReport, ...] = ()
+    job_functions: tuple[JobFunctionReport, ...] = ()

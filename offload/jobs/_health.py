@@ -22,6 +22,8 @@ class Health:
         round_trip: seconds that the check took.
         problems: what its operator should change, each a sentence; empty: none.
         details: further facts, for people to read.
+        clock_ahead: seconds by which its clock is ahead of this machine's, to within the round
+            trip; None: it has the same one.
     """
 
     engine: str
@@ -30,3 +32,4 @@ class Health:
     round_trip: float
     problems: tuple[str, ...] = ()
     details: Mapping[str, str] = field(default_factory=dict[str, str])
+    clock_ahead: float | None = None

@@ -77,6 +77,7 @@ class Jobs:
                 raise ValueError(f"{name} must be at least 1, not {value!r}")
         self._url: Final = url_of(url)
         self.max_payload_bytes: Final = max_payload_bytes
+        self.max_queued: Final = max_queued
         self.default_queue: Final[str] = options.get("queue", "default")
         self.default_keep: Final[float | None] = options.get("keep", JobOptions().keep)
         self._engine: Engine = engine_of(self._url)

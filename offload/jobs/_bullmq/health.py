@@ -19,6 +19,8 @@ async def look(client: Asked) -> Health:
     begin = time.perf_counter()
     await client.command("PING")
     round_trip = time.perf_counter() - begin
+    seconds, microseconds = await client.command("TIME")
+    ahead = int(seconds) + int(microseconds) / 1e6 - time.time()
     facts = _facts(await client.command("INFO"))
     return Health(
         "redis",
@@ -33,6 +35,7 @@ async def look(client: Asked) -> Health:
             "clients": facts.get("connected_clients", ""),
             "role": facts.get("role", ""),
         },
+        ahead,
     )
 
 

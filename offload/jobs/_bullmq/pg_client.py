@@ -76,12 +76,14 @@ class PostgresClient:
         begin = time.perf_counter()
         await self.run("SELECT 1", (), is_read=True)
         round_trip = time.perf_counter() - begin
-        ((version, synchronous, fsync, is_standby),) = await self.run(
+        ((version, synchronous, fsync, is_standby, now),) = await self.run(
             "SELECT current_setting('server_version'), current_setting('synchronous_commit'), "
-            "current_setting('fsync'), pg_is_in_recovery()",
+            "current_setting('fsync'), pg_is_in_recovery(), "
+            "extract(epoch FROM clock_timestamp())::float8",
             (),
             is_read=True,
         )
+        ahead = now - time.time()
         problems: list[str] = []
         if synchronous == "off":
             problems.append("its synchronous_commit is off: a crash forgets the latest jobs")
@@ -96,6 +98,7 @@ class PostgresClient:
             round_trip,
             tuple(problems),
             {"preview": "jobs on Postgres"},
+            ahead,
         )
 
     async def run(
