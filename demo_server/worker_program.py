@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -85,7 +86,7 @@ class Keeper:
         while True:
             process = await anyio.open_process(
                 self._command(),
-                env=os.environ | {"OFFLOAD_JOBS": self.url},
+                env=self._environment(),
                 stdin=subprocess.PIPE,
                 stdout=None,
                 stderr=None,
@@ -101,11 +102,18 @@ class Keeper:
                     await _end(process)
             await anyio.sleep(_RESTART_SECONDS)
 
+    def _environment(self) -> dict[str, str]:
+        # Where this package is, however this process has found it: `offload demo` of the wheel has
+        # put its folder on the path itself.
+        home = Path(__file__).resolve().parents[1]
+        path = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
+        return os.environ | {"OFFLOAD_JOBS": self.url, "PYTHONPATH": path}
+
     def _command(self) -> list[str]:
         slots = () if self._slots is None else ("--concurrency", str(self._slots))
         return [
-            *(sys.executable, "-m", "demo_server.worker_program", self._folder or ""),
-            *("demo_server.work", "--pool", "default", *slots),
+            *(sys.executable, "-m", __name__, self._folder or ""),
+            *(f"{__package__}.work", "--pool", "default", *slots),
             *("--lease", str(LEASE_SECONDS), "--drain", str(_DRAIN_SECONDS)),
             *("--log-level", "error"),
         ]

@@ -5,12 +5,14 @@ import dataclasses
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -21,6 +23,7 @@ from demo_server import work
 from demo_server.settings import Settings, SettingsError
 from tests.support.processes import PATIENCE
 
+ROOT = Path(__file__).parents[2]
 MAX_BODY_BYTES = 300_000
 MAX_PIXELS = 1_000_000
 # A request that nobody would live to see the answer of, and the settings that let it run.
@@ -457,6 +460,33 @@ class TestJobs:
         assert status["state"] == "completed"
         assert (now["pid"] != killed, now["starts"]) == (True, 2)
         assert ended == (-signal.SIGTERM, "", "")
+
+    def test_program_starts_from_any_folder(self, tmp_path):
+        """The worker program finds the demo where the server has found it, as in a wheel."""
+        # Another one than is installed here, and its results tell which one ran.
+        home = tmp_path / "home"
+        shutil.copytree(ROOT / "demo_server", home / "demo_server")
+        source = home / "demo_server" / "work.py"
+        source.write_text(source.read_text().replace("primes = 0\n", "primes = 1000\n"))
+        code = (
+            f"import runpy, sys; sys.path.insert(0, {str(home)!r}); sys.argv[1:] = ['--port', '0'];"
+            "runpy.run_module('demo_server', run_name='__main__', alter_sys=True)"
+        )
+        command = [sys.executable, "-c", code]
+        environment = os.environ | {"DEMO_WORKERS": "1", "DEMO_WATCHDOG": "no"}
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                (url,) = re.findall(r"Demo server on (http://\S+)", process.stdout.readline())
+                with httpx.Client(base_url=url, timeout=PATIENCE) as http:
+                    place = http.post("/heavy/job", params={"n": 100}).headers["location"]
+                    status = until_over(http, place)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=PATIENCE)
+
+        assert status["result"]["result"] == 1025
 
     @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
     def test_nothing_is_left_behind(self, tmp_path, sig):
