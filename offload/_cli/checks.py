@@ -22,9 +22,6 @@ _MACHINE = "Machine"
 _APPLICATION = "Application"
 _POOLS = "Pools"
 
-# What a worker program is given; it serves no requests.
-_JOBS_TYPE = "offload.jobs._jobs.Jobs"
-
 # Of what may be used; the rest is for what the functions themselves make.
 _MEMORY_SHARE = 0.8
 # What the scheduler calls it (sched(7)); the constant of `os` is on Linux only.
@@ -64,7 +61,7 @@ def check_all(
     findings += check_functions(report)
     findings += check_imports(report, costs)
     findings += check_jobs(report)
-    if report.app_type != _JOBS_TYPE:
+    if report.is_server:
         findings += check_endpoints(report.endpoints, report.app_type)
     return findings
 

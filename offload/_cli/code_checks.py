@@ -118,7 +118,7 @@ def _import(
     roots = Counter(name.partition(".")[0] for name in everything)
     web = sorted((_WEB_FRAMEWORKS | _WEB_SERVERS) & set(roots))
     level, advice = Level.OK, ""
-    if report.app_module in everything:
+    if report.is_server and report.app_module in everything:
         level = Level.WARN
         text += f". That is the whole application: {report.app_module} is imported"
         advice = (

@@ -139,7 +139,7 @@ def _functions(functions: tuple[JobFunctionReport, ...]) -> Iterator[Finding]:
             level=Level.OK,
             section=_JOBS,
             check="functions",
-            text=f"worker programs of this code run {count(len(good), 'function')} that are made "
-            f"for it: {', '.join(good)}",
+            text=f"worker programs of this code find {count(len(good), 'function')} with jobs: "
+            f"{', '.join(good)}",
             facts={"functions": good},
         )

@@ -169,3 +169,8 @@ class Report:
     endpoints: tuple[EndpointReport, ...] | None = None
     jobs: tuple[JobsReport, ...] = ()
     job_functions: tuple[JobFunctionReport, ...] = ()
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it answers requests; what a worker program is given, a `Jobs`, does not."""
+        return self.app_type != "offload.jobs._jobs.Jobs"

@@ -154,3 +154,4 @@ def test_application_with_sick_jobs(tmp_path, capsys):
     assert ("WARN", "payloads") in texts
     # What serves no requests is not asked for its routes.
     assert not [each for each in told if each["section"] == "Endpoints"]
+    assert not [each for each in told if "the whole application" in each["text"]]
