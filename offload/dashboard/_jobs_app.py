@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from offload.jobs import Jobs
+    from offload.jobs import Count, Jobs
+    from offload.jobs._counting import RecentCounts
 
 __all__ = ["JobPages"]
 
@@ -30,6 +31,9 @@ _logger: Final = logging.getLogger("offload.dashboard")
 
 # Engines raise within seconds; this is for one that does not keep its word.
 _PATIENCE_SECONDS: Final = 15.0
+# How long counting may take, and how old counts may be where it is quick.
+_COUNTING_SECONDS: Final = 10.0
+_COUNTS_AGE: Final = 0.5
 _MOST_ROWS: Final = 200
 _MOST_LINES: Final = 500
 # Of one request: a page of rows that somebody has chosen.
@@ -86,11 +90,13 @@ class JobPages:
             "active": [],
         }
         try:
-            counts, paused, page = await self._asked(_look(jobs))
+            paused, page = await self._asked(_look(jobs))
+            recent = await self._asked(self._recent(jobs))
         except HTTPException as error:
             # The page goes on asking, and shows this beside what it knows.
             return self._answer(told | {"problem": error.detail}, error.status_code)
-        told["queues"] = queues_of(counts, paused)
+        told["queues"] = queues_of(recent.counts or (), paused)
+        told["counts_age"] = time.monotonic() - recent.told_at if recent.counts else None
         told["active"] = [row(status) for status in page.jobs]
         if "health" in request.query_params:
             told["health"] = asdict(await self._asked(jobs.health()))
@@ -102,7 +108,7 @@ class JobPages:
         _, jobs = self._named(request)
         functions: Sequence[str] = ()
         if text := asked.get("function", "").strip():
-            functions = matching(text, await self._asked(jobs.counts()))
+            functions = matching(text, await self._counts(jobs))
             if not functions:
                 return self._answer({"jobs": [], "cursor": None})
         limit = asked.get("limit", "50")
@@ -172,6 +178,18 @@ class JobPages:
             said = f"{name}: {done} of {len(targets)} done. The last: {said}"
         return self._answer({"done": done, "text": said}, 200 if done else 409)
 
+    async def _counts(self, jobs: Jobs) -> Sequence[Count]:
+        recent: RecentCounts = await self._asked(self._recent(jobs))
+        return recent.counts or ()
+
+    async def _recent(self, jobs: Jobs) -> RecentCounts:
+        from offload.jobs._counting import RecentCounts, recent_counts
+
+        with anyio.move_on_after(_COUNTING_SECONDS):
+            return await recent_counts(jobs, max_age=_COUNTS_AGE)
+        # It looks at every job, and there are many: the rest of the page goes without.
+        return RecentCounts()
+
     # --- stores ---
 
     def _by_location(self) -> dict[str, Jobs]:
@@ -207,9 +225,9 @@ class JobPages:
         return Response(text, status, media_type="application/json", headers=self._headers)
 
 
-async def _look(jobs: Jobs) -> tuple[Any, Any, Any]:
-    counts, paused = await jobs.counts(), await jobs.paused()
-    return counts, paused, await jobs.find(states=["active"], oldest_first=True, limit=_MOST_ACTIVE)
+async def _look(jobs: Jobs) -> tuple[Any, Any]:
+    paused = await jobs.paused()
+    return paused, await jobs.find(states=["active"], oldest_first=True, limit=_MOST_ACTIVE)
 
 
 def _id_of(request: Request) -> str:

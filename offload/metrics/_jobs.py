@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -125,17 +125,20 @@ async def look() -> None:
 
 async def _look(jobs: Jobs) -> None:
     from offload.jobs import JobsUnavailableError
+    from offload.jobs._counting import recent_counts
 
-    seen = None
+    seen = _Look(time.monotonic(), is_up=False)
     with anyio.move_on_after(_LOOK_SECONDS):
         try:
-            counts, paused = await jobs.counts(), await jobs.paused()
+            paused = await jobs.paused()
+            # It answers, though counting may take longer than there is time.
+            seen = _Look(time.monotonic(), is_up=True, paused=paused)
+            told = await recent_counts(jobs, max_age=_FRESH_SECONDS)
+            seen = replace(seen, counts=told.counts or ())
         except JobsUnavailableError:
-            pass
-        else:
-            seen = _Look(time.monotonic(), True, counts, paused)
+            seen = _Look(time.monotonic(), is_up=False)
     with _changed:
-        _looks[jobs] = seen or _Look(time.monotonic(), False)
+        _looks[jobs] = seen
 
 
 def describe() -> Iterator[Metric]:

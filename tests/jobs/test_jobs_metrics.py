@@ -130,9 +130,14 @@ class TestServer:
         async with Jobs(url) as jobs:
             await jobs.enqueue(functions.add, 1)
             monkeypatch.setattr(jobs, "counts", anyio.sleep_forever)
-            with anyio.fail_after(PATIENCE):
-                found = await scraped(registry, jobs)
+            slow = await scraped(registry, jobs)
+            monkeypatch.setattr("offload.metrics._jobs._FRESH_SECONDS", 0.0)
+            monkeypatch.setattr(jobs, "paused", anyio.sleep_forever)
+            found = await scraped(registry, jobs)
 
+        # It answers, and counting takes longer than there is time.
+        assert slow[("offload_jobs_store_up",)] == 1
+        assert not [key for key in slow if key[0] == "offload_jobs"]
         assert found[("offload_jobs_store_up",)] == 0
         assert found["offload_jobs_enqueued_total", f"{NAME}:add", "stored", "default"] == 1
         assert not [key for key in found if key[0] == "offload_jobs"]

@@ -80,6 +80,9 @@ function showOverview(told) {
   text(find("at-work"), programs.size
     ? `At work: ${[...programs].map(([name, count]) => `${name} (${count})`).join(", ")}`
     : queues.length ? "No job runs." : "There has been no job yet.");
+  const age = told.counts_age;
+  text(find("counted"), age === null ? "There are so many jobs that the store could not count them in time."
+    : age > 10 ? `Counted ${duration(age)} ago: the store takes long for it.` : "");
   if (told.health) {
     const { engine, version, round_trip: seconds, problems } = told.health;
     text(find("store-facts"), `${engine} ${version}, answers in ${duration(seconds)}`);
