@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from datetime import UTC, datetime, tzinfo
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("names", nargs="+", metavar="NAME", help="of a schedule")
 
 
-def _add_next(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_next(actions: Any) -> None:
     following = actions.add_parser(
         "next",
         help="print the next fire times of a cron expression",

@@ -142,7 +142,7 @@ class Events:
         self._schedule = schedule
         self._kept: deque[ScheduleEvent] = deque()
         self._ring = anyio.Event()
-        self.dropped = 0
+        self.dropped: int = 0
 
     async def __aenter__(self) -> Self:
         """Begin to keep events."""

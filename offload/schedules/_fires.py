@@ -63,7 +63,7 @@ class Entry:
         self.fire: Final = fire
         self.job: Job[Any] | None = None
         self.started_at: datetime | None = None
-        self.is_cancelled = False
+        self.is_cancelled: bool = False
         self._scope: anyio.CancelScope | None = None
 
     def cancel(self) -> None:
