@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload.jobs._values import Claim, Extended
-from offload.jobs._worker.leases import Leases, extend_period, stop_margin
+from offload.jobs._worker.leases import Leases, extend_period, max_grace, stop_margin
 
 ONE = Claim("1", "default", "a")
 TWO = Claim("2", "default", "b")
@@ -24,6 +24,18 @@ def test_lease_counts_from_when_it_was_asked_for():
     held = leases(ONE, at=5.0)
     assert held.run_out(13.9) == []
     assert held.run_out(14.0) == [ONE]
+
+
+def test_attempt_with_a_grace_is_told_to_stop_that_much_sooner():
+    """It has its grace within the lease, and not beside its successor."""
+    held = Leases(10.0)
+    held.claimed(ONE, 0.0, grace=2.5)
+    held.claimed(TWO, 0.0)
+    assert held.run_out(6.4) == []
+    assert held.run_out(6.5) == [ONE]
+    assert held.run_out(9.0) == [ONE, TWO]
+    assert not held.may_begin(ONE, 6.5)
+    assert held.may_begin(TWO, 6.5)
 
 
 def test_extension_counts_from_when_it_was_asked_for():
@@ -78,6 +90,7 @@ def test_several_extensions_fit_into_a_lease(lease):
     assert extend_period(lease) <= 0.5
     assert 3 * extend_period(lease) <= lease
     assert 2 * extend_period(lease) < lease - stop_margin(lease)
+    assert extend_period(lease) < lease - stop_margin(lease) - max_grace(lease)
 
 
 CLAIMS = [Claim(str(number), "default", str(number)) for number in range(4)]

@@ -16,6 +16,7 @@ from offload.jobs._values import Release, Wanted
 from offload.jobs._worker.attempt import RunningAttempt, Stop
 from offload.jobs._worker.connection import Connection
 from offload.jobs._worker.endings import outcome_of
+from offload.jobs._worker.leases import max_grace
 from offload.jobs._worker.reports import Reports
 
 if TYPE_CHECKING:
@@ -174,8 +175,9 @@ class Lane:
         for each in claimed:
             self.is_idle = False
             self._note_begin(each.job)
-            self._parts.leases.claimed(each.claim, asked_at)
             runnable = self.runnables[each.job.function]
+            grace = min(runnable.grace, max_grace(self._parts.lease))
+            self._parts.leases.claimed(each.claim, asked_at, grace)
             attempt = RunningAttempt(each, runnable, self._parts.records, self._parts.leases)
             self.attempts[each.claim.token] = attempt
             self._running[each.job.function] += 1
@@ -194,7 +196,7 @@ class Lane:
         if attempt.claimed.job.is_cancel_asked:
             attempt.stop(Stop.CANCELLED)
         try:
-            ending = await attempt.run(max_bytes=parts.max_bytes, max_grace=parts.lease / 4)
+            ending = await attempt.run(max_bytes=parts.max_bytes, max_grace=max_grace(parts.lease))
             self._note_end(attempt, ending)
             if ending is not None:
                 await attempt.tell_last(parts.engine)

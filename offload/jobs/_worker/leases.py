@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from offload.jobs._values import Claim, Extended
 
-__all__ = ["Leases", "extend_period", "stop_margin"]
+__all__ = ["Leases", "extend_period", "max_grace", "stop_margin"]
 
 _MAX_PERIOD = 0.5
 _MAX_MARGIN = 1.0
@@ -33,9 +33,15 @@ def stop_margin(lease: float) -> float:
     return min(lease / 4, _MAX_MARGIN)
 
 
+def max_grace(lease: float) -> float:
+    """Return the seconds that a function may have to stop, at most: its lease goes on meanwhile."""
+    return lease / 4
+
+
 @dataclass(slots=True)
 class _Held:
     until: float
+    margin: float
     is_cancelled: bool = False
 
 
@@ -55,9 +61,15 @@ class Leases:
         """Return how many claims are held."""
         return len(self._held)
 
-    def claimed(self, claim: Claim, asked_at: float) -> None:
-        """Hold a claim that was asked for at this instant."""
-        self._held[claim] = _Held(asked_at + self._lease)
+    def claimed(self, claim: Claim, asked_at: float, grace: float = 0.0) -> None:
+        """Hold a claim that was asked for at this instant.
+
+        Args:
+            claim: what was claimed.
+            asked_at: when that was asked for.
+            grace: seconds that the attempt has to stop, at most `max_grace`.
+        """
+        self._held[claim] = _Held(asked_at + self._lease, self._margin + grace)
 
     def over(self, claim: Claim) -> None:
         """Hold a claim no longer: its end was stored, it was fenced or given up."""
@@ -97,7 +109,7 @@ class Leases:
     def may_begin(self, claim: Claim, now: float) -> bool:
         """Return whether there is still time to begin: one that has run out may be another's."""
         held = self._held.get(claim)
-        return held is not None and now < held.until - self._margin
+        return held is not None and now < held.until - held.margin
 
     def is_cancelled(self, claim: Claim) -> bool:
         """Return whether somebody has cancelled the job."""
@@ -106,4 +118,4 @@ class Leases:
 
     def run_out(self, now: float) -> list[Claim]:
         """Return the claims that were not extended in time: their attempts are to stop."""
-        return [claim for claim, held in self._held.items() if now >= held.until - self._margin]
+        return [claim for claim, held in self._held.items() if now >= held.until - held.margin]
