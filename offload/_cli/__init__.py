@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "run": (
         "offload._cli.run",
-        "run the programs of your code base: web, worker",
+        "run the programs of your code base: web, worker, scheduler",
     ),
     "schedule": (
         "offload._cli.schedule",

@@ -84,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the functions and their Jobs object, apart from the application",
     )
     worker.add_options(jobs)
+    schedules = parser.add_argument_group("role scheduler")
+    schedules.add_argument(
+        "--scheduler",
+        metavar="MODULE[:SCHEDULER]",
+        help="the schedules, apart from the application",
+    )
 
 
 def _port(text: str) -> int:
@@ -107,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
     except (ApplicationError, ValueError, OSError) as error:
         print(f"offload run: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while it was starting
+        return 130
 
 
 def _check(arguments: argparse.Namespace, role: Role) -> None:
@@ -117,6 +125,10 @@ def _check(arguments: argparse.Namespace, role: Role) -> None:
         )
     if Role.WORKER in role and not (arguments.target or arguments.jobs):
         raise ApplicationError("the role worker needs --jobs MODULE:JOBS, such as tasks:jobs")
+    if Role.SCHEDULER in role and not (arguments.target or arguments.scheduler):
+        raise ApplicationError(
+            "the role scheduler needs --scheduler MODULE, the module of the schedules"
+        )
 
 
 def _names(role: Role, workers: int) -> dict[str, Role]:
@@ -188,7 +200,7 @@ def _run_here(role: Role, arguments: argparse.Namespace, child: Child | None) ->
     if role is Role.WEB:
         _serve(arguments, child)
         return 0
-    return _work(arguments, child)
+    return (_work if role is Role.WORKER else _fire)(arguments, child)
 
 
 def _ready(child: Child | None) -> None:
@@ -221,7 +233,32 @@ def _serve(arguments: argparse.Namespace, child: Child | None) -> None:
 
 
 def _work(arguments: argparse.Namespace, child: Child | None) -> int:
-    from offload._cli.find_jobs import find_jobs
+    from offload._cli.code_base import find_jobs
+    from offload.jobs._functions import discover
 
     jobs = find_jobs(arguments.jobs or arguments.target)
+    if child is not None and not discover():
+        return _nothing_to_do(child)
     return worker.work(jobs, arguments, command="offload run", ready=lambda: _ready(child))
+
+
+def _fire(arguments: argparse.Namespace, child: Child | None) -> int:
+    from offload._cli.code_base import find_scheduler
+    from offload._run.scheduler import fire
+    from offload.jobs._engines import ENVIRONMENT as JOBS_ENVIRONMENT
+
+    scheduler = find_scheduler(arguments.scheduler or arguments.target)
+    # An engine may have schedules that were made at run time.
+    if not len(scheduler) and not os.environ.get(JOBS_ENVIRONMENT):
+        if child is None:
+            raise ApplicationError(
+                "there is no schedule to fire: --scheduler MODULE names what has them"
+            )
+        return _nothing_to_do(child)
+    asyncio.run(fire(scheduler, lambda: _ready(child)))
+    return 0
+
+
+def _nothing_to_do(child: Child) -> int:
+    child.nothing_to_do()
+    return 0

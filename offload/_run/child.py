@@ -9,8 +9,11 @@ from typing import Final
 
 from offload._child.os_priority import die_with_parent
 
-__all__ = ["OPTION", "Child", "arguments_of"]
+__all__ = ["NOTHING", "OPTION", "READY", "Child", "arguments_of"]
 
+# What a program tells: that it does what it is for, or that there is nothing to do.
+READY: Final = b"1"
+NOTHING: Final = b"0"
 OPTION: Final = "--child"
 
 
@@ -46,5 +49,12 @@ class Child:
 
     def ready(self) -> None:
         """Tell that this program does what it is for."""
-        os.write(self._ready, b"1")
+        self._tell(READY)
+
+    def nothing_to_do(self) -> None:
+        """Tell that it need not be started again when it ends, which it does now."""
+        self._tell(NOTHING)
+
+    def _tell(self, word: bytes) -> None:
+        os.write(self._ready, word)
         os.close(self._ready)

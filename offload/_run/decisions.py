@@ -12,9 +12,11 @@ Guarantees:
    way again, and whoever has started them sees it at once.
 2. One that ends later is started again, alone: the first time after a second, then after twice as
    long each time, up to half a minute; one that went well for a minute begins anew.
-3. The first `stop` asks all programs to end, in order; the second tells them to hurry; the third
+3. One that says that there is nothing for it to do, and ends, is missed by nobody. When no other is
+   left, it is over.
+4. The first `stop` asks all programs to end, in order; the second tells them to hurry; the third
    kills. Whoever has not ended `kill_after` seconds after the first is killed.
-4. It is over when all have ended, and is nothing of it left to be started.
+5. It is over when all have ended, and nothing is left to be started.
 
 This is what supervisors of web servers do (uvicorn's, gunicorn's); foreman and honcho end all
 whenever one ends, which suits a terminal, and not a server.
@@ -81,6 +83,7 @@ class _Program:
 
     def __init__(self) -> None:
         self.state = State.ENDED
+        self.is_needed = True
         self.ready_at = 0.0
         self.delay = _FIRST_DELAY
         self.due = 0.0
@@ -149,6 +152,10 @@ class Supervision:
             program.ready_at = now
         return []
 
+    def unneeded(self, name: str) -> None:
+        """Note that there is nothing for a program to do."""
+        self._programs[name].is_needed = False
+
     def ended(self, name: str, status: int, now: float) -> list[Action]:
         """Note the end of a program.
 
@@ -161,6 +168,9 @@ class Supervision:
         was, program.state = program.state, State.ENDED
         if self.is_stopping:
             return self._ended_at_the_end(name, status)
+        if not program.is_needed:
+            said = Say(f"there is nothing for {name} to do")
+            return [said] if self._alive() or self._waiting() else [said, *self._stop(now)]
         if was is State.STARTING:
             self._status = exit_status(status) or 1
             text = f"{name} {_described(status)} before it was ready: all end"
@@ -218,6 +228,9 @@ class Supervision:
             self._status = status
             return [Say(f"{name} {_described(status)}")]
         return []
+
+    def _waiting(self) -> bool:
+        return any(each.state is State.WAITING for each in self._programs.values())
 
     def _alive(self) -> list[str]:
         alive = (State.STARTING, State.RUNNING)

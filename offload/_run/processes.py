@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from offload._run.child import arguments_of
+from offload._run.child import NOTHING, READY, arguments_of
 from offload._run.decisions import Say, Send, Start, Supervision
 from offload._run.output import Prefixed
 
@@ -126,11 +126,13 @@ class Processes:
     def _read_ready(self, name: str, ready: int) -> None:
         asyncio.get_running_loop().remove_reader(ready)
         try:
-            is_ready = os.read(ready, 1)
+            word = os.read(ready, 1)
         except BlockingIOError:
             return
-        if is_ready:
+        if word == READY:
             self._supervision.ready(name, time.monotonic())
+        elif word == NOTHING:
+            self._supervision.unneeded(name)
 
     # Actions
 

@@ -12,7 +12,7 @@ Guarantees:
 
 1. What is not of the role is not started, costs nothing, and is named in the log, once.
 2. Opened in this order, and closed in the other: pools, jobs, what the application does inside,
-   worker loops. So nothing runs before the application is there for it.
+   worker loops, schedules. So nothing runs before the application is there for it.
 3. Whatever ends the start or the service (an error, a cancellation, an orderly end), everything
    that was touched is closed, unless another program of the process holds it.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from offload.jobs import Jobs, WorkerProgram
+    from offload.schedules import Scheduler
 
 __all__ = ["Program", "opened"]
 
@@ -36,8 +38,11 @@ class Program:
         jobs: where functions are enqueued; opened in every role. In the role worker, they are run,
             too.
         worker: makes the worker program; None: `WorkerProgram(jobs, drain=drain)`.
-        role: what this program does, as a `Role` or its name: "web", "worker", "web,worker",
-            "all". None: what `OFFLOAD_ROLE` says when it starts, and web if that says nothing.
+        scheduler: what has schedules, which fire in the role scheduler; None: the
+            `default_scheduler()`, if it has any.
+        role: what this program does, as a `Role` or its name: "web", "worker", "scheduler",
+            "web,worker", "all". None: what `OFFLOAD_ROLE` says when it starts; if that says
+            nothing, web, and scheduler where a `scheduler` is given.
         drain: seconds that running and queued calls are given at the end, for all pools together.
 
     Raises:
@@ -50,6 +55,7 @@ class Program:
         *pools: Pool | str,
         jobs: Jobs | None = None,
         worker: Callable[[Jobs], WorkerProgram] | None = None,
+        scheduler: Scheduler | None = None,
         role: Role | str | None = None,
         drain: float = 10.0,
     ) -> None:
@@ -63,6 +69,7 @@ class Program:
         self._pools: Final = pools
         self._jobs: Final = jobs
         self._worker: Final = worker
+        self._scheduler: Final = scheduler
         # Only one that is given now can be looked at now.
         self._role: Final = None if role is None else role_of(role)
         self._drain: Final = drain
@@ -94,8 +101,9 @@ class Program:
     async def _running(
         self, inner: Callable[[], AbstractAsyncContextManager[Any]] | None
     ) -> AsyncGenerator[Any]:
-        role = self._role or role_of(None) or Role.WEB
-        self._tell(role)
+        role = self._role or role_of(None) or self._role_by_itself()
+        scheduler = self._scheduler_to_run()
+        self._tell(role, scheduler)
         pools = _Pools()
         served = False
         with role_entered(role):
@@ -109,6 +117,8 @@ class Program:
                 ):
                     if Role.WORKER in role and self._jobs is not None:
                         await loops.enter_async_context(self._working(self._jobs))
+                    if Role.SCHEDULER in role and scheduler is not None:
+                        await loops.enter_async_context(scheduler)
                     yield state
                     # Not reached when the server is cancelled: only an orderly end is worth a
                     # drain.
@@ -120,6 +130,19 @@ class Program:
                     with anyio.CancelScope(shield=True):
                         await pools.release(0.0)
 
+    def _role_by_itself(self) -> Role:
+        """Return what is done where nobody says; to run jobs is asked for, never assumed."""
+        return Role.WEB if self._scheduler is None else Role.WEB | Role.SCHEDULER
+
+    def _scheduler_to_run(self) -> Scheduler | None:
+        # An empty one is false.
+        if self._scheduler is not None or "offload.schedules._scheduler" not in sys.modules:
+            return self._scheduler
+        # Imported with the first `@schedule`: without one there is nothing to look for.
+        from offload.schedules import default_scheduler
+
+        return default_scheduler() if len(default_scheduler()) else None
+
     def _working(self, jobs: Jobs) -> AbstractAsyncContextManager[None]:
         from offload.jobs import WorkerProgram
         from offload.roles._worker_loop import worker_loop
@@ -127,15 +150,21 @@ class Program:
         make = self._worker or partial(WorkerProgram, drain=self._drain)
         return worker_loop(make(jobs))
 
-    def _tell(self, role: Role) -> None:
+    def _tell(self, role: Role, scheduler: Scheduler | None) -> None:
         """Say what is not started here."""
         if self._pools and Role.WEB not in role:
             names = ", ".join(each if isinstance(each, str) else each.name for each in self._pools)
             _logger.info("role %s: not started here: pools (%s), which role web does", role, names)
         if self._jobs is not None and Role.WORKER not in role:
             _logger.info("role %s: not started here: running of jobs, which role worker does", role)
+        if scheduler is not None and Role.SCHEDULER not in role:
+            _logger.info(
+                "role %s: not started here: %d schedules, which role scheduler fires",
+                role,
+                len(scheduler),
+            )
         if self._jobs is None and self._role is not None and Role.WORKER in self._role:
-            _logger.warning("role %s: there are no jobs to run: Program(jobs=…) names them", role)
+            _logger.warning("role %s: there are no jobs to run: jobs=… names them", role)
 
 
 class _Pools:

@@ -29,6 +29,8 @@ class Role(Flag):
     """It answers requests."""
     WORKER = 2
     """It runs jobs."""
+    SCHEDULER = 4
+    """It fires schedules."""
 
     def __str__(self) -> str:
         """Return the names, as `parse` takes them."""

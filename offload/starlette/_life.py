@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -76,11 +76,12 @@ def lifespan(
         worker: makes the worker program that runs `jobs` in this process, where the role says so;
             None: `WorkerProgram(jobs, drain=drain)`.
         role: what this program does of it, as for `offload.roles.Program`: "web" is what is said
-            above, "worker" runs `jobs`, "all" both. None: what `OFFLOAD_ROLE` says, and web if
-            that says nothing.
+            above, "worker" runs `jobs`, "scheduler" fires schedules, "all" is all of it. None:
+            what `OFFLOAD_ROLE` says; if that says nothing, web, and scheduler where a `scheduler`
+            is given.
         scheduler: fires its schedules while the application serves: it begins after the startup of
             `inner` and has ended before the shutdown of that. Its own `drain` comes before that of
-            the pools.
+            the pools. None: the `default_scheduler()`, if it has schedules.
 
     Returns:
         What `Starlette(lifespan=...)` and `FastAPI(lifespan=...)` take. It can be entered again
@@ -102,15 +103,19 @@ def lifespan(
                 f"lifespan() takes pools and names of pools, not {type(pool).__name__}; "
                 "give the application what it returns: Starlette(lifespan=lifespan())"
             )
-    program = Program(*(pools or ("default",)), drain=drain, jobs=jobs, worker=worker, role=role)
+    program = Program(
+        *(pools or ("default",)),
+        drain=drain,
+        jobs=jobs,
+        worker=worker,
+        role=role,
+        scheduler=scheduler,
+    )
 
     @asynccontextmanager
     async def bound(app: object) -> AsyncGenerator[Any]:
         within = None if inner is None else partial(inner, app)
-        async with (
-            program.running(within) as state,
-            nullcontext() if scheduler is None else scheduler,
-        ):
+        async with program.running(within) as state:
             yield state
 
     return bound

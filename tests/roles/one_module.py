@@ -1,5 +1,7 @@
 """A code base that is not split: its functions are in the module of its application."""
 
+import os
+
 from starlette.applications import Starlette
 
 from offload import Pool, offload
@@ -7,7 +9,7 @@ from offload.jobs import Jobs
 from offload.starlette import lifespan
 
 pool = Pool("default", os_priority="normal", max_workers=1)
-jobs = Jobs()
+jobs = Jobs(os.environ.get("ROLES_JOBS"))
 
 
 @offload

@@ -17,6 +17,7 @@ from tests.support.processes import PATIENCE, descendants
 ROOT = Path(__file__).parents[2]
 APP = "tests.roles.app:app"
 JOBS = ("--jobs", "tests.roles.tasks:jobs")
+SCHEDULES = ("--scheduler", "tests.roles.timetable")
 
 
 class Run:
@@ -78,7 +79,7 @@ class Run:
     def ready(self, *names: str) -> Self:
         """Wait until programs, by the beginning of their lines, are ready."""
         for name in names:
-            self.says(rf"^{name} .*(serving http|worker program .* functions)")
+            self.says(rf"^{name} .*(serving http|worker program .* functions|scheduler: )")
         return self
 
     @property

@@ -11,6 +11,7 @@ import pytest
 from offload import Pool
 from offload.jobs import Jobs, JobState, WorkerProgram
 from offload.roles import Program, Role, current_role
+from offload.schedules import Every, Schedule, Scheduler
 from offload.starlette import lifespan
 from tests.jobs import job_functions as functions
 from tests.support.processes import PATIENCE
@@ -32,6 +33,14 @@ working = partial(WorkerProgram, functions=[functions.add], drain=1.0)
 def _no_variable(monkeypatch):
     """Have a process that was not told its role."""
     monkeypatch.delenv("OFFLOAD_ROLE", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def declared(monkeypatch):
+    """Return the default scheduler: not the one with the schedules of all other tests."""
+    scheduler = Scheduler()
+    monkeypatch.setattr("offload.schedules.default_scheduler", lambda: scheduler)
+    return scheduler
 
 
 @pytest.fixture
@@ -141,6 +150,45 @@ async def test_nothing_runs_before_or_after_the_application(pool, jobs):
         assert made[0].state != "ended"
 
 
+async def test_schedules_fire_between_start_and_end_of_the_application(pool):
+    """A scheduler that is given fires where nobody says otherwise, on each event loop."""
+    scheduler = Scheduler()
+
+    @asynccontextmanager
+    async def inner(app):
+        assert not scheduler.is_running
+        yield
+        assert not scheduler.is_running
+
+    async with lifespan(pool, scheduler=scheduler, inner=inner)(None):
+        assert scheduler.is_running
+        assert current_role() == Role.WEB | Role.SCHEDULER
+        assert is_open(pool)
+
+
+async def test_web_fires_no_schedule(pool, log, monkeypatch):
+    """Where the role is web, another program fires; that is said once."""
+    monkeypatch.setenv("OFFLOAD_ROLE", "web")
+    scheduler = Scheduler()
+    scheduler.add(Schedule(Every(3600.0), functions.add, args=(1,)))
+    async with lifespan(pool, scheduler=scheduler)(None):
+        assert not scheduler.is_running
+        assert current_role() == Role.WEB
+    assert [record.getMessage() for record in log.records] == [
+        "role web: not started here: 1 schedules, which role scheduler fires"
+    ]
+
+
+async def test_role_scheduler_fires_what_is_declared(declared, log):
+    """What `@schedule` was put on need not be named; and is left alone where nobody asks for it."""
+    declared.add(Schedule(Every(3600.0), functions.add, args=(1,)))
+    async with Program(role="scheduler").running():
+        assert declared.is_running
+    async with Program().running():
+        assert not declared.is_running
+    assert "1 schedules" in log.text
+
+
 @asyncio_alone
 async def test_worker_leaves_the_pool_to_the_server(jobs):
     """The pool that both use is the server's until the server ends."""
@@ -233,7 +281,7 @@ async def test_trio_is_told_where_workers_run(pool, jobs):
 
 async def test_role_without_jobs_is_told(pool, log):
     """Asked in code to run jobs without any, a program says so; by OFFLOAD_ROLE it need not."""
-    async with Program(pool, role="all").running():
+    async with Program(pool, role="web,worker").running():
         pass
     assert [record.levelname for record in log.records] == ["WARNING"]
 

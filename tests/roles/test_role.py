@@ -35,7 +35,7 @@ def test_text_of_a_role_is_its_names(role):
 )
 def test_unknown_role_is_refused_with_the_choice(text, named):
     """A wrong name is told, and which ones there are."""
-    with pytest.raises(ValueError, match=rf"{named}.*choose of web, worker.*, or all"):
+    with pytest.raises(ValueError, match=rf"{named}.*choose of web, worker, scheduler, or all"):
         Role.parse(text)
 
 

@@ -9,26 +9,33 @@ from pathlib import Path
 import psutil
 import pytest
 
-from offload._cli.find_jobs import FRAMEWORKS
-from tests.roles.runs import APP, JOBS, Runs
-from tests.support.processes import gone_now, is_alive
+from offload._cli.code_base import FRAMEWORKS
+from tests.roles.runs import APP, JOBS, SCHEDULES, Runs
+from tests.support.processes import descendants, gone_now, is_alive
 
 ANY_PORT = ("--port", "0")
+TWO = ("--role", "web,worker", *ANY_PORT)
 # Within a second, by the guarantee; and as much again for a machine that is busy.
 GONE_SECONDS = 2.0
 
 
 @pytest.fixture
-def start(tmp_path):
+def url(tmp_path):
+    """Return where the jobs of a test are."""
+    return f"sqlite:///{tmp_path / 'jobs.sqlite3'}?synchronous=normal"
+
+
+@pytest.fixture
+def start(url):
     """Start `offload run`, with jobs of the test's own."""
-    with Runs(f"sqlite:///{tmp_path / 'jobs.sqlite3'}?synchronous=normal") as runs:
+    with Runs(url) as runs:
         yield runs
 
 
 class TestAll:
     def test_everything_runs_and_ends_together(self, start):
         """One command answers requests and runs jobs; Ctrl+C ends all of it, in order."""
-        run = start(APP, *JOBS, *ANY_PORT).ready("web", "worker")
+        run = start(APP, *JOBS, *TWO).ready("web", "worker")
         assert run.get("/")["role"] == "web"
         assert run.get("/job") == {"sum": 3}
         everyone = run.everyone()
@@ -39,7 +46,7 @@ class TestAll:
 
     def test_lines_have_the_name_of_their_program(self, start):
         """Whose line it is stands before it; what a program does not start it says once."""
-        run = start(APP, *JOBS, *ANY_PORT).ready("web", "worker")
+        run = start(APP, *JOBS, *TWO).ready("web", "worker")
         run.get("/write")
         run.says(r"^web    \| to standard error$").says(r"^web    \| to standard output$")
         run.signal(signal.SIGTERM)
@@ -51,7 +58,7 @@ class TestAll:
 
     def test_nothing_is_left_when_it_is_killed(self, start):
         """SIGKILL of the one process that everybody knows takes all others with it."""
-        run = start(APP, *JOBS, *ANY_PORT).ready("web", "worker")
+        run = start(APP, *JOBS, *TWO).ready("web", "worker")
         assert run.get("/job") == {"sum": 3}
         everyone = run.everyone()
         assert len(everyone) >= 7  # with a supervisor and a worker process of each program
@@ -61,7 +68,7 @@ class TestAll:
 
     def test_crash_costs_one_role(self, start):
         """A program that dies is started again, alone: the web does not notice."""
-        run = start(APP, *JOBS, *ANY_PORT).ready("web", "worker")
+        run = start(APP, *JOBS, *TWO).ready("web", "worker")
         web, worker = run.program("web"), run.program("worker")
         worker.kill()
         run.says(r"^run    \| worker was killed by SIGKILL, and is started again in 1 s$")
@@ -77,10 +84,18 @@ class TestAll:
 
     def test_start_that_fails_ends_all(self, start, tmp_path):
         """With the status of what failed, and nothing left."""
-        run = start(APP, "--jobs", "tests.roles.nothing:jobs", *ANY_PORT)
+        run = start(APP, "--jobs", "tests.roles.nothing:jobs", *TWO)
         assert run.end() == 2
         run.says(r"^worker \| offload run: there is no module 'tests.roles.nothing'")
         run.says(r"^run    \| worker ended with status 2 before it was ready: all end$")
+
+    def test_program_with_nothing_to_do_ends_alone(self, start, url):
+        """A code base without schedules needs no scheduler; the rest goes on."""
+        elsewhere = {"OFFLOAD_JOBS": "", "ROLES_JOBS": url}
+        run = start("tests.roles.one_module:app", *ANY_PORT, **elsewhere).ready("web", "worker")
+        run.says(r"^run       \| there is nothing for scheduler to do$")
+        run.signal(signal.SIGTERM)
+        assert run.end() == 0
 
     @pytest.mark.parametrize("role", ["", "web,worker"])
     def test_variable_and_option_decide_alike(self, start, role):
@@ -98,7 +113,7 @@ class TestEnds:
     ):
         """Jobs are handed back after the drain, at a second signal, or killed after a while."""
         kill_after = "600" if status == 0 else "1"
-        arguments = ("--drain", drain, "--kill-after", kill_after, *ANY_PORT)
+        arguments = ("--drain", drain, "--kill-after", kill_after, *TWO)
         run = start(APP, *JOBS, *arguments, ROLES_HELD=json.dumps(held)).ready("web", "worker")
         pid = entered.heard_now()
         everyone = run.everyone()
@@ -113,7 +128,7 @@ class TestEnds:
     def test_reader_that_leaves_ends_it(self, start):
         """As `offload run … | head` does: nothing runs on unseen."""
         reader, writer = os.pipe()
-        run = start(APP, *JOBS, *ANY_PORT, stdout=writer).ready("web", "worker")
+        run = start(APP, *JOBS, *TWO, stdout=writer).ready("web", "worker")
         os.close(writer)
         os.close(reader)
         run.get("/write")
@@ -170,9 +185,7 @@ class TestWorker:
     def test_what_it_imports_for_nothing_is_told(self, start):
         """Given the application alone, it runs, and says what to name instead."""
         run = start(APP, "--role", "worker").says("worker program")
-        run.says(
-            r"importing tests\.roles\.app took .* s and brought starlette.*, which it does not"
-        )
+        run.says(r"importing tests\.roles\.app took .* s and brought starlette.*, which this role")
         run.says(r"--jobs tests\.roles\.tasks:jobs would not")
         run.signal(signal.SIGTERM)
         assert run.end() == 0
@@ -180,13 +193,56 @@ class TestWorker:
     def test_how_to_split_is_told(self, start):
         """Where functions and application are in one module, there is nothing else to name yet."""
         run = start("tests.roles.one_module:app", "--role", "worker").says("worker program")
-        run.says("move the functions and their Jobs object to a module")
+        run.says("move the functions to a module .*: --jobs tasks")
         run.signal(signal.SIGTERM)
         assert run.end() == 0
 
 
+class TestScheduler:
+    def test_schedules_fire_where_they_should(self, start, entered, gate):
+        """A fire that is a job runs in the worker, another one in the scheduler."""
+        fifos = {"ROLES_JOBS_FIFO": entered.path, "ROLES_MEMORY_FIFO": gate.path}
+        run = start(APP, "--jobs", "tests.roles.timetable", *SCHEDULES, *ANY_PORT, **fifos)
+        run.ready("web", "worker", "scheduler")
+        assert entered.heard_now() in descendants(run.program("worker").pid)
+        assert gate.heard_now() in descendants(run.program("scheduler").pid)
+        everyone = run.everyone()
+        run.ctrl_c()
+        assert run.end() == 0
+        assert gone_now(*everyone, seconds=GONE_SECONDS) == []
+
+    def test_starts_fast_without_the_web(self, start, tmp_path):
+        """As the worker: under a second of CPU until it fires, with no web framework."""
+        run = start(APP, *SCHEDULES, "--role", "scheduler", ROLES_FOLDER=str(tmp_path))
+        run.says("scheduler: 2 schedules")
+        assert run.cpu_seconds() < 1.0
+        run.signal(signal.SIGTERM)
+        assert run.end() == 0
+        imported = json.loads(Path(tmp_path, "scheduler").read_text())
+        assert "tests.roles.timetable" in imported
+        assert not {*FRAMEWORKS, "tests.roles.app"}.intersection(imported)
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_what_runs_in_memory_has_the_drain(self, start, entered, gate, count):
+        """It may end; a second signal stops it."""
+        held = {"ROLES_HELD": json.dumps([entered.path, gate.path])}
+        run = start("tests.roles.held:app", "--role", "scheduler", **held)
+        pid = entered.heard_now()
+        for number in range(count):
+            run.signal(signal.SIGINT)
+            run.says("fires no more")
+            if number + 1 == count == 1:
+                gate.let()
+        assert run.end() == 0
+        assert gone_now(pid, seconds=GONE_SECONDS) == []
+
+
 WRONG = [
-    ([APP, "--role", "wrker"], "there is no role 'wrker': choose of web, worker"),
+    (
+        [APP, "--role", "wrker"],
+        "there is no role 'wrker': choose of web, worker, scheduler, or all",
+    ),
+    (["--role", "scheduler"], "the role scheduler needs --scheduler MODULE"),
     (["--role", "web"], "the role web needs an application"),
     (["--role", "worker"], "the role worker needs --jobs"),
     (["tests.roles.app", "--role", "web"], "not of the form module:name"),
@@ -204,6 +260,13 @@ def test_wrong_usage_is_told(start, arguments, text):
     assert run.end() in (1, 2)
     assert text in run.text
     assert "Traceback" not in run.text
+
+
+def test_scheduler_without_schedules_is_told(start):
+    """Neither declared, nor kept by an engine: there is nothing to wait for."""
+    run = start("tests.roles.runs", "--role", "scheduler", OFFLOAD_JOBS="")
+    assert run.end() == 2
+    assert "there is no schedule to fire" in run.text
 
 
 def test_wrong_variable_is_told(start):

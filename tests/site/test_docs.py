@@ -72,6 +72,8 @@ def test_every_file_is_used(page: Path) -> None:
     scenes = scenes_of(page)
     assert all(scene.is_played for scene in scenes if scene.app), "an application is never asked"
     run = {command.program for scene in scenes for command in scene.programs}
+    services = [command for scene in scenes for command in scene.services]
+    named = {word.partition(":")[0] for command in services for word in command.words}
     pieces = {piece.home for scene in scenes for piece in scene.pieces}
     sources = "\n".join(text for scene in scenes for text in scene.files.values())
     # Django imports its settings by their name.
@@ -84,7 +86,8 @@ def test_every_file_is_used(page: Path) -> None:
             continue
         name = block.file.removesuffix(".py").replace("/", ".")
         imported = re.search(rf"^\s*(from|import) {name}\b", sources, re.MULTILINE)
-        assert block.file in run | pieces or imported, f"{block.place}: {block.file} is never run"
+        is_used = block.file in run | pieces or name in named or imported
+        assert is_used, f"{block.place}: {block.file} is never run"
 
 
 @pytest.mark.parametrize("page,scene", SCENES)

@@ -33,7 +33,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 # first is not what pages are about, and on a busy machine idle priority waits for ever.
 SITECUSTOMIZE = """
 import os, sys
-if not any("offload" in each for each in sys.orig_argv):
+if "run" in sys.orig_argv or not any("offload" in each for each in sys.orig_argv):
     try:
         from offload._values.pool_options import PoolOptions
         changed = PoolOptions._field_defaults | {"os_priority": "normal"}

@@ -83,6 +83,26 @@ def test_restart_that_fails_ends_all():
     assert done(tree.ended("worker", 1, 2.0)) == [Send("web", TERM)]
 
 
+def test_program_with_nothing_to_do_is_missed_by_nobody():
+    """It ends, alone, and is not started again."""
+    tree = Supervision(NAMES, kill_after=30.0)
+    tree.begin()
+    tree.ready("web", 0.0)
+    tree.unneeded("worker")
+    assert tree.ended("worker", 0, 1.0) == [Say("there is nothing for worker to do")]
+    assert (tree.next_due(), tree.is_stopping) == (None, False)
+
+
+def test_it_is_over_when_there_is_nothing_for_anyone_to_do():
+    """Nobody waits for ever for programs that are not needed."""
+    tree = Supervision(NAMES, kill_after=30.0)
+    tree.begin()
+    for name in NAMES:
+        tree.unneeded(name)
+        tree.ended(name, 0, 1.0)
+    assert (tree.is_over, tree.status) == (True, 0)
+
+
 def test_stops_become_more_urgent():
     """The first asks, the second tells to hurry, all others kill."""
     tree = running()
@@ -177,6 +197,14 @@ class Tree(RuleBasedStateMachine):
         """Tell of a program that it is ready."""
         if name in self.alive:
             self.tree.ready(name, self.now)
+
+    @rule(name=st.sampled_from(NAMES))
+    def unneeded(self, name):
+        """Tell of a program that there is nothing for it to do, and end it."""
+        if name in self.alive and self.tree.state(name) is State.STARTING:
+            self.tree.unneeded(name)
+            self.alive.remove(name)
+            self.carry_out(self.tree.ended(name, 0, self.now))
 
     @rule(name=st.sampled_from(NAMES), status=st.sampled_from([0, 1, -9]))
     def ended(self, name, status):
