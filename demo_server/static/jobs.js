@@ -5,7 +5,7 @@ import { duration, find, reason, sleep, text, whole } from "./text.js";
 const POLL = 500;
 // How many are followed at once: a browser opens six connections to a host, and others need some.
 const FOLLOWED = 2;
-const SHOWN = 6;
+const SHOWN = 8;
 const OVER = new Set(["completed", "failed", "cancelled"]);
 
 // Runs `count` jobs; tells `run` of each that ends, and returns when all have ended.
@@ -67,10 +67,10 @@ function followed(job, signal, changed) {
 
 function show(jobs) {
   const list = find("jobs");
-  const active = jobs.filter((job) => !OVER.has(job.state));
-  // Those that run, then those that wait, then the last that have ended.
-  const shown = [...active, ...jobs.filter((job) => OVER.has(job.state)).toReversed()].slice(0, SHOWN)
-    .sort((a, b) => a.number - b.number);
+  // Those that came back, then those that run or wait, then the last that have ended.
+  const rank = (job) => (job.crashes ? 0 : OVER.has(job.state) ? 2 : 1);
+  const shown = jobs.toSorted((a, b) => rank(a) - rank(b) || (rank(a) === 2 ? b.number - a.number : a.number - b.number))
+    .slice(0, SHOWN).sort((a, b) => a.number - b.number);
   const rows = new Map([...list.children].map((row) => [row.dataset.job, row]));
   for (const job of shown) {
     const row = rows.get(String(job.number)) ?? newRow(job);
