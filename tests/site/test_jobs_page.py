@@ -64,8 +64,9 @@ def served(url: str, *arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
     with process:
         try:
             told = process.stdout.readline()
-            (place,) = re.findall(r"http://127\.0\.0\.1:\d+/\S*?(?=,)", told)
-            yield place, process
+            place = re.search(r"http://127\.0\.0\.1:\d+/\S*?(?=,)", told)
+            assert place, f"it has not said where it is, but {told!r}"
+            yield place[0], process
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE)
@@ -74,10 +75,12 @@ def served(url: str, *arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
 @pytest.fixture
 def store(tmp_path: Path) -> SimpleNamespace:
     """A store with some jobs."""
-    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}?synchronous=normal"
+    path = tmp_path / "jobs.sqlite3"
+    url = f"sqlite:///{path}?synchronous=normal"
     # On a thread: playwright has an event loop of its own on this one.
     with ThreadPoolExecutor(1) as thread:
-        return SimpleNamespace(url=url, ids=thread.submit(anyio.run, stored, url).result())
+        ids = thread.submit(anyio.run, stored, url).result()
+    return SimpleNamespace(path=path, url=url, ids=ids)
 
 
 @pytest.fixture
@@ -94,8 +97,11 @@ def row_of(page, job_id):
 
 def test_it_is_readable_in_every_form(browser: Browser, place: str, store: SimpleNamespace) -> None:
     """List and detail: nothing is cut off or too pale, and axe has nothing to say."""
+    # Something for the operator to read, too.
+    store.path.chmod(0o644)
     with opened(browser, place) as page:
         expect(page.locator("#rows tr")).to_have_count(50)
+        expect(page.locator("#problems li")).to_contain_text("chmod 600")
         check_looks(page, ("ink", "soft", "accent", "good", "warn", "bad"))
         check_axe(page)
         row_of(page, store.ids.failed).locator("button.id").click()
