@@ -25,6 +25,7 @@ PAGE = ROOT / "docs" / "reference.md"
 MODULES = (
     "offload",
     "offload.jobs",
+    "offload.schedules",
     "offload.roles",
     "offload.starlette",
     "offload.resources",
