@@ -33,7 +33,11 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 # first is not what pages are about, and on a busy machine idle priority waits for ever.
 SITECUSTOMIZE = """
 import os, sys
-if "run" in sys.orig_argv or not any("offload" in each for each in sys.orig_argv):
+# Commands of the library, and its workers; not a path that has the word in it, as in CI. What
+# `offload run` starts is an application as any other.
+if "run" in sys.orig_argv or not any(
+    each.partition(".")[0] == "offload" for each in sys.orig_argv[1:]
+):
     try:
         from offload._values.pool_options import PoolOptions
         changed = PoolOptions._field_defaults | {"os_priority": "normal"}
