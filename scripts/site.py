@@ -6,6 +6,8 @@ site: README is its first page, each module of the reference has a page, and lin
 
 from __future__ import annotations
 
+import argparse
+import ast
 import os
 import posixpath
 import re
@@ -14,8 +16,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from offload._cli.completion import choices_of, parsers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +90,7 @@ def build(output: Path, pages: Sequence[Page] | None = None) -> None:
             names = [
                 found[1]
                 for page in pages
-                if (found := re.fullmatch(rf"{folder}/(?!index)([\w.]+)\.md", page.path))
+                if (found := re.fullmatch(rf"{folder}/(?!index)([\w.-]+)\.md", page.path))
             ]
             entries = "".join(f"      - {name}: {folder}/{name}.md\n" for name in names)
             first = f"      - {folder}/index.md\n"
@@ -141,7 +146,30 @@ def all_pages() -> list[Page]:
                 text = f"# Licence\n\n```text\n{text}```\n"
             path = source.removeprefix("docs/").replace("benchmarks/pages/", "benchmarks/")
             pages.append(Page(RENAMED.get(source, path.lower()), source, text))
-    return pages
+    return [*pages, command_line_page(), plugin_page()]
+
+
+def command_line_page() -> Page:
+    """Return the page of all commands, as they tell of themselves."""
+    parts = ["# Command line\n\nWhat each is good for: [in the terminal](../terminal.md).\n"]
+    for name, parser in parsers().items():
+        parts.append(f"## offload {name}\n\n{_help(parser)}")
+        parts += [
+            f"### offload {name} {action}\n\n{_help(each)}" for action, each in choices_of(parser)
+        ]
+    return Page("reference/command-line.md", "", "\n".join(parts))
+
+
+def _help(parser: argparse.ArgumentParser) -> str:
+    # The same on every terminal.
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=92)  # type: ignore[assignment]
+    return f"```text\n{parser.format_help().rstrip()}\n```\n"
+
+
+def plugin_page() -> Page:
+    """Return the page of the plugin for pytest, which is its docstring."""
+    tree = ast.parse((ROOT / "offload" / "pytest_plugin.py").read_text())
+    return Page("reference/pytest-plugin.md", "", f"# pytest plugin\n\n{ast.get_docstring(tree)}\n")
 
 
 def reference_pages(text: str) -> list[Page]:
@@ -154,6 +182,7 @@ def reference_pages(text: str) -> list[Page]:
         f"- [`{name}`]({name}.md): {body.strip().partition(chr(10))[0]}"
         for name, body in modules.items()
     )
+    listed += "\n- [Command line](command-line.md)\n- [pytest plugin](pytest-plugin.md)"
     return [
         Page("reference/index.md", "", f"{head}\n\n{listed}\n"),
         *(

@@ -10,7 +10,7 @@ from offload._cli import COMMANDS, parser_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["add_arguments", "run", "script"]
+__all__ = ["add_arguments", "choices_of", "parsers", "run", "script"]
 
 _WHERE = {
     "bash": 'eval "$(offload completion bash)" in ~/.bashrc',
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def script(shell: str) -> str:
     """Return what the shell has to read to complete the commands of `offload`."""
-    words = {name: list(_words(parser)) for name, parser in _parsers().items()}
+    words = {name: list(_words(parser)) for name, parser in parsers().items()}
     if shell == "fish":
         return "\n".join(_fish(words)) + "\n"
     cases = "\n".join(
@@ -57,12 +57,14 @@ def script(shell: str) -> str:
     return _ZSH + bash if shell == "zsh" else bash
 
 
-def _parsers() -> dict[str, argparse.ArgumentParser]:
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command."""
     parser, _ = parser_of(list(COMMANDS))
-    return dict(_choices(parser))
+    return dict(choices_of(parser))
 
 
-def _choices(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def choices_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield the names of what can be chosen, such as actions of a command, and their parsers."""
     for action in parser._actions:  # noqa: SLF001 - there is no public way to what is declared
         if isinstance(action.choices, dict):  # of commands; those of an option are a list
             yield from action.choices.items()
@@ -71,7 +73,7 @@ def _choices(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ar
 def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield actions, choices and long options, of actions of a command as well, each once."""
     seen: dict[str, None] = {}
-    for name, inner in _choices(parser):
+    for name, inner in choices_of(parser):
         seen[name] = None
         seen.update(dict.fromkeys(_words(inner)))
     for action in parser._actions:  # noqa: SLF001 - as above

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from offload._cli import COMMANDS
 from tests.site.test_pages import NARROW, Browser, Page, browser, expect
 from tests.site.test_release import script
 from tests.support.docs_pages import PAGES, ROOT
@@ -41,6 +42,7 @@ def test_every_page_is_there(site):
         r"^## (offload[\w.]*)$", (ROOT / "docs/reference.md").read_text(), re.MULTILINE
     )
     expected |= {f"reference/{name}.html" for name in [*names, "index"]}
+    expected |= {"reference/command-line.html", "reference/pytest-plugin.html"}
     scenarios = [page.stem for page in (ROOT / "benchmarks" / "pages").glob("*.md")]
     expected |= {f"benchmarks/{name}.html" for name in [*scenarios, "index"]}
     found = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
@@ -53,6 +55,13 @@ def test_every_page_is_in_the_navigation(site):
     listed = set(re.findall(r'<a href="([\w./-]+\.html)" class="md-nav__link', text))
     pages = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
     assert listed >= pages - {"404.html", "index.html"}
+
+
+def test_commands_tell_of_themselves(site):
+    """Each command and each action of one has its help on the page of the command line."""
+    text = (site / "reference" / "command-line.html").read_text()
+    for command in (*COMMANDS, "jobs retry", "schedule next"):
+        assert f"usage: offload {command} [-h]" in text, command
 
 
 def test_lists_and_tables_are_what_they_are(site):
