@@ -95,6 +95,10 @@ def build(output: Path, pages: Sequence[Page] | None = None) -> None:
             entries = "".join(f"      - {name}: {folder}/{name}.md\n" for name in names)
             first = f"      - {folder}/index.md\n"
             settings = settings.replace(first, first + entries)
+        # Files at the top of the repository that the settings do not name, such as SECURITY.md.
+        for page in pages:
+            if page.source.endswith(".md") and "/" not in page.source and page.path not in settings:
+                settings += f"      - {page.path}\n"
         (stage / "mkdocs.yml").write_text(settings)
         command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
         ended = subprocess.run(  # noqa: S603 - our own interpreter
