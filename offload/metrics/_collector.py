@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from offload._values.outcome import Outcome
 from offload.metrics import _jobs as of_jobs
+from offload.metrics import _schedules as of_schedules
 from offload.metrics._client import (
     REGISTRY,
     CounterMetricFamily,
@@ -125,6 +126,7 @@ class PoolCollector:
         yield InfoMetricFamily("offload", _INFO)
         yield from Families(_FAMILIES | _LOOP_FAMILIES)
         yield from of_jobs.describe()
+        yield from of_schedules.describe()
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families with their samples of this instant."""
@@ -145,6 +147,8 @@ class PoolCollector:
         # Likewise: where there are jobs, they have been imported.
         if "offload.jobs._jobs" in sys.modules:
             yield from of_jobs.collect()
+        if "offload.schedules._scheduler" in sys.modules:
+            yield from of_schedules.collect()
 
 
 def _add_pool(to: Families, now: PoolStatistics) -> None:

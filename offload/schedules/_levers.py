@@ -199,6 +199,10 @@ class Levers:
         runs = self._runs_of(name)
         return {} if runs is None else dict(runs.counts)
 
+    def seen_runs(self) -> list[tuple[str, Runs]]:
+        """Return the runs of all schedules that have had some, with their names; on any thread."""
+        return [] if self.running is None else self.running.all_runs()
+
     def _runs_of(self, name: str) -> Runs | None:
         return None if self.running is None else self.running.seen_runs(name)
 

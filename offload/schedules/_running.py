@@ -217,6 +217,10 @@ class RunningScheduler:
         """Return the runs of a schedule that has had some; None: it has not."""
         return self._runs.get(name)
 
+    def all_runs(self) -> list[tuple[str, Runs]]:
+        """Return the runs of all schedules that have had some; on any thread."""
+        return list(self._runs.items())
+
     def pause(self, name: str, *, is_paused: bool) -> None:
         """Pause a schedule here, or resume it."""
         act = self.agenda.pause if is_paused else self.agenda.resume

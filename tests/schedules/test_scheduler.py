@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
+from prometheus_client.registry import CollectorRegistry
 from starlette.applications import Starlette
 
 from offload import TaskTimeoutError, WorkerCrashedError
 from offload.errors import QueueTimeoutError
+from offload.metrics import register
 from offload.schedules import (
     At,
     Coalesce,
@@ -455,6 +457,33 @@ class TestEvents:
                 await story.until(EventKind.FINISHED, count)
             assert slow.dropped == 3
             assert (await anext(slow)).kind is EventKind.FINISHED
+
+
+class TestMetrics:
+    async def test_lateness_and_events_are_counted(self, clock):
+        """Prometheus reads how late fires began, and what became of them."""
+        scheduler = clock.scheduler()
+        scheduler.add(Schedule(MINUTE, answer, name="a"))
+        scheduler.add(Schedule(At(BASE + timedelta(days=9)), answer, name="later"))
+        registry = CollectorRegistry()
+        register(registry)
+        async with scheduler, Story(scheduler) as story:
+            await ready(scheduler)
+            clock.move(60)
+            await story.until(EventKind.FINISHED)
+            seen = {
+                (sample.name, *sample.labels.values()): sample.value
+                for family in registry.collect()
+                for sample in family.samples
+            }
+        after = [family.name for family in registry.collect()]
+
+        assert seen["offload_schedule_lateness_seconds_count", "a"] == 1
+        assert seen["offload_schedule_lateness_seconds_sum", "a"] == 0.5
+        assert seen["offload_schedule_events_total", "a", "finished"] == 1
+        assert not any("later" in sample for sample in seen)
+        assert seen[("offload_schedules",)] >= 2
+        assert "offload_schedules" in after
 
 
 class TestLife:
