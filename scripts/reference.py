@@ -27,6 +27,7 @@ MODULES = (
     "offload.jobs",
     "offload.schedules",
     "offload.roles",
+    "offload.schedules",
     "offload.starlette",
     "offload.resources",
     "offload.asgi",
@@ -38,6 +39,9 @@ MODULES = (
 )
 # What rooms of the library call on each other: no underscore, and nothing for users.
 INSIDE = {
+    "Schedule": {"added_to", "call", "of_parts"},
+    "Scheduler": {"levers"},
+    "Events": {"give"},
     "Pool": {
         "forget_workers",
         "is_closed",

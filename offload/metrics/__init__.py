@@ -52,6 +52,12 @@ first three of jobs are asked of the store when `metrics_app`, or a worker progr
 ways to serve a registry do not have them. Buckets are powers of two of a microsecond, from 128 µs to
 134 s, those of jobs from 1 ms to 4.8 hours: each count is exact, because our own buckets have those
 bounds among theirs.
+
+Where schedulers run in the process, there are also, for each schedule that has fired:
+`offload_schedule_lateness_seconds`, a histogram of how long after they were due fires began, or their
+jobs were stored; `offload_schedule_events_total`, by `event`: started, enqueued, finished, failed,
+timed_out, cancelled, missed, skipped_overlap, fired_elsewhere or ended; and `offload_schedules`, how
+many schedules those schedulers have.
 """  # noqa: E501 - a table has no shorter lines
 
 from offload.metrics._asgi import metrics_app
