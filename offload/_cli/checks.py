@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from offload._cli.code_checks import check_endpoints, check_functions, check_imports
 from offload._cli.findings import Finding, Level, count, duration, found, mebibytes
 from offload._cli.job_checks import check_jobs
+from offload._cli.schedule_checks import check_schedules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ def check_all(
     findings += check_functions(report)
     findings += check_imports(report, costs)
     findings += check_jobs(report)
+    findings += check_schedules(report.schedules)
     if report.is_server:
         findings += check_endpoints(report.endpoints, report.app_type)
     return findings

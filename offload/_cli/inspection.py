@@ -25,6 +25,7 @@ from offload._cli.blocking import blocking_calls, plain_name
 from offload._cli.endpoints import endpoints
 from offload._cli.jobs_inspection import inspect_jobs
 from offload._cli.report import EndpointReport, FunctionReport, PoolReport, Report
+from offload._cli.schedule_checks import inspect_schedules
 from offload._pool.target import is_offloaded
 from offload.errors import OffloadError
 from offload.pool import Pool
@@ -148,6 +149,7 @@ def inspect_application(reference: str, *, factory: bool = False) -> Report:
         functions=functions,
         jobs=jobs,
         job_functions=job_functions,
+        schedules=inspect_schedules(),
         endpoints=None
         if listed is None
         else tuple(

@@ -135,6 +135,23 @@ class JobsReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleReport:
+    """One schedule.
+
+    Attributes:
+        name: of the schedule.
+        fire_times: when it fires, in words.
+        does_fire: whether it will fire at all.
+        skipped: times of day that the clock skips, and when they fire instead; in words.
+    """
+
+    name: str
+    fire_times: str
+    does_fire: bool
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What importing an application showed.
 
@@ -153,6 +170,7 @@ class Report:
         endpoints: in the order of the routes; None if they cannot be listed.
         jobs: the stores of jobs that it names.
         job_functions: what is decorated to be a job, by name.
+        schedules: by name.
     """
 
     error: str = ""
@@ -174,3 +192,5 @@ class Report:
     def is_server(self) -> bool:
         """Whether it answers requests; what a worker program is given, a `Jobs`, does not."""
         return self.app_type != "offload.jobs._jobs.Jobs"
+
+    schedules: tuple[ScheduleReport, ...] = ()

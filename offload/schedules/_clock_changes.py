@@ -28,9 +28,10 @@ from offload.schedules._zones import as_utc, offset_change
 if TYPE_CHECKING:
     from offload.schedules._calendar import Calendar
 
-__all__ = ["fire_after", "fire_before"]
+__all__ = ["fire_after", "fire_before", "skipped"]
 
 _SECOND = timedelta(seconds=1)
+_DAY = timedelta(days=1)
 
 
 def _offsets(wall: datetime, zone: tzinfo) -> tuple[timedelta, timedelta]:
@@ -132,3 +133,24 @@ def _interval_before(calendar: Calendar, zone: tzinfo, instant: datetime) -> dat
             return fire if fire < instant else as_utc(previous, first)
         wall = _shown(_change_around(previous, zone), first)
     return None
+
+
+def skipped(
+    calendar: Calendar, zone: tzinfo, start: datetime, end: datetime
+) -> list[tuple[datetime, datetime]]:
+    """Return the times of day that the clock skips: the first of each gap, and when that fires."""
+    found: list[tuple[datetime, datetime]] = []
+    day = start
+    while day < end and not calendar.is_elapsing:
+        following = day + _DAY
+        if following.astimezone(zone).utcoffset() != day.astimezone(zone).utcoffset():
+            change = offset_change(zone, day, following)
+            before = (change - _SECOND).astimezone(zone).utcoffset()
+            after = change.astimezone(zone).utcoffset()
+            assert before is not None
+            assert after is not None
+            wall = calendar.after(_shown(change, before) - _SECOND)
+            if wall is not None and wall < _shown(change, after):
+                found.append((wall, change))
+        day = following
+    return found

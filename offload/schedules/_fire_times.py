@@ -15,7 +15,7 @@ from abc import abstractmethod
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Protocol, runtime_checkable
 
-from offload.schedules._clock_changes import fire_after, fire_before
+from offload.schedules._clock_changes import fire_after, fire_before, skipped
 from offload.schedules._errors import ScheduleError
 from offload.schedules._expression import parse
 from offload.schedules._zones import find_zone, to_utc
@@ -142,6 +142,22 @@ class Cron(FireTimes):
         except OverflowError:
             return None
         return None if wall is None else (wall - self._offset).replace(tzinfo=UTC)
+
+    def skipped(self, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+        """Return the times of day that the clock skips when it is set forward.
+
+        Args:
+            start: the first instant to look at, aware.
+            end: the last one.
+
+        Returns:
+            For each change the first of them, as the clock would have shown it (naive), and the
+            instant in UTC at which it fires instead. Empty for an expression that means intervals.
+        """
+        if self._offset is not None:
+            return []
+        whole = to_utc(start).replace(microsecond=0)
+        return skipped(self._calendar, self._timezone, whole, to_utc(end))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Cron):
