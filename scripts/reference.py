@@ -50,7 +50,7 @@ INSIDE = {
         "run_invocation",
         "stream_invocation",
         "tell_observers",
-    }
+    },
 }
 HEAD = """\
 # Reference
