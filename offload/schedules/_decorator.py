@@ -66,9 +66,7 @@ def schedule(
         from offload.schedules._schedule import Schedule
         from offload.schedules._scheduler import default_scheduler
 
-        # An empty one is false.
-        home = default_scheduler() if scheduler is None else scheduler
-        home.add(
+        (scheduler or default_scheduler()).add(
             Schedule(
                 fire_times,
                 function,

@@ -84,7 +84,8 @@ class Keeper:
         self._ring = anyio.Event()
         self.loaded: Final = anyio.Event()
         self._specs: dict[str, SpecNote] = {}
-        self._version: str | None = None
+        # Not None, which a new engine has: so that it is looked at once.
+        self._version: str | None = ""
         # Those that were made at run time, as they were declared.
         self._declared: dict[str, Any] = {}
 

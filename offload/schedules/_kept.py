@@ -104,13 +104,16 @@ class KeptState:
         return json.dumps(fields)
 
     @classmethod
-    def of(cls, text: str) -> KeptState:
-        """Return what a note says."""
-        fields = json.loads(text)
-        last = fields.get("last")
-        until = datetime.fromisoformat(fields["until"]).astimezone(UTC)
-        run = None if last is None else KeptRun(**last)
-        return cls(until, fields["executions"], fields["times"], run)
+    def of(cls, text: str) -> KeptState | None:
+        """Return what a note says; None: nothing that this version understands."""
+        try:
+            fields = json.loads(text)
+            last = fields.get("last")
+            until = datetime.fromisoformat(fields["until"]).astimezone(UTC)
+            run = None if last is None else KeptRun(**last)
+            return cls(until, int(fields["executions"]), str(fields["times"]), run)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,12 @@ class SpecNote:
 
     @classmethod
     def of(cls, text: str) -> SpecNote:
-        """Return what a note says."""
-        fields = json.loads(text)
-        return cls(fields["paused"], fields["declaration"])
+        """Return what a note says; of one that this version does not understand, the defaults."""
+        try:
+            fields = json.loads(text)
+            return cls(bool(fields["paused"]), fields["declaration"])
+        except (KeyError, TypeError, ValueError):
+            return cls()
 
 
 class Kept:
@@ -162,15 +168,16 @@ class Kept:
         texts = await notes.read([_STATE + name for name in names])
         found: dict[str, KeptState] = {}
         for name, text in zip(names, texts, strict=True):
-            if text is not None:
-                found[name] = KeptState.of(text)
+            state = None if text is None else KeptState.of(text)
+            if state is not None:
+                found[name] = state
         return found
 
     async def begin(self, names: Mapping[str, str], until: datetime) -> None:
         """Note that schedules exist from now on: what they miss after this is known.
 
         Args:
-            names: the schedules, each with its fire times in words.
+            names: the schedules, new ones or with other fire times than before, in words.
             until: now.
         """
         notes = await self._notes()
@@ -179,7 +186,19 @@ class Kept:
         are_new = await notes.swap(swaps)
         for (name, state), is_new in zip(states.items(), are_new, strict=True):
             if not is_new:
-                await self._merge(notes, name, state)
+                await self._renew(notes, name, state)
+
+    async def _renew(self, notes: Notes, name: str, state: KeptState) -> None:
+        while True:
+            (text,) = await notes.read([_STATE + name])
+            old = None if text is None else KeptState.of(text)
+            if old is not None and old.times == state.times:
+                # Another scheduler was first.
+                return
+            new = replace(state, last=None if old is None else old.last).text()
+            if (await notes.swap([Swap(_STATE + name, text, new)]))[0]:
+                self._texts[name] = new
+                return
 
     async def note(self, name: str, state: KeptState) -> None:
         """Note how far a schedule is, if nobody has noted more."""
@@ -189,8 +208,7 @@ class Kept:
     async def _merge(self, notes: Notes, name: str, state: KeptState) -> None:
         text = self._texts.get(name)
         while True:
-            merged = state if text is None else KeptState.of(text).merged(state)
-            new = merged.text()
+            new = _merged(text, state).text()
             if new == text or (await notes.swap([Swap(_STATE + name, text, new)]))[0]:
                 self._texts[name] = new
                 return
@@ -207,7 +225,7 @@ class Kept:
         """Take a fire, and note how far the schedule is; False: another process has it."""
         notes = await self._notes()
         text = self._texts.get(name)
-        new = (state if text is None else KeptState.of(text).merged(state)).text()
+        new = _merged(text, state).text()
         # In one step: whoever dies in between would leave a fire that is taken and not noted.
         is_taken, is_noted = await notes.swap(
             [
@@ -314,3 +332,8 @@ class Kept:
             (text,) = await notes.read([_STATE + name])
             if text is None or (await notes.swap([Swap(_STATE + name, text, None)]))[0]:
                 return
+
+
+def _merged(text: str | None, state: KeptState) -> KeptState:
+    old = None if text is None else KeptState.of(text)
+    return state if old is None else old.merged(state)

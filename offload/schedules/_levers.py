@@ -117,13 +117,13 @@ class Levers:
         if kept is not None:
             await kept.forget(name)
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, name: str, *, stops_runs: bool = True) -> None:
         schedule = self.schedules.pop(name)
         self._rest.pop(name, None)
         for keeper in self.keepers.values():
             keeper.discard(name)
         if self.running is not None:
-            self.running.remove(name)
+            self.running.remove(name, stops_runs=stops_runs)
         schedule.added_to(None)
 
     def add_stored(self, name: str, declaration: Any, jobs: Jobs) -> Schedule | None:
@@ -139,7 +139,7 @@ class Levers:
         """Have it no longer; what its jobs do is theirs."""
         if name in self._stored:
             self._stored.discard(name)
-            self._drop(name)
+            self._drop(name, stops_runs=False)
 
     # For each schedule
 

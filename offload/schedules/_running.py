@@ -193,11 +193,12 @@ class RunningScheduler:
         )
         self.changed()
 
-    def remove(self, name: str) -> None:
-        """Have a schedule fire no more, and stop what it runs."""
+    def remove(self, name: str, *, stops_runs: bool = True) -> None:
+        """Have a schedule fire no more, and stop what it runs, if that is wanted."""
         if name not in self.agenda:
             return
-        self.stop_runs(name)
+        if stops_runs:
+            self.stop_runs(name)
         self.agenda.remove(name)
         runs = self._runs.get(name)
         if runs is not None:

@@ -119,6 +119,10 @@ class Scheduler:
     def __iter__(self) -> Iterator[Schedule]:
         return iter(list(self.levers.schedules.values()))
 
+    def __bool__(self) -> bool:
+        """Return True: one without schedules is a scheduler, too."""
+        return True
+
     def __len__(self) -> int:
         return len(self.levers.schedules)
 

@@ -9,6 +9,7 @@ import pytest
 from offload.jobs import Jobs, JobState
 from offload.jobs._codec import Signature
 from offload.jobs._errors import JobsUnavailableError
+from offload.jobs._notes import Swap
 from offload.jobs._values import Complete, Fail, JobError
 from offload.schedules import (
     Coalesce,
@@ -316,6 +317,41 @@ class TestAsJobs:
         assert elsewhere.fire == event.fire
 
 
+class TestNotes:
+    async def test_what_cannot_be_read_is_new(self, clock, new_jobs, caplog):
+        """Notes that another version has written keep no schedule from firing."""
+        jobs = new_jobs()
+        notes = (await jobs.engine()).notes
+        await notes.swap(
+            [
+                Swap("schedule/state/a", None, '{"until": 7}'),
+                Swap("schedule/spec/a", None, "[1]"),
+                Swap("schedule/spec/b", None, '{"paused": false, "declaration": {"x": 1}}'),
+            ]
+        )
+        scheduler = clock.scheduler(jobs)
+        scheduler.add(Schedule(MINUTE, answer, name="a"))
+        async with scheduler, Story(scheduler) as story:
+            await ready(scheduler)
+            clock.move(60)
+            await story.until(EventKind.FINISHED)
+        assert "schedule b cannot be fired here" in caplog.text
+
+    async def test_other_fire_times_begin_to_count_anew(self, clock, new_jobs):
+        """How often a schedule may run is counted for the fire times that it has."""
+        runs = {"ended", "started", "finished"}
+        cron = Cron("* * * * *")
+        for fire_times, kinds in ((MINUTE, runs), (cron, runs), (cron, {"ended"})):
+            scheduler = clock.scheduler(new_jobs())
+            scheduler.add(Schedule(fire_times, answer, name="a", max_executions=1))
+            async with Story(scheduler) as story:
+                async with scheduler:
+                    await ready(scheduler)
+                    clock.move(60)
+                    await story.until(EventKind.ENDED)
+                assert set(story.kinds) == kinds
+
+
 class TestPause:
     async def test_pause_is_everywhere_and_for_good(self, clock, new_jobs, soon):
         """A schedule that is paused in one process is so in others, and after restarts."""
@@ -365,8 +401,13 @@ class TestStored:
             job = await work(jobs, "tests.support.functions.scheduled:double", Complete("8"))
             assert job.arguments == '{"number":4}'
 
+            await until(lambda: not scheduler.levers.state_of("invoice 7").running)
+            clock.move(30)
+            await until(lambda: scheduler.levers.state_of("invoice 7").running)
             await stored.remove("invoice 7")
             await until(lambda: "invoice 7" not in scheduler)
+            # What is under way goes on.
+            await work(jobs, "tests.support.functions.scheduled:double", Complete("8"))
 
         assert made.fire_times == Cron("1 9 * * *", "Etc/GMT+3")
         assert made.metadata == {"n": 7}
