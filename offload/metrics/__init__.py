@@ -45,19 +45,16 @@ its own pools: scrape each of them.
 | `offload_worker_program_claimed_total` | counter | store | jobs that it has claimed |
 | `offload_worker_program_fenced_total` | counter | store | reports that were refused, since the lease had been lost |
 | `offload_worker_program_outages_total` | counter | store | times that the store could not be reached |
+| `offload_schedules` | gauge | | schedules of the schedulers that run in this process |
+| `offload_schedule_lateness_seconds` | histogram | schedule | from when a fire was due to its start, or until its job was stored |
+| `offload_schedule_events_total` | counter | schedule, event | what became of fires: started, enqueued, finished, failed, timed_out, cancelled, missed, skipped_overlap, fired_elsewhere; and ended |
 
 The metrics of the event loop are there when `offload.watchdog` has watched a loop, those of jobs
-where there are any. A worker program serves all of it at `/metrics` of its health address. The
-first three of jobs are asked of the store when `metrics_app`, or a worker program, is scraped; other
-ways to serve a registry do not have them. Buckets are powers of two of a microsecond, from 128 µs to
-134 s, those of jobs from 1 ms to 4.8 hours: each count is exact, because our own buckets have those
-bounds among theirs.
-
-Where schedulers run in the process, there are also, for each schedule that has fired:
-`offload_schedule_lateness_seconds`, a histogram of how long after they were due fires began, or their
-jobs were stored; `offload_schedule_events_total`, by `event`: started, enqueued, finished, failed,
-timed_out, cancelled, missed, skipped_overlap, fired_elsewhere or ended; and `offload_schedules`, how
-many schedules those schedulers have.
+and of schedules where there are any. A worker program serves all of it at `/metrics` of its health
+address. The first three of jobs are asked of the store when `metrics_app`, or a worker program, is
+scraped; other ways to serve a registry do not have them. Buckets are powers of two of a
+microsecond, from 128 µs to 134 s, those of jobs from 1 ms to 4.8 hours: each count is exact,
+because our own buckets have those bounds among theirs.
 """  # noqa: E501 - a table has no shorter lines
 
 from offload.metrics._asgi import metrics_app
