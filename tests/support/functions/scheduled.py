@@ -12,6 +12,9 @@ from tests.support.functions.pool import knock, pass_gate
 # At idle priority a worker waits for every other process of a shared machine.
 pool = Pool("schedules", max_workers=2, os_priority="normal")
 
+# Closed by the application that has it.
+own = Pool("schedules-of-an-application", max_workers=1, os_priority="normal")
+
 
 @offload(pool=pool)
 def double(number: int) -> int:
