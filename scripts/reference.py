@@ -27,7 +27,6 @@ MODULES = (
     "offload.jobs",
     "offload.schedules",
     "offload.roles",
-    "offload.schedules",
     "offload.starlette",
     "offload.resources",
     "offload.asgi",
