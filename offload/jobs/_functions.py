@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPTIONS",
+    "TASK",
     "decorated",
     "discover",
     "known",
@@ -27,10 +28,13 @@ __all__ = [
     "options_of",
     "plain",
     "reference_of",
+    "task_of",
 ]
 
 # Attribute of a plain function: the options of its jobs.
 OPTIONS: Final = "__job_options__"
+# Attribute of classes whose objects stand for such a function, in `__wrapped__`: Django's tasks.
+TASK: Final = "__job_task__"
 
 _MAINS: Final = ("__main__", "__mp_main__")
 # A chain of wrappers is never this long; a cyclic one would not end.
@@ -125,6 +129,17 @@ def options_of(function: Any) -> Mapping[str, Any]:
 
 def known(reference: str) -> Any:
     """Return the decorated function of this name, if its module is imported already, else None."""
+    found = _named(reference)
+    return None if found is None else decorated(found)
+
+
+def task_of(reference: str) -> Any:
+    """Return what stands for the function of this name, as `TASK` says; None: nothing does."""
+    found = _named(reference)
+    return found if getattr(type(found), TASK, False) else None
+
+
+def _named(reference: str) -> Any:
     module_name, _, qualname = reference.partition(":")
     found: Any = sys.modules.get(module_name)
     if found is None:
@@ -138,7 +153,7 @@ def known(reference: str) -> Any:
         if name not in names:
             return None
         found = getattr(found, name) if isinstance(found, type) else names[name]
-    return None if found is None else decorated(found)
+    return found
 
 
 def discover() -> dict[str, Any]:
@@ -165,6 +180,7 @@ def _note(value: Any, found: dict[str, Any]) -> None:
     # By the class first: there are many names, and a proxy may do anything when asked.
     if (
         not _is_offloaded(value)
+        and not getattr(type(value), TASK, False)
         and not (
             isinstance(value, FunctionType)
             and ("__wrapped__" in value.__dict__ or OPTIONS in value.__dict__)

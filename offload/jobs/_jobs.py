@@ -80,6 +80,8 @@ class Jobs:
         self.max_queued: Final = max_queued
         self.default_queue: Final[str] = options.get("queue", "default")
         self.default_keep: Final[float | None] = options.get("keep", JobOptions().keep)
+        # Beside those that the functions name; a worker program serves them all.
+        self.served_queues: frozenset[str] = frozenset()
         self._engine: Engine = engine_of(self._url)
         self._is_open = False
         self._is_closed = False

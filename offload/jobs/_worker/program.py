@@ -363,7 +363,8 @@ class WorkerProgram:
         if self._options.queues is not None:
             return self._options.queues
         named = {options_of(each).get("queue") for each in self._functions.values()}
-        return frozenset({"default", self._jobs.default_queue, *filter(None, named)})
+        jobs = self._jobs
+        return jobs.served_queues.union({"default", jobs.default_queue, *filter(None, named)})
 
     def _log_start(self, parts: Parts) -> None:
         _logger.info(
