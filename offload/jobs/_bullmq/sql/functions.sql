@@ -21,10 +21,12 @@ LANGUAGE sql AS $$
     ELSE p_job.state::text END
 $$;
 
--- A job as Python reads it; fields are named as in Redis.
+-- A job as Python reads it; fields are named as in Redis. Its plan is kept from call to call, as that
+-- of a function in SQL is not.
 CREATE OR REPLACE FUNCTION offload_snapshot(p_job job, p_ours offload_job) RETURNS jsonb
-LANGUAGE sql SET search_path FROM CURRENT AS $$
-  SELECT jsonb_build_array(p_job.queue, p_job.id, offload_state(p_job, p_ours),
+LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN jsonb_build_array(p_job.queue, p_job.id, offload_state(p_job, p_ours),
     (SELECT count(*) FROM job_log WHERE queue = p_job.queue AND job_id = p_job.id),
     CASE WHEN p_job.state = 'delayed' THEN p_job.process_at_ms::text ELSE '' END,
     jsonb_strip_nulls(jsonb_build_object(
@@ -47,20 +49,22 @@ LANGUAGE sql SET search_path FROM CURRENT AS $$
       'o:history', p_ours.history,
       'o:error', p_ours.error,
       'o:cancel', CASE WHEN p_ours.is_cancel_asked THEN '1' END,
-      'o:cancelled', CASE WHEN p_ours.is_cancelled THEN '1' END)))
-$$;
+      'o:cancelled', CASE WHEN p_ours.is_cancelled THEN '1' END)));
+END $$;
 
 -- Queue of a job, and the id that BullMQ knows it by.
 CREATE OR REPLACE FUNCTION offload_find(p_id text, p_raw text, OUT queue text, OUT id text)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   SELECT o.queue, o.id INTO queue, id FROM offload_job o
-    WHERE o.id = p_id OR (p_raw <> '' AND o.id = p_raw) ORDER BY o.id = p_id DESC LIMIT 1;
+    WHERE o.id IN (p_id, NULLIF(p_raw, '')) ORDER BY o.id = p_id DESC LIMIT 1;
   IF queue IS NULL THEN
-    -- Of a producer of BullMQ's, and not seen before.
-    SELECT j.queue, j.id INTO queue, id FROM job j
-      WHERE j.queue IN (SELECT DISTINCT m.queue FROM meta m UNION SELECT q.queue FROM offload_queue q)
-      AND j.id IN (p_id, NULLIF(p_raw, '')) LIMIT 1;
+    -- Of a producer of BullMQ's, and not seen before. Its index begins with the queue: written
+    -- otherwise, Postgres reads every job.
+    SELECT f.queue, f.id INTO queue, id
+      FROM (SELECT m.queue FROM meta m UNION SELECT q.queue FROM offload_queue q) known,
+      LATERAL (SELECT j.queue, j.id FROM job j WHERE j.queue = known.queue
+        AND j.id IN (p_id, NULLIF(p_raw, '')) LIMIT 1) f LIMIT 1;
   END IF;
 END $$;
 
@@ -239,7 +243,7 @@ DECLARE
   v record;
   v_job job;
   v_ours offload_job;
-  v_claimed jsonb := '[]';
+  v_claimed jsonb[] := '{}';
   v_found integer;
   v_room integer;
   v_due bigint;
@@ -255,7 +259,7 @@ BEGIN
         'prev', 'delayed'));
     END LOOP;
     LOOP
-      v_room := p_limit - jsonb_array_length(v_claimed);
+      v_room := p_limit - cardinality(v_claimed);
       SELECT LEAST(v_room, value::integer - (SELECT count(*) FROM job j WHERE j.queue = v_queue
         AND j.state = 'active')) INTO v_found FROM meta WHERE queue = v_queue
         AND field = 'concurrency';
@@ -267,32 +271,38 @@ BEGIN
         ORDER BY priority, seq FOR UPDATE SKIP LOCKED LIMIT v_room) j
         ORDER BY j.priority, j.seq LIMIT v_room LOOP
         v_found := v_found + 1;
-        INSERT INTO offload_job (queue, id) VALUES (v_queue, v.id) ON CONFLICT DO NOTHING;
         SELECT * INTO v_ours FROM offload_job WHERE queue = v_queue AND id = v.id;
+        IF NOT FOUND THEN
+          -- Put by a producer of BullMQ's.
+          INSERT INTO offload_job (queue, id) VALUES (v_queue, v.id) ON CONFLICT DO NOTHING;
+          SELECT * INTO v_ours FROM offload_job WHERE queue = v_queue AND id = v.id;
+        END IF;
         IF v_ours.deadline_ms <= v_now THEN
           PERFORM offload_expire(v_queue, v.id);
           CONTINUE;
         END IF;
         UPDATE job SET state = 'active', lock_token = p_token || '.'
-          || jsonb_array_length(v_claimed), locked_until_ms = v_now + p_lease,
+          || cardinality(v_claimed), locked_until_ms = v_now + p_lease,
           processed_at_ms = v_now, processed_by = p_worker, progress = NULL,
           attempts_started = attempts_started + 1
           WHERE queue = v_queue AND id = v.id RETURNING * INTO v_job;
-        UPDATE offload_job SET progress = NULL, due_us = NULL WHERE queue = v_queue AND id = v.id
-          RETURNING * INTO v_ours;
+        IF v_ours.progress IS NOT NULL OR v_ours.due_us IS NOT NULL THEN
+          UPDATE offload_job SET progress = NULL, due_us = NULL WHERE queue = v_queue
+            AND id = v.id RETURNING * INTO v_ours;
+        END IF;
         PERFORM publish_event(v_queue, 'active', jsonb_build_object('jobId', v.id,
           'prev', 'waiting'));
-        v_claimed := v_claimed || jsonb_build_array(jsonb_build_array(v_job.lock_token,
+        v_claimed := array_append(v_claimed, jsonb_build_array(v_job.lock_token,
           offload_snapshot(v_job, v_ours)));
       END LOOP;
       EXIT WHEN v_found = 0;
     END LOOP;
   END LOOP;
-  IF v_claimed = '[]' THEN
+  IF v_claimed = '{}' THEN
     SELECT min(process_at_ms) - v_now INTO v_due FROM job WHERE queue = ANY (p_queues)
       AND state = 'delayed';
   END IF;
-  RETURN jsonb_build_array(v_claimed, GREATEST(v_due, 0));
+  RETURN jsonb_build_array(to_jsonb(v_claimed), GREATEST(v_due, 0));
 END $$;
 
 CREATE OR REPLACE FUNCTION offload_extend(p_lease bigint, p_queues text[], p_ids text[],

@@ -22,7 +22,10 @@ BEGIN
     RETURN false;
   END IF;
   IF p_kind = 'complete' THEN
-    UPDATE job SET failed_reason = NULL, stacktrace = NULL WHERE queue = p_queue AND id = p_id;
+    -- Each write of a row is one of its indices, too.
+    IF v.failed_reason IS NOT NULL OR v.stacktrace IS NOT NULL THEN
+      UPDATE job SET failed_reason = NULL, stacktrace = NULL WHERE queue = p_queue AND id = p_id;
+    END IF;
     UPDATE offload_job SET result = p_value, error = NULL, is_cancel_asked = false,
       forget_ms = offload_now() + keep * 1000 WHERE queue = p_queue AND id = p_id;
     PERFORM move_to_completed(p_queue, p_id, p_token, offload_jsonb(p_value), offload_now(),
