@@ -62,7 +62,7 @@ class Recorder:
     """A lane that notes what it is told."""
 
     def __init__(self):
-        self.has_enough = False
+        self.spare = 0
         self.wanted = None
         self.ended = {}
         self.begun = []
@@ -148,17 +148,17 @@ async def test_what_ends_meanwhile_goes_together():
 async def test_reports_wait_while_workers_have_enough():
     """A report waits for others while every worker process has a next job, and not after that."""
     setting = Setting()
-    setting.lane.has_enough = True
+    setting.lane.spare = 10
     setting.add("one")
     await asyncio.sleep(0)
     setting.add("two")
-    setting.lane.has_enough = False
+    setting.lane.spare = 2
     setting.add("three")
     ids, _, answer = await setting.engine.next()
     assert ids == ["one", "two", "three"]
     answer.set_result(Finished((True,) * 3))
     # Alone it goes as well, some milliseconds later.
-    setting.lane.has_enough = True
+    setting.lane.spare = 10
     setting.add("four")
     ids, _, answer = await setting.engine.next()
     assert ids == ["four"]

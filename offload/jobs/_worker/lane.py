@@ -157,9 +157,9 @@ class Lane:
     # Running
 
     @property
-    def has_enough(self) -> bool:
-        """Whether no worker process would be without a job if the engine took its time."""
-        return self._running.total() > self.slots
+    def spare(self) -> int:
+        """How many attempts wait for a worker process."""
+        return self._running.total() - self.slots
 
     def has_room(self) -> None:
         """Have more claimed, if there is room, unless reports do that."""

@@ -50,8 +50,8 @@ class Reporter(Protocol):
     """Who has attempts to report."""
 
     @property
-    def has_enough(self) -> bool:
-        """Whether no worker process would be without a job if the engine took its time."""
+    def spare(self) -> int:
+        """How many attempts wait for a worker process: time that the engine may take."""
         ...
 
     def ask(self) -> Wanted | None:
@@ -115,7 +115,8 @@ class Reports:
             _wake(self._gathered)
 
     def _can_wait(self) -> bool:
-        return len(self._waiting) < _WORTH and self._reporter.has_enough
+        # While it is under way, worker processes live on what is left.
+        return len(self._waiting) < min(_WORTH, self._reporter.spare)
 
     async def _gather(self) -> None:
         loop = asyncio.get_running_loop()
