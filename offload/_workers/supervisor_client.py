@@ -17,6 +17,7 @@ import contextlib
 import os
 import signal as signals
 import socket
+import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Protocol
@@ -37,7 +38,7 @@ _WARM = ("offload._child.worker", "offload.function")
 # For a supervisor that has closed its socket to exit.
 _EXIT_SECONDS = 1.0
 # For one that was just started, or is being stopped, to read what it is sent.
-_SEND_SECONDS = 5.0
+_SEND_SECONDS = 5
 # Of the one descriptor that comes with an event.
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 _SUPERVISE = (
@@ -208,7 +209,7 @@ class SupervisorClient:
                 process_group=0,
             )
         # One that is stopped reads nothing, and whoever waits for it here is the keeper.
-        ours.settimeout(_SEND_SECONDS)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_SECONDS, 0))
         try:
             ours.sendall(data)
         except OSError:
@@ -220,12 +221,14 @@ class SupervisorClient:
         self._control = ours
         self._pending = b""
         self._watch.begin()
-        keeper.loop.add_reader(ours.fileno(), self._read)
+        keeper.loop.add_reader(ours.fileno(), self.read)
         return ours
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take what the supervisor has said."""
         control = self._control
-        assert control is not None
+        if control is None:
+            return
         try:
             data, ancillary, _, _ = control.recvmsg(
                 64 * supervision.EVENT.size, _ANCILLARY_BYTES, DONT_WAIT

@@ -25,9 +25,12 @@ __all__ = ["SupervisorWatch"]
 
 _logger = logging.getLogger("offload.workers")
 
-# For an answer, and for what was stopped to go on.
-_ANSWER_SECONDS = 0.8
-_RESUME_SECONDS = 0.2
+# For an answer.
+_ANSWER_SECONDS = 0.5
+# For what was stopped to go on; and between two looks at one that waits for something else, since
+# it may have been about to answer at the first.
+_LOOK_SECONDS = 0.2
+_LOOKS = 3
 # For one that computes, or waits for a core: on a machine that is busy enough that takes long.
 _SLOW_SECONDS = 10.0
 # If our own thread comes to its timer so late, this process was stopped as well.
@@ -50,6 +53,10 @@ class Watched(Protocol):
         """End it."""
         ...
 
+    def read(self) -> None:
+        """Take what it has said and nobody has read."""
+        ...
+
 
 class SupervisorWatch:
     """Whether the supervisor of one pool answers.
@@ -67,6 +74,7 @@ class SupervisorWatch:
         self._asked_at = 0.0
         self._is_loading = True
         self._was_resumed = False
+        self._looks = 0
 
     def begin(self) -> None:
         """Take note that it loads what its workers share, and answers only after that."""
@@ -84,6 +92,7 @@ class SupervisorWatch:
         if self._timer is None:
             self._asked_at = keeper.loop.time()
             self._was_resumed = False
+            self._looks = 0
             self._wait(_ANSWER_SECONDS)
         return supervision.COMMAND.pack(supervision.PING, self._asked, 0)
 
@@ -106,22 +115,30 @@ class SupervisorWatch:
 
     def _unanswered(self, due: float) -> None:
         now = keeper.loop.time()
-        self._timer = None
         waited = now - self._asked_at
         if now - due > _LATE_SECONDS or waited < _ANSWER_SECONDS:
             self._wait(_ANSWER_SECONDS)
             return
         state = doing(self._watched.pid)
+        # In this order: one that waits for the next command has answered this one before.
+        self._watched.read()
+        if self._timer is None:
+            return
         if state is Doing.STOPPED and not self._was_resumed:
             self._was_resumed = True
             self._log("is stopped, and is told to go on")
             self._watched.resume()
-            self._wait(_RESUME_SECONDS)
+            self._wait(_LOOK_SECONDS)
         elif state in (Doing.COMPUTING, Doing.UNKNOWN) and waited < _SLOW_SECONDS:
+            self._looks = 0
             self._wait(_ANSWER_SECONDS)
         elif self._is_loading and state is not Doing.STOPPED:
             self._wait(_ANSWER_SECONDS)  # each of its workers has its `start_timeout`
+        elif state is Doing.WAITING and self._looks + 1 < _LOOKS:
+            self._looks += 1
+            self._wait(_LOOK_SECONDS)
         else:
+            self._timer = None
             self._log(f"does not answer ({state.value}), and is replaced; its workers with it")
             self._watched.kill()
 
