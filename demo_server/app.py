@@ -13,7 +13,7 @@ import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from demo_server import work
@@ -96,9 +96,15 @@ class Demo:
             Route("/ready", self.ready),
             Route("/stats", self.stats),
             # Open to this machine only, wherever the server listens.
+            # Its actions need the token that is in the log.
+            Route("/dashboard", self.to_dashboard),
             Mount("/dashboard", Dashboard(actions=True)),
             Route("/metrics", metrics_app()),
         ]
+
+    async def to_dashboard(self, request: Request) -> Response:  # noqa: ARG002 - as in fast
+        """Lead to the page on this host: Starlette would believe the Host of the request."""
+        return RedirectResponse("dashboard/")
 
     async def fast(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
         """Answer a few bytes."""
@@ -121,6 +127,8 @@ class Demo:
         way = request.query_params.get("way", "offloaded")
         if way not in _WAYS:
             raise HTTPException(400, f"way must be one of {', '.join(_WAYS)}.")
+        if _is_of_another_site(request):
+            raise HTTPException(403, "A page of another site may not ask for that.")
         count = _whole_number(request, "count", default=8, least=1, greatest=self._most_at_once())
         return Burst(count, partial(_WAYS[way], self._n(request)))
 
@@ -204,6 +212,14 @@ def _json(result: work.PrimeCount) -> Response:
     return JSONResponse(dataclasses.asdict(result))
 
 
+def _is_of_another_site(request: Request) -> bool:
+    """Return whether a browser says that the page of another site asks; programs say nothing."""
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return True
+    origin = request.headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != request.headers.get("host")
+
+
 def _whole_number(request: Request, name: str, *, default: int, least: int, greatest: int) -> int:
     text = request.query_params.get(name)
     if text is None:
@@ -264,7 +280,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         async with demo.jobs.keeper.kept_up():
             yield
 
-    return Starlette(
+    app = Starlette(
         routes=demo.routes(),
         lifespan=lifespan(
             pool, drain=settings.drain, inner=jobs_lifespan(demo.jobs.jobs, inner=worker_program)
@@ -280,6 +296,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
             HTTPException: _http_problem,
         },
     )
+    app.router.redirect_slashes = False  # to the Host of the request, whatever that is
+    return app
 
 
 def __getattr__(name: str) -> Starlette:

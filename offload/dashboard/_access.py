@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
+import secrets
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.types import Scope
 
-__all__ = ["ACTION_HEADER", "forgery", "stranger"]
+__all__ = ["ACTION_HEADER", "Token", "forgery", "stranger"]
 
 # A page of another site cannot send it without asking first (a CORS preflight), which nobody here
 # answers.
 ACTION_HEADER = "X-Offload-Action"
 
-# What proxies add of themselves. One that adds nothing and speaks like a browser cannot be told
-# from one: whoever has a proxy needs `authorize`.
-_PROXY_HEADERS = (
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "cf-connecting-ip",
-    "true-client-ip",
+# What browsers and command-line programs say of themselves and of what they want. Proxies, tunnels
+# and meshes add names of their own, new ones every year: whoever says anything else is refused.
+_CLIENT_HEADERS = frozenset(
+    {
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "dnt",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "last-event-id",
+        "origin",
+        "pragma",
+        "priority",
+        "purpose",
+        "range",
+        "referer",
+        "save-data",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "upgrade-insecure-requests",
+        "user-agent",
+        "x-offload-action",
+        "x-offload-token",
+        "x-requested-with",
+    }
 )
+_CLIENT_PREFIXES = ("accept", "if-", "sec-")
+_logger = logging.getLogger("offload.dashboard")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@]+)(:[0-9]{1,5})?")
 
 
 def stranger(scope: Scope) -> str | None:
     """Return why a request may come from elsewhere than this machine; None if it does not.
 
-    Both ends of the connection must be loopback addresses, and what the client says must not
-    point to a proxy, behind which all clients have the proxy's address.
+    Both ends of the connection must be loopback addresses, and the client must say nothing that
+    browsers do not: all clients of a proxy on this machine have the proxy's address, and most
+    proxies add something of themselves. One that adds nothing and speaks like a browser cannot be
+    told from one: whoever has a proxy needs `authorize`.
     """
     client, server = scope.get("client"), scope.get("server")
     if not client or not _is_loopback(client[0]):
@@ -44,15 +74,16 @@ def stranger(scope: Scope) -> str | None:
     if not server or not _is_loopback(server[0]):
         return f"the server was reached at {server[0] if server else 'an unknown address'}"
     headers = Headers(scope=scope)
-    for name in _PROXY_HEADERS:
-        if name in headers:
-            return f"it came through a proxy (it has the header {name})"
+    for name in headers:
+        if name not in _CLIENT_HEADERS and not name.startswith(_CLIENT_PREFIXES):
+            return f"it may have come through a proxy (it has the header {name})"
     if scope.get("http_version") == "1.0":
         # No browser has spoken it for twenty years; nginx does by default.
         return "it came through a proxy (it is HTTP/1.0)"
     # A site that a browser on this machine has open can give its own name this machine's address
     # (DNS rebinding) and would then read all of it as its own.
-    if not _is_local_name(headers.get("host", "")):
+    hosts = headers.getlist("host")
+    if len(hosts) != 1 or not _is_local_name(hosts[0]):
         return "its Host is not a name of this machine"
     return None
 
@@ -74,6 +105,46 @@ def forgery(scope: Scope) -> str | None:
     if origin is not None and origin.partition("://")[2] != headers.get("host"):
         return "an action must come from the dashboard itself"
     return None
+
+
+class Token:
+    """What somebody must have who acts, where nobody else decides on that: it is in the log.
+
+    Whoever opens the page with it in the address keeps it in a cookie, for this browser's session.
+    """
+
+    _COOKIE = "offload-token"
+    _HEADER = "x-offload-token"
+
+    def __init__(self) -> None:
+        self._text = secrets.token_urlsafe(24)
+
+    def tell(self) -> None:
+        """Write to the log how to open the page so that it may act."""
+        _logger.warning(
+            "the dashboard's actions need its token: open it with ?token=%s at the end of its "
+            "address, or send the header X-Offload-Token",
+            self._text,
+        )
+
+    def is_in(self, request: Request) -> bool:
+        """Return whether a request has it."""
+        given = request.headers.get(self._HEADER) or request.cookies.get(self._COOKIE, "")
+        return self._is(given)
+
+    def kept(self, request: Request) -> Response | None:
+        """Return the answer to who opens the page with it: the page, without it in the address."""
+        given = request.query_params.get("token")
+        if given is None or not self._is(given):
+            return None
+        # To the same page, by a name that no Host can change.
+        answer = RedirectResponse("./", 303)
+        path = request.scope.get("root_path", "") + "/"
+        answer.set_cookie(self._COOKIE, self._text, path=path, httponly=True, samesite="strict")
+        return answer
+
+    def _is(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), self._text.encode())
 
 
 def _is_loopback(host: str) -> bool:

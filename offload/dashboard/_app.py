@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from offload._values.options import check_number
-from offload.dashboard._access import forgery, stranger
+from offload.dashboard._access import Token, forgery, stranger
 from offload.dashboard._actions import ACTIONS
 from offload.dashboard._feed import Feed, Feeds
 from offload.dashboard._jobs_app import JobPages
@@ -85,11 +85,13 @@ class Dashboard:
             (a POST). May be async, and may raise Starlette's `HTTPException`, such as a 401 that
             makes the browser ask for a password. It must not read the body.
         actions: whether tasks can be cancelled, workers recycled, pools drained and opened again;
-            jobs retried, cancelled and forgotten, queues paused and resumed.
+            jobs retried, cancelled and forgotten, queues paused and resumed: by whom `authorize`
+            lets in, or by whom a function of the request, which may be async, returns True for.
+            True without `authorize`: by who has the token that is in the log.
         interval: seconds between two samples.
 
     Raises:
-        TypeError: `authorize` cannot be called, or `interval` is not a number.
+        TypeError: `authorize` or `actions` cannot be called, or `interval` is not a number.
         ValueError: `interval` is not above 0.
     """
 
@@ -99,7 +101,7 @@ class Dashboard:
         pools: Iterable[Pool | str] | None = None,
         jobs: Iterable[Jobs] | None = None,
         authorize: Callable[[Request], bool | Awaitable[bool]] | None = None,
-        actions: bool = False,
+        actions: bool | Callable[[Request], bool | Awaitable[bool]] = False,
         interval: float = 0.5,
     ) -> None:
         if authorize is not None and not callable(authorize):
@@ -110,7 +112,11 @@ class Dashboard:
         self._names = None if pools is None else {getattr(each, "name", each) for each in pools}
         self._jobs = None if jobs is None else tuple(jobs)
         self._authorize = authorize
-        self._actions = actions
+        if not isinstance(actions, bool) and not callable(actions):
+            raise TypeError(f"actions must be a bool or a function of a request, not {actions!r}")
+        self._actions = actions is not False
+        self._may_act = actions if callable(actions) else None
+        self._token = Token() if actions is True and authorize is None else None
         self._interval = interval
         self._feeds = Feeds(self._new_feed)
         static = files("offload.dashboard") / "static"
@@ -125,15 +131,21 @@ class Dashboard:
                 Route("/failure", self._failure),
                 Route("/actions/{action}", self._act, methods=["POST"]),
                 *JobPages(
-                    self._shown_jobs, actions=actions, page=self._jobs_page, headers=_HEADERS
+                    self._shown_jobs, actions=self._actions, page=self._jobs_page, headers=_HEADERS
                 ).routes(),
             ]
         )
+        # It would be to the Host that the client has said.
+        self._app.router.redirect_slashes = False
+        if self._token is not None:
+            self._token.tell()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
         if scope["type"] == "http":
             refused = await self._refusal(Request(scope, receive))
+            if refused is None and scope["method"] not in ("GET", "HEAD"):
+                refused = await self._refusal_to_act(Request(scope, receive))
             if refused is not None:
                 await refused(scope, receive, send)
                 return
@@ -144,14 +156,15 @@ class Dashboard:
         if self._authorize is None:
             reason = stranger(request.scope)
             return None if reason is None else _plain(403, _CLOSED.format(reason=reason))
-        try:
-            allowed = self._authorize(request)
-            if inspect.isawaitable(allowed):
-                allowed = await allowed
-        except HTTPException as error:
-            return _plain(error.status_code, error.detail, dict(error.headers or {}))
-        # Not what is merely true: a coroutine that was not awaited, or a Response, is a mistake.
-        return None if allowed is True else _plain(403, "You may not see this dashboard.")
+        return await _refused(self._authorize, request, "You may not see this dashboard.")
+
+    async def _refusal_to_act(self, request: Request) -> Response | None:
+        # Of whatever is not mere reading, here and not where it is done: what comes later as well.
+        if self._token is not None and not self._token.is_in(request):
+            return _plain(403, "Actions need the token that the server's log has told.")
+        if self._may_act is None:
+            return None
+        return await _refused(self._may_act, request, "You may look, and not act.")
 
     def _shown(self) -> list[Pool]:
         names = self._names
@@ -180,8 +193,9 @@ class Dashboard:
 
     # --- endpoints ---
 
-    async def _index(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
-        return self._answer("index.html")
+    async def _index(self, request: Request) -> Response:
+        kept = None if self._token is None else self._token.kept(request)
+        return self._answer("index.html") if kept is None else kept
 
     async def _jobs_page(self, request: Request) -> Response:  # noqa: ARG002 - as in _index
         return self._answer("jobs.html")
@@ -195,11 +209,11 @@ class Dashboard:
         media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
         return Response(self._files[name], media_type=media_type, headers=_HEADERS)
 
-    async def _state(self, request: Request) -> Response:  # noqa: ARG002 - as in _index
+    async def _state(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
         sample = await self._feeds.here().after(0)
         return Response(sample.data, media_type="application/json", headers=_HEADERS)
 
-    async def _events(self, request: Request) -> Response:  # noqa: ARG002 - as in _index
+    async def _events(self, request: Request) -> Response:  # noqa: ARG002 - as in _state
         return EventStream(self._feeds.here(), _HEADERS)
 
     async def _failure(self, request: Request) -> Response:
@@ -239,6 +253,20 @@ class Dashboard:
         done, told = await action.run(pool, int(pid or 0))
         status = 200 if done else 409
         return JSONResponse({"done": done, "text": told}, status, headers=_HEADERS)
+
+
+async def _refused(
+    permit: Callable[[Request], bool | Awaitable[bool]], request: Request, text: str
+) -> Response | None:
+    """Return the answer to who is not permitted something; None: they are."""
+    try:
+        allowed = permit(request)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+    except HTTPException as error:
+        return _plain(error.status_code, error.detail, dict(error.headers or {}))
+    # Not what is merely true: a coroutine that was not awaited, or a Response, is a mistake.
+    return None if allowed is True else _plain(403, text)
 
 
 def _plain(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

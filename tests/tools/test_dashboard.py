@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,11 @@ from tests.support.processes import PATIENCE, until
 
 HOME = ("127.0.0.1", 50000)
 ACT = {"X-Offload-Action": "1"}
+
+
+def allow(_):
+    """Permit whatever is asked."""
+    return True
 
 
 @pytest.fixture
@@ -96,6 +102,35 @@ class TestStranger:
             pytest.param(scope(via="1.1 gate"), id="proxy by RFC 9110"),
             pytest.param(scope(x_real_ip="127.0.0.1"), id="proxy that lies"),
             pytest.param(scope(version="1.0"), id="proxy that says nothing"),
+            *(
+                pytest.param(scope(**{name.replace("-", "_"): "10.0.0.7"}), id=name)
+                for name in (
+                    "x-forwarded",
+                    "x-forwarded-port",
+                    "x-forwarded-server",
+                    "x-original-forwarded-for",
+                    "x-cluster-client-ip",
+                    "x-client-ip",
+                    "client-ip",
+                    "x-azure-clientip",
+                    "cf-ray",
+                    "cf-connecting-ipv6",
+                    "cdn-loop",
+                    "fly-client-ip",
+                    "fastly-client-ip",
+                    "x-envoy-external-address",
+                    "x-request-id",
+                    "x-amzn-trace-id",
+                    "x-appengine-user-ip",
+                    "x-vercel-forwarded-for",
+                    "x-nf-client-connection-ip",
+                    "x-varnish",
+                    "proxy-connection",
+                    "tailscale-user-login",
+                    "traceparent",
+                    "a-name-of-next-year",
+                )
+            ),
             pytest.param(scope(host="offload.example"), id="DNS rebinding"),
             pytest.param(scope(host="127.0.0.1.offload.example"), id="name that looks local"),
             pytest.param(scope(host="offload.example@127.0.0.1"), id="name with a user"),
@@ -198,12 +233,65 @@ class TestAccess:
 
     async def test_actions_need_the_header(self, pool):
         """A plain form on another site's page, which any browser would send, does nothing."""
-        async with visited(Dashboard(actions=True)) as http:
+        async with visited(Dashboard(actions=lambda _: True)) as http:
             answer = await http.post("/actions/drain", params={"pool": POOL})
             got = await http.get("/actions/drain", params={"pool": POOL}, headers=ACT)
 
         assert (answer.status_code, got.status_code) == (403, 405)
         assert pool.statistics().state == "open"
+
+    async def test_actions_need_the_token_that_was_logged(self, pool, caplog):
+        """Without anybody who decides, whoever can read the log may act, and no other."""
+        dashboard = Dashboard(actions=True)
+        token = re.search(r"\?token=(\S+)", caplog.text)[1]
+        ask = {"params": {"pool": POOL, "pid": "1"}}
+        async with visited(dashboard) as http:
+            without = await http.post("/actions/cancel", **ask, headers=ACT)
+            wrong = await http.post(
+                "/actions/cancel", **ask, headers={**ACT, "x-offload-token": "x" + token}
+            )
+            right = await http.post(
+                "/actions/cancel", **ask, headers={**ACT, "x-offload-token": token}
+            )
+            opened = await http.get("/", params={"token": token})
+            kept = await http.post("/actions/cancel", **ask, headers=ACT)
+            wrongly = await http.get("/", params={"token": "wrong"})
+
+        assert (without.status_code, wrong.status_code) == (403, 403)
+        assert (right.status_code, kept.status_code) == (409, 409)  # it runs nothing
+        assert (opened.status_code, opened.headers["location"]) == (303, "./")
+        assert "HttpOnly" in opened.headers["set-cookie"]
+        assert "SameSite=strict" in opened.headers["set-cookie"]
+        assert (wrongly.status_code, wrongly.headers.get("set-cookie")) == (200, None)
+        assert pool.statistics().state == "open"
+
+    async def test_to_look_and_to_act_are_two_permissions(self, pool):
+        """Who may look may not act, unless told that as well."""
+
+        async def may_act(request):
+            await anyio.lowlevel.checkpoint()
+            return request.headers.get("authorization") == "operator"
+
+        ask = {"params": {"pool": POOL, "pid": "1"}}
+        async with visited(Dashboard(authorize=lambda _: True, actions=may_act)) as http:
+            seen = await http.get("/state")
+            refused = await http.post("/actions/cancel", **ask, headers=ACT)
+            done = await http.post(
+                "/actions/cancel", **ask, headers={**ACT, "authorization": "operator"}
+            )
+        async with visited(Dashboard(authorize=lambda _: True, actions=True)) as http:
+            both = await http.post("/actions/cancel", **ask, headers=ACT)
+
+        assert (seen.status_code, refused.status_code, done.status_code) == (200, 403, 409)
+        assert both.status_code == 409
+        assert pool.statistics().state == "open"
+
+    async def test_nobody_is_sent_to_the_host_that_they_name(self):
+        """No answer has a Location that the Host of the request decides on."""
+        for options in ({}, {"authorize": lambda _: True}):
+            async with visited(Dashboard(**options), host="evil.example") as http:
+                for path in ("/state/", "/events/", "/static/", "//evil.example/"):
+                    assert "location" not in (await http.get(path)).headers
 
     async def test_every_answer_is_guarded(self):
         """No inline code, no other host, no frame, no cache: on the page and on its data."""
@@ -265,7 +353,7 @@ class TestState:
 
     async def test_only_the_pools_that_were_named_are_shown(self, pool):
         """A dashboard for some pools says nothing of the others, and acts on none of them."""
-        async with visited(Dashboard(pools=["another"], actions=True)) as http:
+        async with visited(Dashboard(pools=["another"], actions=allow)) as http:
             state = (await http.get("/state")).json()
             answer = await http.post("/actions/drain", params={"pool": POOL}, headers=ACT)
 
@@ -286,7 +374,7 @@ class TestState:
 
     async def test_two_dashboards_do_not_mix(self):
         """Each shows its own pools, and offers what it was told to."""
-        async with visited(Dashboard(actions=True)) as one, visited(Dashboard(pools=[])) as other:
+        async with visited(Dashboard(actions=allow)) as one, visited(Dashboard(pools=[])) as other:
             states = [(await http.get("/state")).json() for http in (one, other)]
 
         assert [state["actions"] for state in states] == [True, False]
@@ -306,7 +394,7 @@ class TestState:
 class TestActions:
     async def test_cancel_stops_a_task(self, pool):
         """Its caller is told that an operator did it, and the pool goes on."""
-        async with visited(Dashboard(actions=True)) as http, anyio.create_task_group() as group:
+        async with visited(Dashboard(actions=allow)) as http, anyio.create_task_group() as group:
 
             async def call() -> None:
                 with pytest.raises(TaskKilledError):
@@ -325,7 +413,7 @@ class TestActions:
         """The worker goes, another comes, and there is nobody to be recycled twice."""
         old = pool.statistics().workers[0].pid
         question = {"pool": POOL, "pid": str(old)}
-        async with visited(Dashboard(actions=True)) as http:
+        async with visited(Dashboard(actions=allow)) as http:
             answer = await http.post("/actions/recycle", params=question, headers=ACT)
             await until(lambda: old not in [each.pid for each in pool.statistics().workers])
             again = await http.post("/actions/recycle", params=question, headers=ACT)
@@ -334,7 +422,7 @@ class TestActions:
 
     async def test_a_drained_pool_can_be_opened(self, pool):
         """Draining is not for ever."""
-        async with visited(Dashboard(actions=True)) as http:
+        async with visited(Dashboard(actions=allow)) as http:
             await http.post("/actions/drain", params={"pool": POOL}, headers=ACT)
             drained = pool.statistics().state
             await http.post("/actions/open", params={"pool": POOL}, headers=ACT)
@@ -356,7 +444,7 @@ class TestActions:
     )
     async def test_what_cannot_be_done_is_told(self, pool, action, question, status):
         """A wrong name, a wrong number, or a process that is no worker of the pool."""
-        async with visited(Dashboard(actions=True)) as http:
+        async with visited(Dashboard(actions=allow)) as http:
             answer = await http.post(f"/actions/{action}", params=question, headers=ACT)
 
         assert answer.status_code == status

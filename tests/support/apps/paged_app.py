@@ -55,7 +55,7 @@ def make_app() -> Starlette:
             Route("/double", doubling),
             Route("/spin", spinning),
             Route("/block", blocking),
-            Mount("/dashboard", Dashboard(actions=True)),
+            Mount("/dashboard", Dashboard(actions=lambda _: True)),
             Mount("/read-only", Dashboard()),
         ],
         lifespan=lifespan(pool),
