@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import anyio
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Upload", "read_upload"]
 
 _FORM = "multipart/form-data"
+# Between two parts of what a client sends.
+_STALL_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ async def read_upload(request: Request, *, max_bytes: int, media_types: Sequence
     Raises:
         HTTPException: 400 for no file, an empty one or a broken form, 413 for a body that is too
             large, 415 for another type, 501 where forms cannot be read for want of a package, 507
-            where there is no room for it.
+            where there is no room for it, 408 for one that does not go on.
     """
     media_type, _ = _content_type(request.headers.get("content-type", ""))
     if media_type == _FORM:
@@ -75,6 +78,9 @@ async def _read_form(request: Request, media_types: Sequence[str]) -> Upload:
                 raise HTTPException(400, "The form has no file; with curl: -F file=@its-name")
             charset = _check(files[0].content_type or "", media_types)
             return _filled(await spool_upload(files[0]), charset)
+    except OSError as error:
+        # Parts of more than a megabyte are written to a temporary file as they come.
+        raise HTTPException(507, "There is no room for the form.") from error
     except FormParserError as error:
         # Newer versions of Starlette answer this themselves.
         raise HTTPException(400, "The form is broken.") from error
@@ -95,7 +101,12 @@ def _limit(request: Request, max_bytes: int) -> Request:
 
     async def receive() -> Message:
         nonlocal received
-        message = await request.receive()
+        try:
+            with anyio.fail_after(_STALL_SECONDS):
+                message = await request.receive()
+        except TimeoutError as error:
+            headers = {"Connection": "close"}
+            raise HTTPException(408, "The form did not go on.", headers=headers) from error
         received += len(message.get("body", b""))
         if received > max_bytes:
             raise too_large

@@ -7,6 +7,7 @@ raise are defined here as well, since they cross back to the server with their t
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -44,6 +45,40 @@ IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 # A table with more columns than this is not one that somebody means to read a summary of, and
 # each column costs a list and an entry in the answer.
 MAX_COLUMNS = 1000
+
+
+# What tables are written in. Python knows more, which are no encodings of text, or take time that
+# grows with the square of its length: 200 kB of punycode take seven seconds.
+ENCODINGS = frozenset(
+    {
+        "ascii",
+        "big5",
+        "big5hkscs",
+        "euc_jp",
+        "euc_kr",
+        "gb18030",
+        "gb2312",
+        "gbk",
+        "hz",
+        "iso2022_jp",
+        "koi8-r",
+        "koi8-u",
+        "mac-roman",
+        "shift_jis",
+        "tis-620",
+        "utf-16",
+        "utf-16-be",
+        "utf-16-le",
+        "utf-32",
+        "utf-32-be",
+        "utf-32-le",
+        "utf-8",
+        "utf-8-sig",
+        *(f"cp{number}" for number in (437, 850, 852, 866, 874, 932, 949, 950)),
+        *(f"cp{number}" for number in range(1250, 1259)),
+        *(f"iso8859-{number}" for number in (*range(1, 12), *range(13, 17))),
+    }
+)
 
 
 class UnsupportedFormatError(ValueError):
@@ -142,16 +177,14 @@ def thumbnail(file: BinaryIO, size: int, max_pixels: int) -> Thumbnail:
         raise MissingDependencyError("Pillow is not installed: pip install pillow") from error
     # Checked below, where the caller's own limit is known; this one would print a warning.
     Image.MAX_IMAGE_PIXELS = None
+    # Before Pillow opens it, which for this format takes memory for all that it says it has.
+    _check_pixels(*_webp_size(file), max_pixels)
     try:
         source = Image.open(file, formats=IMAGE_FORMATS)
     except (OSError, SyntaxError, ValueError, OverflowError) as error:
         known = ", ".join(IMAGE_FORMATS)
         raise UnsupportedFormatError(f"not an image of a known format ({known})") from error
-    width, height = source.size
-    if width * height > max_pixels:
-        raise UnreadableError(
-            f"the image has {width} x {height} pixels, more than the {max_pixels} that are decoded"
-        )
+    _check_pixels(*source.size, max_pixels)
     try:
         # JPEG can be decoded at a fraction of its size, many times faster.
         source.draft("RGB", (size, size))
@@ -160,6 +193,36 @@ def thumbnail(file: BinaryIO, size: int, max_pixels: int) -> Thumbnail:
     except (OSError, SyntaxError, ValueError, OverflowError, EOFError) as error:
         raise UnreadableError("the image is damaged and cannot be decoded") from error
     return _encode(image)
+
+
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise UnreadableError(
+            f"the image has {width} x {height} pixels, more than the {most} that are decoded"
+        )
+
+
+def _webp_size(file: BinaryIO) -> tuple[int, int]:
+    """Return the width and height that a WebP file says it has; (0, 0): it is none.
+
+    Source:
+        RFC 9649, sections 2.4 to 2.7.
+    """
+    head = file.read(30)
+    file.seek(0)
+    if len(head) < 25 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":  # noqa: PLR2004 - as above
+        return 0, 0
+    kind = head[12:16]
+    if kind == b"VP8X":
+        return (
+            1 + int.from_bytes(head[24:27], "little"),
+            1 + int.from_bytes(head[27:30].ljust(3, b"\xff"), "little"),
+        )
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _encode(image: Image) -> Thumbnail:
@@ -196,10 +259,14 @@ def summarise_csv(file: BinaryIO, encoding: str) -> dict[str, object]:
         UnreadableError: it is not text in that encoding, or not a table.
     """
     try:
-        text = str(file.read(), encoding)
-        text.encode()  # what "unicode_escape" makes may be no text at all, and no JSON
-    except LookupError as error:
-        raise UnsupportedFormatError(f"unknown character encoding {encoding!r}") from error
+        known = ENCODINGS & {codecs.lookup(encoding).name}
+    except (LookupError, ValueError):  # ValueError: a NUL in its name
+        known = frozenset()
+    if not known:
+        raise UnsupportedFormatError(f"unknown character encoding {encoding!r}")
+    try:
+        text = str(file.read(), *known)
+        text.encode()  # what half a pair of UTF-16 makes is no text, and no JSON
     except ValueError as error:
         raise UnreadableError(f"not text in {encoding}") from error
     names, columns, rows = _read_columns(text.removeprefix("\ufeff"))

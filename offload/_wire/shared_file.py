@@ -21,6 +21,7 @@ from offload._wire.source import FileSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # Each time that it is filled costs a call in Python.
@@ -107,10 +108,28 @@ class SharedFile(io.BufferedReader):
         size: in bytes.
     """
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        """Take over a descriptor of a file that nobody changes any more."""
+    def __init__(
+        self, descriptor: int, size: int, *, closed: Callable[[], object] | None = None
+    ) -> None:
+        """Take over a descriptor of a file that nobody changes any more.
+
+        Args:
+            descriptor: of the file.
+            size: in bytes.
+            closed: called once, when this is closed.
+        """
+        self._tell_closed = closed
         super().__init__(_Reader(descriptor, size), _BUFFER_BYTES)
         self.size = size
+
+    def close(self) -> None:
+        """Close it; its memory or disk is free when nobody else has it open."""
+        tell, self._tell_closed = self._tell_closed, None
+        try:
+            super().close()
+        finally:
+            if tell is not None:
+                tell()
 
     def __reduce_ex__(self, protocol: Any, /) -> tuple[Any, ...]:
         """Cross beside the payload, or inside it where there is no other way."""

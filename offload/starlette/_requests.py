@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
+import threading
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,7 +20,7 @@ from offload._wire.pickling import register_reducer
 from offload._wire.shared_file import SharedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from typing import IO
 
     from starlette.datastructures import UploadFile
@@ -31,10 +34,61 @@ _MAX_PARTS = 512
 # Of `Content-Length` (RFC 9110, section 8.6). Not `isdigit`, which is true of "²", too; and not of
 # any length, since int() refuses more than 4300 digits (cpython#95778). Eighteen are an exabyte.
 _LENGTH = re.compile("[0-9]{1,18}")
+# What a client may send at the least, on average, after its first seconds (as Apache's
+# mod_reqtimeout has it): who sends a byte now and then holds a connection and a file for ever.
+_LEAST_BYTES_PER_SECOND = 500
+
+
+class _Room:
+    """The room on disk that the uploads of this process take together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def take(self, fd: int, size: int, most: int | None) -> None:
+        """Count what is about to be written.
+
+        Args:
+            fd: where.
+            size: how many bytes.
+            most: how many there may be; None: half of what the disk has free without them.
+
+        Raises:
+            OSError: there would be more.
+        """
+        with self._lock:
+            if most is None:
+                most = _free_bytes(fd, self._taken)
+            if most is not None and self._taken + size > most:
+                raise OSError(errno.ENOSPC, "the uploads of this server have no more room")
+            self._taken += size
+
+    def give_back(self, size: int) -> None:
+        """Count what is not there any more."""
+        with self._lock:
+            self._taken -= size
+
+
+def _free_bytes(fd: int, taken: int) -> int | None:
+    if not hasattr(os, "fstatvfs"):
+        return None
+    status = os.fstatvfs(fd)
+    return (status.f_bavail * status.f_frsize + taken) // 2
+
+
+_room = _Room()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_room.__init__)  # type: ignore[misc]
 
 
 async def receive_file(
-    request: Request, *, max_bytes: int, directory: str | os.PathLike[str] | None = None
+    request: Request,
+    *,
+    max_bytes: int,
+    directory: str | os.PathLike[str] | None = None,
+    stall_timeout: float | None = 20.0,
+    max_total_bytes: int | None = None,
 ) -> SharedFile:
     """Receive the body of a request into a file without a name, for a function to read.
 
@@ -46,12 +100,17 @@ async def receive_file(
         request: one whose body has not been read.
         max_bytes: limit for the body, kept while it arrives.
         directory: where the file is, without a name; None: where the system keeps temporary files.
+        stall_timeout: seconds that may be waited for the client, and one more for each 500 bytes
+            that it has sent; None: no limit.
+        max_total_bytes: limit for the files that this process has received and not closed; None:
+            half of what is free on the disk without them.
 
     Returns:
         The file, at its beginning.
 
     Raises:
-        HTTPException: 413 for a body that is larger, 507 where there is no room for it.
+        HTTPException: 408 for a body that does not go on, 413 for one that is larger, 507 where
+            there is no room for it.
         ClientDisconnect: the client left before the end of the body.
 
     Cancellation: closes the file.
@@ -77,10 +136,11 @@ async def receive_file(
 
     # If this is cancelled, what the thread makes is closed with the last reference to it.
     file: IO[bytes] = await in_thread(_new_file, directory)
+    room: list[int] = []  # what it takes, by and by
     try:
         size, waiting = 0, 0
         parts: list[bytes] = []
-        async with aclosing(request.stream()) as chunks:
+        async with aclosing(_chunks(request, stall_timeout)) as chunks:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > max_bytes:
@@ -88,13 +148,48 @@ async def receive_file(
                 parts.append(chunk)
                 waiting += len(chunk)
                 if waiting >= _WRITE_BYTES or len(parts) >= _MAX_PARTS:
-                    await in_thread(_write, file.fileno(), parts)
+                    await in_thread(_write_in_room, file.fileno(), parts, room, max_total_bytes)
                     parts, waiting = [], 0
         if waiting:
-            await in_thread(_write, file.fileno(), parts)
-        return SharedFile(os.dup(file.fileno()), size)
+            await in_thread(_write_in_room, file.fileno(), parts, room, max_total_bytes)
+        received = SharedFile(
+            os.dup(file.fileno()), size, closed=partial(_room.give_back, sum(room))
+        )
+        room.clear()
+        return received
     finally:
         file.close()
+        _room.give_back(sum(room))
+
+
+async def _chunks(request: Request, stall_timeout: float | None) -> AsyncGenerator[bytes, None]:
+    """Yield the parts of a body, as long as they go on coming.
+
+    Raises:
+        HTTPException: 408 if they do not.
+    """
+    size, waited = 0, 0.0
+    async with aclosing(request.stream()) as chunks:
+        while True:
+            allowed = None
+            if stall_timeout is not None:
+                allowed = max(stall_timeout + size / _LEAST_BYTES_PER_SECOND - waited, 0.0)
+            began = anyio.current_time()
+            chunk: bytes | None = None
+            # Not around the `yield`: what is done with a part is no fault of the client's.
+            with anyio.move_on_after(allowed) as scope:
+                chunk = await anext(chunks, None)
+            if scope.cancelled_caught:
+                raise HTTPException(
+                    408,
+                    "The body did not go on.",
+                    headers={"Connection": "close"},
+                )
+            if chunk is None:
+                return
+            waited += anyio.current_time() - began
+            size += len(chunk)
+            yield chunk
 
 
 async def spool_upload(upload: UploadFile) -> SharedFile:
@@ -121,6 +216,13 @@ async def spool_upload(upload: UploadFile) -> SharedFile:
 
 def _new_file(directory: str | os.PathLike[str] | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=directory, buffering=0)
+
+
+def _write_in_room(fd: int, parts: list[bytes], room: list[int], most: int | None) -> None:
+    size = sum(map(len, parts))
+    _room.take(fd, size, most)
+    room.append(size)
+    _write(fd, parts)
 
 
 def _write(fd: int, parts: list[bytes]) -> None:

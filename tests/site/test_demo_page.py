@@ -1,12 +1,16 @@
 """What the demo page asks its server for, without a browser."""
 
+import errno
 import json
 import signal
 import time
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
+from demo_server.uploads import read_upload
 from tests.site.test_demo_server import PATIENCE, started
 
 MAX_QUEUED = 3
@@ -108,3 +112,45 @@ def test_numbers_for_everybody_hold_no_texts(http):
 
     assert not {"functions", "failures"} & set(told)
     assert told["failed"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}, {"origin": "null"}],
+)
+def test_a_burst_is_nothing_for_other_sites(http, headers):
+    """A page that a visitor has open elsewhere cannot have this server work for nobody."""
+    assert http.post("/burst", params={"count": 1, "n": 100}, headers=headers).status_code == 403
+    own = {"sec-fetch-site": "same-origin", "origin": str(http.base_url).rstrip("/")}
+    assert http.post("/burst", params={"count": 1, "n": 100}, headers=own).status_code == 200
+
+
+def test_nobody_is_sent_to_the_host_that_they_name(http):
+    """A path that lacks a slash leads nowhere else, whatever Host the request has."""
+    for path in ("/dashboard", "/fast/", "/heavy/"):
+        answer = http.get(path, headers={"host": "evil.example"})
+        assert "evil.example" not in answer.headers.get("location", "")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_form_for_which_there_is_no_room_is_a_507(monkeypatch):
+    """A full disk is the server's fault, and the client is told, also in the middle of a form."""
+
+    def refuse(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", refuse)
+    body = (
+        b"--x\r\nContent-Disposition: form-data; name=file; filename=a\r\n"
+        b"Content-Type: text/csv\r\n\r\na,b\r\n--x--\r\n"
+    )
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(HTTPException) as caught:
+        await read_upload(request, max_bytes=1000, media_types=["text/*"])
+    assert caught.value.status_code == 507

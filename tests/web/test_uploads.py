@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,61 @@ class TestReceiving:
         data = os.urandom(100_000)
         async with client(app(echo=endpoint)) as http:
             assert (await http.post("/echo", content=data)).content == data
+
+    async def test_uploads_have_a_bound_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is received and not closed counts, whoever sent it; the disk is the last bound."""
+
+        def body(size: int) -> Request:
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+            return Request({"type": "http", "headers": [], "method": "POST"}, receive)
+
+        receive = partial(receive_file, max_bytes=MIB, max_total_bytes=150_000)
+        first = await receive(body(100_000))
+        for _ in range(2):  # what was refused takes nothing
+            with pytest.raises(HTTPException) as caught:
+                await receive(body(100_000))
+            assert caught.value.status_code == 507
+        first.close()
+        (await receive(body(100_000))).close()
+        del first
+        nearly_full = os.statvfs_result((512, 512, 1000, 300, 300, 10, 10, 10, 0, 255))
+        monkeypatch.setattr(os, "fstatvfs", lambda _: nearly_full)
+        (await receive_file(body(50_000), max_bytes=MIB)).close()
+        with pytest.raises(HTTPException) as caught:
+            await receive_file(body(100_000), max_bytes=MIB)
+        assert caught.value.status_code == 507
+
+    async def test_body_that_does_not_go_on_is_408(self) -> None:
+        """A client that stalls, or sends a byte now and then, holds nothing for long."""
+
+        async def nothing() -> dict[str, Any]:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        async def a_byte() -> dict[str, Any]:
+            await anyio.sleep(0.02)
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        for receive in (nothing, a_byte):
+            request = Request({"type": "http", "headers": [], "method": "POST"}, receive)
+            with anyio.fail_after(PATIENCE), pytest.raises(HTTPException) as caught:
+                await receive_file(request, max_bytes=MIB, stall_timeout=0.1)
+            assert caught.value.status_code == 408
+            assert caught.value.headers == {"Connection": "close"}
+
+    async def test_body_that_goes_on_slowly_is_taken(self) -> None:
+        """Time that passes while a body comes, or is written, is none that was waited in vain."""
+        messages = [{"type": "http.request", "body": bytes(1000), "more_body": True}] * 5
+
+        async def receive() -> dict[str, Any]:
+            await anyio.sleep(0.05)
+            return messages.pop() if messages else {"type": "http.request", "more_body": False}
+
+        request = Request({"type": "http", "headers": [], "method": "POST"}, receive)
+        with await receive_file(request, max_bytes=MIB, stall_timeout=2.0) as file:
+            assert file.size == 5000
 
     async def test_client_that_leaves_leaves_no_file(self) -> None:
         """A disconnect or a cancellation on the way closes the file."""
