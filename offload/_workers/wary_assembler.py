@@ -10,17 +10,15 @@ from __future__ import annotations
 import errno
 import socket as sockets
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from offload._wire.frames import HEADER, WORKER_BODY_BYTES, Assembler, Flag, Kind
+from offload._wire.frames import HEADER, WORKER_BODY_BYTES, Assembler, Flag, Frame, Kind
 from offload._wire.memory_file import can_seal, sealed_size
-
-if TYPE_CHECKING:
-    from offload._wire.frames import Frame
 
 __all__ = ["BrokenProtocolError", "WaryAssembler"]
 
 _HEADER_BYTES = HEADER.size
+_unpack_header = HEADER.unpack_from
 _UNANNOUNCED = "it sent descriptors that it had not announced"
 
 
@@ -104,24 +102,30 @@ class WaryAssembler(Assembler):
             BrokenProtocolError: it is nothing that a worker sends.
         """
         buffer, start = self._buffer, self._start
-        fds = self._fds
         came = len(buffer) - start
         if came < _HEADER_BYTES:
-            if len(fds) > (came > 0):
+            if len(self._fds) > (came > 0):
                 raise BrokenProtocolError(_UNANNOUNCED)
             return None
-        size, kind, flags, files, _ = HEADER.unpack_from(buffer, start)
+        size, kind, flags, files, task = _unpack_header(buffer, start)
         if flags not in self._flags[kind] or size > WORKER_BODY_BYTES or files:
             what = f"it sent a frame of kind {kind} with flags {flags}, {size} bytes, {files} files"
             raise BrokenProtocolError(what)
-        if fds or flags & Flag.LARGE:
-            self._check_descriptors(flags, more=came - _HEADER_BYTES - size)
-        return super().take()
+        more = came - _HEADER_BYTES - size
+        if more or self._fds or flags & Flag.LARGE:
+            self._check_descriptors(flags, more)
+            return super().take()
+        # Nearly always: one frame, whole, and nothing beside or after it. On the path of each task.
+        self._buffer = b""
+        self._start = 0
+        return Frame(kind, flags, buffer[start + _HEADER_BYTES :], None, task)
 
     def _check_descriptors(self, flags: int, more: int) -> None:
         """Check the descriptors that there are; `more`: how many bytes follow the first frame."""
         fds = self._fds
         if not flags & Flag.LARGE:
+            if not fds:
+                return
             # It may be that of the next frame. The kernel ends what it delivers at a descriptor, so
             # that there is never a second one.
             if more <= 0 or len(fds) > 1:
