@@ -68,7 +68,7 @@ class Overdue:
         Also if their event loop is held or does not run.
         """
         self.is_watching = True
-        keeper.post(self._look_for_late)
+        keeper.post(self._look_later)
 
     def watch_loops(self) -> None:
         """Free workers whose event loop was closed under their task, while calls wait for one.
@@ -79,10 +79,14 @@ class Overdue:
             self._is_looking = True
             keeper.post(self._look_for_closed)
 
+    def _look_later(self) -> None:
+        # Not now: nothing can be late yet, and calls that take less than this hop would each cost
+        # one.
+        if self._timer is None:
+            self._timer = keeper.loop.call_later(_LOOK_SECONDS, self._look_for_late)
+
     def _look_for_late(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer = None
         now = time.monotonic()
         try:
             for task in self._running():
@@ -95,7 +99,7 @@ class Overdue:
             self.is_watching = False
             if self._running():
                 self.is_watching = True
-                self._timer = keeper.loop.call_later(_LOOK_SECONDS, self._look_for_late)
+                self._look_later()
 
     def _look_for_closed(self) -> None:
         for task in self._running():
