@@ -46,6 +46,8 @@ async def serve(jobs: Jobs, *, port: int, actions: bool) -> None:
     app = Starlette(routes=[Route("/", home), Mount(_PATH, dashboard)])
     listener = socket.create_server((_LOOPBACK, port))
     url = f"http://{_LOOPBACK}:{listener.getsockname()[1]}{_PATH}/jobs"
+    if dashboard.token is not None:
+        url += f"?token={dashboard.token}"
     may = "may act on them" if actions else "is for looking only; --actions allows more"
     print(f"{jobs.statistics().location} at {url}, which {may}. Ctrl+C ends it.", flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)

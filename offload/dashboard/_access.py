@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
@@ -111,20 +112,23 @@ class Token:
     """What somebody must have who acts, where nobody else decides on that: it is in the log.
 
     Whoever opens the page with it in the address keeps it in a cookie, for this browser's session.
+
+    Attributes:
+        text: it.
     """
 
     _COOKIE = "offload-token"
     _HEADER = "x-offload-token"
 
     def __init__(self) -> None:
-        self._text = secrets.token_urlsafe(24)
+        self.text = secrets.token_urlsafe(24)
 
     def tell(self) -> None:
         """Write to the log how to open the page so that it may act."""
         _logger.warning(
             "the dashboard's actions need its token: open it with ?token=%s at the end of its "
             "address, or send the header X-Offload-Token",
-            self._text,
+            self.text,
         )
 
     def is_in(self, request: Request) -> bool:
@@ -138,13 +142,13 @@ class Token:
         if given is None or not self._is(given):
             return None
         # To the same page, by a name that no Host can change.
-        answer = RedirectResponse("./", 303)
+        answer = RedirectResponse(f"./{quote(request.url.path.rpartition('/')[2], safe='')}", 303)
         path = request.scope.get("root_path", "") + "/"
-        answer.set_cookie(self._COOKIE, self._text, path=path, httponly=True, samesite="strict")
+        answer.set_cookie(self._COOKIE, self.text, path=path, httponly=True, samesite="strict")
         return answer
 
     def _is(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), self._text.encode())
+        return secrets.compare_digest(given.encode(), self.text.encode())
 
 
 def _is_loopback(host: str) -> bool:

@@ -140,6 +140,11 @@ class Dashboard:
         if self._token is not None:
             self._token.tell()
 
+    @property
+    def token(self) -> str | None:
+        """What actions need where nobody decides on them: with `?token=…` a page keeps it."""
+        return None if self._token is None else self._token.text
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
         if scope["type"] == "http":
@@ -197,8 +202,9 @@ class Dashboard:
         kept = None if self._token is None else self._token.kept(request)
         return self._answer("index.html") if kept is None else kept
 
-    async def _jobs_page(self, request: Request) -> Response:  # noqa: ARG002 - as in _index
-        return self._answer("jobs.html")
+    async def _jobs_page(self, request: Request) -> Response:
+        kept = None if self._token is None else self._token.kept(request)
+        return self._answer("jobs.html") if kept is None else kept
 
     async def _file(self, request: Request) -> Response:
         return self._answer(request.path_params["name"])

@@ -182,7 +182,7 @@ class TestMay:
 
     async def test_actions_of_other_sites_are_refused(self, jobs):
         """A request that a page of another site can have a browser send does nothing."""
-        async with visited([jobs], actions=True) as http:
+        async with visited([jobs], actions=lambda _: True) as http:
             plain = await http.post("/actions/pause?queue=mail")
             foreign = {**ACTION, "Origin": "http://elsewhere.example"}
             other = await http.post("/actions/pause?queue=mail", headers=foreign)
@@ -193,7 +193,7 @@ class TestMay:
     async def test_actions_are_done_and_told(self, jobs, caplog):
         """Retry, cancel, forget, pause, resume; what cannot be done is a 409 that says why."""
         job = await jobs.enqueue(functions.add, 1)
-        async with visited([jobs], actions=True) as http:
+        async with visited([jobs], actions=lambda _: True) as http:
 
             async def act(action, **question):
                 answer = await http.post(f"/actions/{action}", params=question, headers=ACTION)
