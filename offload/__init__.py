@@ -6,6 +6,8 @@ nothing of it.
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from offload._child.context import TaskContext, in_worker, task_context
@@ -122,3 +124,10 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """List the public names, imported or not."""
     return sorted({*globals(), *__all__, "__version__"})
+
+
+# Last: code of the program that is run then imports this package.
+if "OFFLOAD_CHILD" in os.environ:  # `offload._wire.interpreter.MARK`, without the import
+    from offload._child.program import take_over
+
+    take_over()

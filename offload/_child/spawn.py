@@ -8,9 +8,9 @@ import sys
 
 from offload._child import context
 from offload._child.preload import preload
+from offload._wire.interpreter import MARK, command_line, take_path
 from offload._wire.lean import struct
 from offload._wire.memory_file import anonymous_file
-from offload._wire.supervision import command_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["execute", "execute_worker", "leave", "settings_from", "spawned"]
 
-_SPAWN = (
-    "import sys; sys.path[:] = sys.argv[3:];"
-    "from offload._child.spawn import spawned; spawned(int(sys.argv[1]), int(sys.argv[2]))"
-)
+_SPAWN = "from offload._child.spawn import spawned; spawned(int(sys.argv[1]), int(sys.argv[2]))"
 _INT = struct.Struct("<i")
 
 
@@ -40,6 +37,7 @@ def execute(code: str, settings: dict[str, Any], fd: int, other_fd: int | None =
     for each in {settings_fd, fd, second}:
         os.set_inheritable(each, True)
     command = command_line(code, settings["flags"], str(settings_fd), str(second))
+    os.environ[MARK] = str(os.getppid())
     os.execv(command[0], command)  # noqa: S606 - our own interpreter, no shell
     raise AssertionError
 
@@ -67,9 +65,10 @@ def spawned(settings_fd: int, page_fd: int) -> None:
     settings, socket_fd = settings_from(settings_fd)
     sys.argv[:] = settings["argv"]
     context.process.is_worker = True
-    settings["preload_error"] = preload(settings["preload"])
     from offload._child.worker import main as serve
 
+    take_path(settings)
+    settings["preload_error"] = preload(settings["preload"])
     serve(socket_fd, page_fd, settings)
     leave(0)
 

@@ -46,6 +46,7 @@ from offload._child.process_tree import (
 from offload._child.signals import ignore_signals
 from offload._child.spawn import execute, execute_worker, leave, settings_from
 from offload._wire.frames import RECEIVE_FLAGS, pack_descriptors, unpack_descriptors
+from offload._wire.interpreter import take_path
 from offload._wire.lean import signal, socket
 from offload._wire.supervision import (
     COMMAND,
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
 
 _END_SECONDS = 0.9
 _RESUME = (
-    "import sys; sys.path[:] = sys.argv[3:];"
     "from offload._child.supervisor import resumed; resumed(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
@@ -100,6 +100,7 @@ def _become_supervisor() -> None:
 
 def _serve(control: socket.socket, settings: dict[str, Any]) -> None:
     sys.argv[:] = settings["argv"]
+    take_path(settings)
     prctl = load_prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if settings["start_method"] == "forkserver":

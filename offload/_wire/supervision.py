@@ -1,4 +1,4 @@
-"""What a server and the supervisor of its workers say to each other, and how either starts Python.
+"""What a server and the supervisor of its workers say to each other.
 
     server ── settings, then commands ──► supervisor
     server ◄───────── events ──────────── supervisor
@@ -12,7 +12,6 @@ Each command is followed by PING. A supervisor that does not answer in time is s
 from __future__ import annotations
 
 import marshal
-import sys
 
 from offload._wire.lean import struct
 
@@ -66,17 +65,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return int(value)
     return str.__str__(value) if isinstance(value, str) else str(value)
-
-
-def command_line(code: str, flags: list[str], *arguments: str) -> list[str]:
-    """Return the command that runs `code` in a new interpreter with our flags and search path.
-
-    Args:
-        code: takes `arguments` and then the entries of the search path from `sys.argv`.
-        flags: of the interpreter.
-        arguments: what the code takes.
-    """
-    # The import system passes over entries of any other type.
-    entries: list[object] = [*sys.path]
-    path = [entry for entry in entries if isinstance(entry, str)]
-    return [sys.executable, *flags, "-c", code, *arguments, *path]

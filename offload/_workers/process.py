@@ -188,7 +188,10 @@ class ProcessBackend:
                 # group still exists if, and only if, there is such a process in it.
                 with contextlib.suppress(OSError):
                     os.killpg(worker.pid, signal.SIGKILL)
-            worker.kill_reason = worker.kill_reason or "the supervisor process of its pool ended"
+            worker.kill_reason = worker.kill_reason or (
+                f"the supervisor of pool {self._name!r} ended (exit code {exit_code}; what it said "
+                "is in the standard error of this process)"
+            )
             worker.exited(signal.SIGKILL)  # as wait(2) tells of it
         self._finish_close()
         if self._closed is None:

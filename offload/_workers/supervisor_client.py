@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from offload._wire import supervision
 from offload._wire.frames import DONT_WAIT, unpack_descriptors
+from offload._wire.interpreter import MARK, command_line, search_path, shadowed_modules
 from offload._workers.keeper import keeper
 from offload._workers.supervisor_watch import SupervisorWatch
 
@@ -41,10 +42,7 @@ _EXIT_SECONDS = 1.0
 _SEND_SECONDS = 5
 # Of the one descriptor that comes with an event.
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
-_SUPERVISE = (
-    "import sys; sys.path[:] = sys.argv[2:];"
-    "from offload._child.supervisor import main; main(int(sys.argv[1]))"
-)
+_SUPERVISE = "from offload._child.supervisor import main; main(int(sys.argv[1]))"
 
 
 class SupervisorOwner(Protocol):
@@ -175,6 +173,7 @@ class SupervisorClient:
         ours, theirs = socket.socketpair()
         settings = self._settings
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
+        path = search_path()
         # Packed before the process is started: what cannot be sent must not leave one behind.
         data = supervision.pack_settings(
             {
@@ -186,7 +185,9 @@ class SupervisorClient:
                 "main": main_module(),
                 "max_memory_bytes": settings.max_memory_bytes,
                 "os_priority": settings.os_priority,
+                "path": path,
                 "preload": list(settings.preload),
+                "shadowed": shadowed_modules(path),
                 "start_method": settings.start_method,
                 # Indexes of entries of `preload` that cannot be shared: none is known yet.
                 "unshared": [],
@@ -199,8 +200,9 @@ class SupervisorClient:
                 environment.pop(name, None)
             else:
                 environment[name] = value
+        environment[MARK] = str(os.getpid())
         with theirs:
-            command = supervision.command_line(_SUPERVISE, flags, str(theirs.fileno()))
+            command = command_line(_SUPERVISE, flags, str(theirs.fileno()))
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
                 command,
                 stdin=subprocess.DEVNULL,
