@@ -164,6 +164,11 @@ class Decorated(Generic[P, R]):
             raise AttributeError(message, name=name, obj=self)
 
     @property
+    def pool_name(self) -> str:
+        """The name of its pool, there or not."""
+        return self._definition.pool_name
+
+    @property
     def __wrapped__(self) -> Callable[P, Any]:
         """The plain function."""
         return self._definition.function

@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar, Unpack, overload
 
 from offload._child.context import asyncio_loop, in_worker
+from offload._child.functions import modules_for
 from offload._pool.accounts import Accounts
 from offload._pool.imports import import_what_calls_need
 from offload._pool.periods import Periods
@@ -177,7 +178,7 @@ class Pool:
         if in_worker():
             return
         self._periods.reopen()
-        self._modules |= self._decorated
+        self._modules |= self._decorated | (modules_for(self.name) - {"__main__", "__mp_main__"})
         await self._periods.open()
 
     async def aclose(self, *, drain: float | None = 10.0) -> None:

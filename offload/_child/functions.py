@@ -27,6 +27,11 @@ def guard_imports() -> Callable[[], None]:
     return lambda: None
 
 
+def guard_relay() -> Callable[[], None]:
+    """Return what has log records go to the server again; a worker has one of its own."""
+    return lambda: None
+
+
 _cache: dict[str, Callable[..., Any]] = {}
 # What `@offload` made in this process, by the name of the function that it was put on. Under that
 # name in its module may stand something else: a decorator above ours, another function, nothing.
@@ -100,6 +105,15 @@ def _function_at(reference: str) -> Any:
 def remember(reference: str, decorated: Any) -> None:
     """Note what `@offload` made of the function at `module:qualname`."""
     _decorated[reference] = decorated
+
+
+def modules_for(pool: str) -> set[str]:
+    """Return the modules of the functions that were decorated for a pool of this name."""
+    return {
+        reference.partition(":")[0]
+        for reference, made in list(_decorated.items())
+        if made.pool_name == pool
+    }
 
 
 def decorated_as(reference: str) -> Any:

@@ -6,6 +6,7 @@ Imported only where `logging` has been imported already, by the function's modul
 from __future__ import annotations
 
 import logging
+import sys
 
 from offload._child import context
 from offload._wire.lean import pickle
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["RelayHandler", "install", "restore"]
+__all__ = ["RelayHandler", "install", "keep", "restore"]
 
 _MESSAGE_CHARACTERS = 16 * 1024
 # With all of its fields. The parent's event loop receives it, though it does not unpickle it.
@@ -137,8 +138,8 @@ def restore(relay: RelayHandler, before: list[logging.Handler] | None) -> None:
 
     A module that configures logging when it is imported (`dictConfig`, `basicConfig(force=True)`)
     does so for the server. Its handlers are there; here they would write to the same files, and
-    the server's other handlers would see nothing. What an initializer or a function does is meant
-    for the worker, and stays.
+    the server's other handlers would see nothing. What a function does is meant for the worker, and
+    stays; for an initializer, see `keep`.
 
     Args:
         relay: ours.
@@ -153,3 +154,21 @@ def restore(relay: RelayHandler, before: list[logging.Handler] | None) -> None:
                 other.close()
         for handler in before:
             root.addHandler(handler)
+
+
+def keep(relay: RelayHandler, *, is_shown: bool) -> None:
+    """Put our handler back where an initializer has set up logging, which removes all others.
+
+    Args:
+        relay: ours.
+        is_shown: whether the server shows on a console what it logs: then this process does not,
+            or each record would be there twice.
+    """
+    root = logging.getLogger()
+    if relay in root.handlers:
+        return
+    root.addHandler(relay)
+    for handler in root.handlers[:]:
+        stream = getattr(handler, "stream", None)
+        if is_shown and stream is not None and stream in (sys.stdout, sys.stderr):
+            root.removeHandler(handler)

@@ -57,6 +57,8 @@ class Serving:
         self._page = page
         self._buffers = buffers
         self._memory_limit_bytes = memory_limit_bytes
+        # Whether the server shows on a console what it logs.
+        self.has_console = False
 
     def _relay_logs(self) -> None:
         """Relay what is logged in this process: somebody has imported `logging`."""
@@ -76,6 +78,21 @@ class Serving:
                 from offload._child.logs import restore
 
                 restore(self._relay, before)
+
+        return undo
+
+    def guard_relay(self) -> Callable[[], None]:
+        """Return what has records go to the server again, whatever an initializer has made of it.
+
+        Handlers of the worker's own stay, but for those that would show on the console what the
+        server shows there.
+        """
+
+        def undo() -> None:
+            if self._relay is not None:
+                from offload._child.logs import keep
+
+                keep(self._relay, is_shown=self.has_console)
 
         return undo
 
@@ -321,6 +338,8 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
                 connection, page, SharedBuffers(shared, page), levels, settings["max_memory_bytes"]
             )
             functions.guard_imports = serving.guard_imports
+            functions.guard_relay = serving.guard_relay
+            serving.has_console = greeting["has_console"]
             prepare_process(settings, modules)
         except Gone:
             raise
@@ -346,13 +365,15 @@ def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:
     """Run the initializer and import what the pool's functions need."""
     install_main(settings["main"])
     if settings["initializer"] is not None:
+        keep = functions.guard_relay()
         initializer, arguments = pickle.loads(settings["initializer"])
         initializer(*arguments)
+        keep()
     import importlib
 
     undo = functions.guard_imports()
     for module in modules:
-        # Warmth only: one that fails to import fails the calls that need it, with its reason.
+        # One that fails to import fails the calls that need it, and nothing else; it is told now.
         try:
             if ":" in module:
                 from offload._child.resource import load
@@ -360,6 +381,22 @@ def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:
                 load(module)
             else:
                 importlib.import_module(module)
-        except BaseException:  # sys.exit() included
+        except BaseException as error:  # sys.exit() included
             sys.modules.pop(module, None)
+            undo()
+            _tell_failed_import(module, error)
     undo()
+
+
+def _tell_failed_import(module: str, error: BaseException) -> None:
+    import logging
+
+    # In the same words for all workers, of which the server says it once.
+    logging.getLogger("offload.workers").error(
+        "%r does not import in a worker, though it did here: each call of a function in it will "
+        "fail. %s",
+        module,
+        summary(error),
+        exc_info=error,
+        extra={"offload_once": True},
+    )

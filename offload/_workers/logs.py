@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import sys
 import threading
 from collections import deque
 from functools import partial
@@ -16,7 +17,7 @@ from offload._wire.pickling import without_exits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["log_levels", "log_safely", "relay"]
+__all__ = ["has_console", "log_levels", "log_safely", "relay"]
 
 _logger = logging.getLogger("offload.workers")
 
@@ -52,6 +53,16 @@ def log_levels() -> dict[str, int]:
             if len(levels) >= _MOST_LEVELS:
                 break
     return levels
+
+
+def has_console() -> bool:
+    """Return whether the root logger writes to this process's standard output or error."""
+    # Those of the process's start among them: a test or a server may have put others in the place.
+    consoles = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
+    return any(
+        stream is not None and stream in consoles
+        for stream in (getattr(handler, "stream", None) for handler in logging.root.handlers)
+    )
 
 
 class Relay:
@@ -142,10 +153,27 @@ class Relay:
             return self._waiting.popleft()
 
 
+# What every worker has to say, and is said once.
+_said: set[str] = set()
+_MOST_SAID = 1000
+
+
+def _is_first(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    if text in _said:
+        return False
+    if len(_said) >= _MOST_SAID:
+        _said.clear()
+    _said.add(text)
+    return True
+
+
 def _handle(data: bytes) -> None:
     """Handle a record that a worker has sent, as if it had been made here."""
     try:
         record = logging.makeLogRecord(without_exits(pickle.loads, data))
+        if getattr(record, "offload_once", False) and not _is_first(record):
+            return
     except Exception:
         _logger.exception("a log record of a worker cannot be unpickled here, and is lost")
         return

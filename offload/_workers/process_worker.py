@@ -44,7 +44,7 @@ from offload._workers.backend import Exit, PoolWorker, Revoked
 from offload._workers.connection import WorkerPage, WorkerSocket
 from offload._workers.keeper import keeper
 from offload._workers.kinship import authkey, track
-from offload._workers.logs import log_levels, log_safely, relay
+from offload._workers.logs import has_console, log_levels, log_safely, relay
 from offload._workers.wary_assembler import BrokenProtocolError
 from offload._workers.watch import Doing, doing
 from offload._workers.worker_life import Event, Life, Tell, next_step
@@ -291,6 +291,7 @@ class ProcessWorker(PoolWorker):
             greeting = pickle.dumps(
                 {
                     "authkey": authkey(),
+                    "has_console": has_console(),
                     "initializer": home.own_initializer(),
                     "levels": log_levels(),
                     "modules": home.owner.modules(),

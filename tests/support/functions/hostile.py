@@ -1,7 +1,9 @@
 """What workers run for the tests of hostile code: exits in the wrong place, records cut in half."""
 
 import atexit
+import io
 import logging
+import logging.config
 import os
 import signal
 import subprocess
@@ -139,6 +141,33 @@ def start_a_session_and_end_slowly() -> tuple[int, int]:
 def log_to_a_file(path: str) -> None:
     """Configure logging for this worker, as an initializer may."""
     logging.basicConfig(force=True, filename=path, level=logging.INFO)
+
+
+def set_up_logging(how: str, path: str) -> None:
+    """Configure logging for this worker in one of the ways that there are."""
+    if how == "console":
+        logging.basicConfig(force=True, level=logging.INFO)
+    elif how == "basicConfig":
+        log_to_a_file(path)
+    elif how == "dictConfig":
+        file = {"class": "logging.FileHandler", "filename": path}
+        root = {"handlers": ["file"], "level": "INFO"}
+        logging.config.dictConfig({"version": 1, "handlers": {"file": file}, "root": root})
+    elif how == "fileConfig":
+        text = (
+            "[loggers]\nkeys=root\n[handlers]\nkeys=file\n[formatters]\nkeys=\n"
+            "[logger_root]\nlevel=INFO\nhandlers=file\n"
+            f"[handler_file]\nclass=FileHandler\nargs=({path!r},)\n"
+        )
+        logging.config.fileConfig(io.StringIO(text), disable_existing_loggers=False)
+    else:
+        logging.root.handlers[:] = [logging.FileHandler(path)]
+        logging.root.setLevel(logging.INFO)
+
+
+def say(text: str) -> None:
+    """Log a text."""
+    logging.getLogger("hostile").warning(text)
 
 
 class Signals:
