@@ -47,6 +47,11 @@ _WAITING = {
 }
 
 
+_HOOKS = ("offload.watchdog._watcher", "offload._heartbeat")
+# Our own calls that a hook makes, and itself.
+_MOST_OF_US = 8
+
+
 class Call(NamedTuple):
     """One frame at one instant."""
 
@@ -101,6 +106,18 @@ def stack_of(frame: FrameType) -> Stack:
         line = each.f_lineno or each.f_code.co_firstlineno  # pyright: ignore[reportUnnecessaryComparison]
         calls.append(Call(each.f_code, line, each.f_lasti, str(module)))
         each = each.f_back
+    return _without_us(calls)
+
+
+def _without_us(calls: list[Call]) -> Stack:
+    """Return the stack of what was at work when the watchdog itself came in between.
+
+    Its hooks run on the thread that it watches: of the collector, wherever that was at work, and of
+    the timer. They are seen often, since the GIL goes round there, and are never the place.
+    """
+    for index in range(min(len(calls), _MOST_OF_US) - 1, -1, -1):
+        if calls[index].module in _HOOKS:
+            return tuple(calls[index + 1 :]) or tuple(calls)
     return tuple(calls)
 
 
