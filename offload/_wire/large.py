@@ -166,7 +166,7 @@ def encode_large(value: object, limit: int | None = None) -> tuple[bytes, int, i
     """
     try:
         return _encode_file(value, limit)
-    except TypeError as error:
+    except (TypeError, pickle.PicklingError) as error:
         if not register_missing_reducer(error):
             raise
     return _encode_file(value, limit)
@@ -181,7 +181,7 @@ def encode_with_files(
     try:
         try:
             return *_encode_file(value, limit), files
-        except TypeError as error:
+        except (TypeError, pickle.PicklingError) as error:
             if not register_missing_reducer(error):
                 raise
         files.clear()

@@ -216,7 +216,7 @@ def pack(value: object) -> bytes | Parcel:
     sink = Sink(BUFFER_BYTES, INLINE_BYTES)
     try:
         pickler(sink).dump(value)
-    except TypeError as error:
+    except (TypeError, pickle.PicklingError) as error:
         if not register_missing_reducer(error):
             raise
         return pack(value)

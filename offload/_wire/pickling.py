@@ -71,6 +71,10 @@ _dispatch_table: dict[type, Callable[[Any], Any]] = {}
 _known: dict[type, Callable[[Any], Any]] = {}
 
 
+# Where there are models of which generic ones may be; of each, the metaclass is asked for.
+_MODELS = (("pydantic", "BaseModel"), ("sqlmodel", "SQLModel"))
+
+
 def register_reducer(kind: type, reduce: Callable[[Any], Any]) -> None:
     """Let objects of exactly this type cross as `reduce(object)` says, as `__reduce__` would."""
     _reducers[kind] = reduce
@@ -92,17 +96,49 @@ def pickler(sink: Any, in_band: Callable[[Any], Any] | None = None) -> pickle.Pi
     return made
 
 
-def register_missing_reducer(error: TypeError) -> bool:
-    """Register the reducer of `memoryview` when a pickler has failed for want of it.
+def register_missing_reducer(error: Exception) -> bool:
+    """Register a reducer when a pickler has failed for want of it.
+
+    They are those of `memoryview`, and of classes that pydantic makes of a generic model.
+
+    Args:
+        error: a `TypeError` or a `PicklingError`.
 
     Returns:
         Whether it was registered by this, so that pickling again may succeed.
     """
     # Not at import: a dispatch table costs time for each object that is looked up in it.
+    if isinstance(error, pickle.PicklingError):
+        return "[" in str(error) and _register_models()
     if memoryview in _reducers or "memoryview" not in str(error):
         return False
     register_reducer(memoryview, _reduce_view)
     return True
+
+
+def _register_models() -> bool:
+    found = {
+        type(model)
+        for module, name in _MODELS
+        if (model := getattr(sys.modules.get(module), name, None)) is not None
+    }
+    missing = found - _reducers.keys()
+    for metaclass in missing:
+        register_reducer(metaclass, _reduce_model)
+    return bool(missing)
+
+
+def _reduce_model(model: Any) -> Any:
+    """Let `Page[Item]` cross as `Page` and `Item`: no module has it under a name."""
+    made_of: dict[str, Any] = getattr(model, "__pydantic_generic_metadata__", None) or {}
+    args = made_of.get("args")
+    if not args:
+        return model.__qualname__  # as any class
+    return _parametrized, (made_of["origin"], args)
+
+
+def _parametrized(model: Any, args: tuple[Any, ...]) -> Any:
+    return model[args if len(args) > 1 else args[0]]
 
 
 def _reduce_view(view: memoryview) -> tuple[Any, ...]:
@@ -246,7 +282,7 @@ def dumps(value: object) -> bytes:
         if not _reducers:
             return pickle.dumps(value, 5)
         return collected(value, Sink(sys.maxsize, sys.maxsize))
-    except TypeError as error:
+    except (TypeError, pickle.PicklingError) as error:
         if not register_missing_reducer(error):
             raise
     return dumps(value)
@@ -261,7 +297,7 @@ def encode(value: object) -> bytes:
     """
     try:
         return collected(value, Sink())
-    except TypeError as error:
+    except (TypeError, pickle.PicklingError) as error:
         if not register_missing_reducer(error):
             raise
     return encode(value)
@@ -292,7 +328,7 @@ def pickled_size(value: object) -> int:
 
     try:
         pickler(counter, count).dump(value)
-    except TypeError as error:
+    except (TypeError, pickle.PicklingError) as error:
         if not register_missing_reducer(error):
             raise
         return pickled_size(value)
