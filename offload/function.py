@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from offload._child.context import in_async_code, in_worker, process, running_task
@@ -309,9 +310,34 @@ def offload(
             pool.register(definition.function.__module__)
         made: Decorated[..., Any] = kind(definition, defaults)
         definition.remember(made)
+        if not in_worker():
+            _tell_if_routed(definition.function, definition.name)
         return made
 
     return decorate if function is None else decorate(function)
+
+
+def _tell_if_routed(function: Any, name: str) -> None:
+    """Log that a function is an endpoint already: its route has the plain one.
+
+    `@offload` was written above `@app.get(…)`, as a rule.
+    """
+    routing = sys.modules.get("starlette.routing")
+    applications = sys.modules.get("starlette.applications")
+    if routing is None or applications is None:
+        return
+    for value in list(getattr(function, "__globals__", {}).values()):
+        if isinstance(value, (routing.Router, applications.Starlette)):
+            last = value.routes[-1:]
+            if last and getattr(last[0], "endpoint", None) is function:
+                import logging
+
+                logging.getLogger("offload.pool").warning(
+                    "%s is an endpoint already, and its route has the plain function: requests "
+                    "run it in this process. Write @offload below the decorator of the route",
+                    name,
+                )
+                return
 
 
 if TYPE_CHECKING:

@@ -116,6 +116,13 @@ def modules_for(pool: str) -> set[str]:
     }
 
 
+def is_passed_by(function: Any) -> bool:
+    """Return whether a function is decorated, and this is the plain one."""
+    name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
+    made = decorated_as(name)
+    return made is not None and made is not function and made.__wrapped__ is function
+
+
 def decorated_as(reference: str) -> Any:
     """Return what `@offload` made of the function at `module:qualname`, None if it made nothing."""
     module, _, qualname = reference.partition(":")

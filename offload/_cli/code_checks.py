@@ -172,6 +172,15 @@ def check_endpoints(endpoints: Sequence[EndpointReport] | None, app_type: str) -
     kinds = Counter(each.kind for each in endpoints)
     said = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())) or "none"
     for each in endpoints:
+        if each.is_passed_by:
+            yield found(
+                Level.FAIL,
+                _ENDPOINTS,
+                "offloaded",
+                f"{each.route}: {each.function} runs in the server, though @offload is put on it: "
+                "its route has the plain function",
+                "write @offload below the decorator of the route, next to the function",
+            )
         for call in each.blocking:
             via = f", by way of {' → '.join(call.via)}" if call.via else ""
             yield Finding(

@@ -20,6 +20,7 @@ import traceback
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
+from offload._child.functions import is_passed_by
 from offload._cli import probe
 from offload._cli.blocking import blocking_calls, plain_name
 from offload._cli.endpoints import endpoints
@@ -158,6 +159,7 @@ def inspect_application(reference: str, *, factory: bool = False) -> Report:
                 function=plain_name(each.function),
                 kind=each.kind,
                 blocking=tuple(blocking_calls(each.function)) if each.kind == "async" else (),
+                is_passed_by=is_passed_by(each.function),
             )
             for each in listed
         ),

@@ -74,12 +74,15 @@ class EndpointReport:
         function: what is called, by its qualified name.
         kind: "async", "thread" or "offloaded".
         blocking: calls in it that hold the event loop.
+        is_passed_by: whether the function is decorated with `@offload`, and the route has the plain
+            one all the same.
     """
 
     route: str
     function: str
     kind: str
     blocking: tuple[BlockingCall, ...] = ()
+    is_passed_by: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import tempfile
 import threading
 from contextlib import aclosing
@@ -13,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from offload._child.import_hook import when_imported
 from offload._wire.pickling import register_reducer
 from offload._wire.shared_file import SharedFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from typing import IO
-
-    from starlette.datastructures import UploadFile
+    from typing import IO, NoReturn
 
 __all__ = ["SharedFile", "receive_file", "spool_upload"]
 
@@ -267,3 +268,25 @@ def _reduce_request(request: Request) -> tuple[type[Request], tuple[dict[str, An
 
 # Of its subclasses, which may hold anything, nothing is assumed.
 register_reducer(Request, _reduce_request)
+
+
+def _refuse_upload(_: UploadFile) -> NoReturn:
+    """Say how an upload crosses, whatever its size: a small one would be copied, a large one not.
+
+    Raises:
+        TypeError: always.
+    """
+    message = (
+        "the file of an UploadFile stays with the server: have the endpoint be `async def`, and "
+        "give the function `await file.read()`, or, for large files, "
+        "`await offload.starlette.spool_upload(file)`"
+    )
+    raise TypeError(message)
+
+
+def _refuse_uploads_of_fastapi() -> None:
+    register_reducer(sys.modules["fastapi.datastructures"].UploadFile, _refuse_upload)
+
+
+register_reducer(UploadFile, _refuse_upload)
+when_imported("fastapi.datastructures", _refuse_uploads_of_fastapi)

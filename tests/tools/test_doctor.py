@@ -588,6 +588,13 @@ class TestEndpoints:
         assert found.level is Level.WARN
         assert "not checked" in found.text
 
+    def test_endpoint_that_offload_was_put_on_too_late_is_told(self):
+        """`@offload` above the decorator of a route is a FAIL: the route has the plain function."""
+        seen = EndpointReport(route="GET /x", function="x", kind="thread", is_passed_by=True)
+        found = only(check(report=replace(REPORT, endpoints=(seen,)))["offloaded"])
+        assert found.level is Level.FAIL
+        assert "below the decorator of the route" in found.advice
+
     def test_each_call_is_told(self):
         """A handler that blocks is a WARN with the place and what to do instead."""
         (call,) = blocking_calls(by_helper)
