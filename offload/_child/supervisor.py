@@ -43,6 +43,7 @@ from offload._child.process_tree import (
     kill_worker,
     workers_above,
 )
+from offload._child.randomness import find_generators, reseed
 from offload._child.signals import ignore_signals
 from offload._child.spawn import execute, execute_worker, leave, settings_from
 from offload._wire.frames import RECEIVE_FLAGS, pack_descriptors, unpack_descriptors
@@ -129,6 +130,8 @@ def _preload_shared(control: socket.socket, settings: dict[str, Any]) -> str:
             return problem
         if (count := threads_left()) > 1:
             begin_anew(control, settings, {index: count})
+    if settings["preload"]:
+        find_generators()
     freeze()
     return ""
 
@@ -322,6 +325,8 @@ class Supervisor:
             prefer_when_out_of_memory()
             if settings["start_method"] == "spawn":
                 execute_worker(socket_fd, page_fd, settings)
+            if settings["preload"]:
+                reseed()
             unshared = [settings["preload"][index] for index in settings["unshared"]]
             if unshared and not settings["preload_error"]:
                 settings["preload_error"] = preload(unshared)
