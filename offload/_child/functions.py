@@ -107,6 +107,11 @@ def remember(reference: str, decorated: Any) -> None:
     _decorated[reference] = decorated
 
 
+def decorated_modules() -> set[str]:
+    """Return the modules in which functions were decorated in this process."""
+    return {reference.partition(":")[0] for reference in list(_decorated)} - {"__main__"}
+
+
 def modules_for(pool: str) -> set[str]:
     """Return the modules of the functions that were decorated for a pool of this name."""
     return {

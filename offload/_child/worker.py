@@ -12,6 +12,7 @@ from offload._child.connection import Connection, Gone
 from offload._child.import_hook import when_imported
 from offload._child.kinship import act_as_child
 from offload._child.main_module import install_main
+from offload._child.places import find_there_too
 from offload._child.signals import reset_signals
 from offload._child.task import Failure, leave, prepare, raised
 from offload._wire.exceptions import summary, trace
@@ -333,6 +334,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
             modules, levels = greeting["modules"], greeting["levels"]
             if greeting["initializer"] is not None:
                 settings["initializer"] = greeting["initializer"]
+            find_there_too(greeting["places"])
             act_as_child(connection, greeting["authkey"])
             serving = Serving(
                 connection, page, SharedBuffers(shared, page), levels, settings["max_memory_bytes"]

@@ -37,6 +37,7 @@ import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from offload._child.functions import decorated_modules
 from offload._decisions.words import WorkerState
 from offload._wire.frames import SOCKET_BUFFER_BYTES, Kind, pack_frame
 from offload._wire.page import CANCEL, RECEIVED, REPLIED, STARTED
@@ -45,6 +46,7 @@ from offload._workers.connection import WorkerPage, WorkerSocket
 from offload._workers.keeper import keeper
 from offload._workers.kinship import authkey, track
 from offload._workers.logs import has_console, log_levels, log_safely, relay
+from offload._workers.places import places_of
 from offload._workers.wary_assembler import BrokenProtocolError
 from offload._workers.watch import Doing, doing
 from offload._workers.worker_life import Event, Life, Tell, next_step
@@ -288,13 +290,15 @@ class ProcessWorker(PoolWorker):
         """
         home = self.home
         try:
+            modules = home.owner.modules()
             greeting = pickle.dumps(
                 {
                     "authkey": authkey(),
                     "has_console": has_console(),
                     "initializer": home.own_initializer(),
                     "levels": log_levels(),
-                    "modules": home.owner.modules(),
+                    "modules": modules,
+                    "places": places_of({*modules, *decorated_modules()}),
                 },
                 5,
             )
