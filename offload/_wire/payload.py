@@ -37,8 +37,8 @@ import time
 
 from offload._wire.frames import INLINE_BYTES, Flag, pack_frame
 from offload._wire.large import FileSink, encode_with_files, spilled
-from offload._wire.memory_file import anonymous_file
 from offload._wire.lean import pickle
+from offload._wire.memory_file import anonymous_file
 from offload._wire.page import BUFFER_BYTES, TO_WORKER, has_shared_buffers
 from offload._wire.pickling import Sink, TooLarge, encode, pickler, register_missing_reducer
 

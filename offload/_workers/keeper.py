@@ -71,6 +71,10 @@ class Keeper:
             loop, self._loop, self._thread = self._loop, None, None
         loop.call_soon_threadsafe(loop.stop)
 
+    def is_here(self) -> bool:
+        """Return whether this is its thread."""
+        return threading.current_thread() is self._thread
+
     def post(self, callback: Callable[..., object], *arguments: Any) -> None:
         """Run `callback` soon on the thread; without effect once the thread has ended.
 

@@ -40,6 +40,8 @@ __all__ = ["ProcessBackend"]
 
 _logger = logging.getLogger("offload.workers")
 
+# For the keeper, which does one thing after the other, to come to it.
+_RENEW_SECONDS = 1.0
 # For handlers of this process to be done with what workers have logged, when the pool closes.
 _LOGS_SECONDS = 3.0
 
@@ -76,7 +78,20 @@ class ProcessBackend:
     def renew(self) -> None:
         """Have workers that are started from now on share nothing with those before."""
         self._code.forget()
-        keeper.post(self.supervisor.renew)
+        if keeper.is_here():
+            self.supervisor.renew()
+            return
+        done: Future[None] = Future()
+
+        def renew() -> None:
+            self.supervisor.renew()
+            done.set_result(None)
+
+        # Workers whose start was asked for before are known when this has been done, so that
+        # whoever asks for all of them finds those that will have the old code, too.
+        keeper.post(renew)
+        with contextlib.suppress(TimeoutError):
+            done.result(_RENEW_SECONDS)
 
     def close(self) -> Future[None]:
         """Kill every worker and the supervisor."""
