@@ -16,13 +16,14 @@ __all__ = ["find_there_too"]
 
 
 def find_there_too(places: dict[str, str]) -> None:
-    """Have `import` find modules in files, after all else.
+    """Have `import` find modules in files, before what else has their names.
 
     Args:
         places: the files, by the names of the modules.
     """
     if places:
-        sys.meta_path.append(_Places(places))
+        sys.meta_path.insert(0, _Places(places))
+        sys.meta_path.append(_Parents(places))
 
 
 class _Places:
@@ -30,13 +31,19 @@ class _Places:
         self._places = places
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
-        from importlib.machinery import ModuleSpec
+        file = self._places.get(name)
+        if file is None:
+            return None
         from importlib.util import spec_from_file_location
 
-        file = self._places.get(name)
-        if file is not None:
-            return spec_from_file_location(name, file)
+        return spec_from_file_location(name, file)
+
+
+class _Parents(_Places):
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
         if any(each.startswith(f"{name}.") for each in self._places):
+            from importlib.machinery import ModuleSpec
+
             # A folder without a name of its own: it need not be there.
             return ModuleSpec(name, None, is_package=True)
         return None

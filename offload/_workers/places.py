@@ -36,4 +36,6 @@ def _leads_to(name: str, file: str) -> bool:
             # Not on the disk under this name: another finder's, unless it is a plain file.
             return not file.endswith((".py", ".pyc"))
         path = list(spec.submodule_search_locations or [])
+        if whole == name and spec.origin is not None:  # perhaps another one of this name
+            return os.path.realpath(spec.origin) == os.path.realpath(file)
     return True
