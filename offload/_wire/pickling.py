@@ -137,8 +137,10 @@ def _reduce_model(model: Any) -> Any:
     return _parametrized, (made_of["origin"], args)
 
 
-def _parametrized(model: Any, args: tuple[Any, ...]) -> Any:
-    return model[args if len(args) > 1 else args[0]]
+def _parametrized(model: Any, args: Any) -> Any:
+    if len(args) == 1:
+        (args,) = args
+    return model[args]
 
 
 def _reduce_view(view: memoryview) -> tuple[Any, ...]:
