@@ -34,7 +34,7 @@ one_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 NOT_BEGUN: dict[str, tuple[type[OffloadError], str]] = {
-    "timeout": (TaskTimeoutError, "had not begun when its timeout of 0.1 s was over"),
+    "timeout": (TaskTimeoutError, "had not begun when its timeout of 0.5 s was over"),
     "deadline": (DeadlineError, "cannot end before its deadline"),
     "kill_task": (TaskKilledError, "was stopped by hand"),
 }
@@ -145,28 +145,28 @@ async def test_function_that_was_not_entered_did_not_run(
     async with new_pool(max_workers=1, spare_workers=0) as pool:
         pid = await pool.run(pool_functions.pid)
         options: Any = {
-            "timeout": {"timeout": 0.1},
-            "deadline": {"deadline": time.monotonic() + 0.1},
+            "timeout": {"timeout": 0.5},
+            "deadline": {"deadline": time.monotonic() + 0.5},
             "kill_task": {},
         }[option]
         patient = offload(pool=pool, grace=PATIENCE, **options)(pool_functions.hold)
         kind, text = NOT_BEGUN[option]
-        os.kill(pid, signal.SIGSTOP)
+        argument = pool_functions.HeldWhenLoaded(entered.path, gate.path)
         errors: list[Any] = []
 
         async def one() -> None:
             with pytest.raises(kind, match=text) as caught:
-                await patient(entered.path, gate.path)
+                await patient(entered.path, gate.path, argument)
             errors.append(caught.value)
 
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(one)
-                await until(lambda: pool.statistics().busy)
+                assert await entered.heard() == pid
                 if option == "kill_task":
                     pool.kill_task(pid)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            gate.let()
         assert errors[0].may_have_run is False
         assert "did not run" in str(errors[0])
         await until(lambda: not pool.statistics().leaving)

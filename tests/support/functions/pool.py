@@ -91,6 +91,16 @@ def hold(entered: str, gate: str, value: Any = None) -> tuple[Any, int]:
     return value, os.getpid()
 
 
+class HeldWhenLoaded:
+    """An argument that tells the test that it is being unpickled, and waits at a gate."""
+
+    def __init__(self, entered: str, gate: str) -> None:
+        self.fifos = entered, gate
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return hold, self.fifos
+
+
 def note(path: str, value: str) -> str:
     """Leave a trace of having run, in one write."""
     with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123 - appended to, whole
@@ -195,8 +205,14 @@ class Unpicklable:
 
 
 class PicklesNotBack(Exception):  # noqa: N818 - what it is, not what went wrong
+    """Says itself how it is pickled, and is wrong."""
+
     def __init__(self, first: int, second: int) -> None:
         super().__init__(f"{first} and {second}")
+        self.first = Unpicklable()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PicklesNotBack, self.args
 
 
 def return_unpicklable() -> Unpicklable:
