@@ -101,7 +101,7 @@ async def test_supervisor_that_hangs_is_replaced(
                 pid = await pool.run(functions.pid)
             assert parent_of(pid) != supervisor
         await gone(supervisor)
-    assert "the supervisor process of its pool ended" in str(errors[0])
+    assert "since the supervisor of pool 'test" in str(errors[0])
     assert errors[0].may_have_run
     assert "does not answer" in caplog.text
 
