@@ -94,6 +94,7 @@ class ProcessWorker(PoolWorker):
     """One worker process."""
 
     __slots__ = (
+        "_is_refused",
         "exit",
         "home",
         "kill_reason",
@@ -120,6 +121,8 @@ class ProcessWorker(PoolWorker):
         self.sent_count = 0
         self.last_sent: WorkerTask | None = None
         self.exit = Exit()
+        # Whether it has sent what none of ours sends, and is not listened to any more.
+        self._is_refused = False
         # Stands for its process, and for no other that gets the same number: to kill it, the
         # supervisor is not needed.
         self.pidfd: int | None = None
@@ -169,8 +172,12 @@ class ProcessWorker(PoolWorker):
         """Hand over what the worker has sent."""
         replied = self.home.owner.replied
         records: list[bytes] | None = None
-        for frame in frames:
+        for index, frame in enumerate(frames):
             task: Any = self.task
+            if self._is_refused:
+                for unread in frames[index:]:
+                    unread.close()
+                break
             if frame.kind == Kind.LOG:
                 records = [] if records is None else records
                 records.append(frame.body)
@@ -202,8 +209,12 @@ class ProcessWorker(PoolWorker):
         self._refuse(frame, "it had replied to one task twice")
 
     def _refuse(self, frame: Frame, why: str) -> None:
-        """Have the worker killed for a frame."""
+        """Have the worker killed for a frame, and listen to it no more."""
         frame.close()
+        self._is_refused = True
+        if self.socket.connection is not None:
+            # It may send as fast as we read, until it is dead.
+            self.socket.connection.close()
         keeper.post(self.handle, Event.MISBEHAVIOUR, why)
         log_safely(
             _logger,
