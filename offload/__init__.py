@@ -7,6 +7,7 @@ nothing of it.
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,8 +127,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "__version__"})
 
 
-# Last: code of the program that is run then imports this package.
-if "OFFLOAD_CHILD" in os.environ:  # `offload._wire.interpreter.MARK`, without the import
+# Last: code of the program that is run then imports this package. An interpreter that has not come
+# to our first line yet may have been told to import us before that, by a `sitecustomize`.
+if "OFFLOAD_CHILD" in os.environ and sys.argv[:1] != ["-c"]:  # `offload._wire.interpreter.MARK`
     from offload._child.program import take_over
 
     take_over()

@@ -38,7 +38,12 @@ methods = pytest.mark.parametrize("method", ["forkserver", "spawn"])
 
 
 def run(
-    folder: Path, method: str, *command: str, check: bool = True, **parts: str
+    folder: Path,
+    method: str,
+    *command: str,
+    check: bool = True,
+    environment: dict[str, str] | None = None,
+    **parts: str,
 ) -> subprocess.CompletedProcess[str]:
     """Write a program and run it, in its folder."""
     parts = {"before": "", "inside": "pass", "work": "from work import triple"} | parts
@@ -48,7 +53,9 @@ def run(
     return subprocess.run(
         command or [sys.executable, "main.py"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path))}
+        | (environment or {}),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -163,3 +170,14 @@ def test_variable_by_which_a_child_is_known_is_not_passed_on(tmp_path: Path) -> 
     )
     done = run(tmp_path, "spawn", work="from starts_other import start", function="start")
     assert done.stdout == "fine\n\n"
+
+
+@methods
+def test_library_may_be_imported_before_the_first_line_of_a_child(
+    tmp_path: Path, method: str
+) -> None:
+    """As agents that watch a program do, by a `sitecustomize` on the search path of all."""
+    (tmp_path / "sitecustomize.py").write_text("import offload\n")
+    path = os.pathsep.join([str(tmp_path), *filter(os.path.isabs, sys.path)])
+    done = run(tmp_path, method, environment={"PYTHONPATH": path})
+    assert done.stdout.split() == ["15"]
