@@ -38,6 +38,7 @@ def test_every_page_is_there(site):
     """Pages, modules of the reference and scenarios of the benchmarks: nothing is left out."""
     expected = {f"{page.stem}.html" for page in PAGES if page.stem != "reference"}
     expected |= {"index.html", "changelog.html", "contributing.html", "licence.html"}
+    expected |= {"security.html"}
     names = re.findall(
         r"^## (offload[\w.]*)$", (ROOT / "docs/reference.md").read_text(), re.MULTILINE
     )
