@@ -172,13 +172,11 @@ class ProcessWorker(PoolWorker):
         """Hand over what the worker has sent."""
         replied = self.home.owner.replied
         records: list[bytes] | None = None
-        for index, frame in enumerate(frames):
+        for frame in frames:
             task: Any = self.task
             if self._is_refused:
-                for unread in frames[index:]:
-                    unread.close()
-                break
-            if frame.kind == Kind.LOG:
+                frame.close()
+            elif frame.kind == Kind.LOG:
                 records = [] if records is None else records
                 records.append(frame.body)
             elif frame.kind == Kind.TRACK:
