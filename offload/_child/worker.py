@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Room for the header and the pickle's own overhead below the size of a frame.
 _INLINE_BYTES = 60 * 1024
-# So much of an error is told, whatever `max_payload_bytes` is: else it could not be.
+# This much of an error is told, whatever `max_payload_bytes` is.
 _LEAST_ERROR_BYTES = 4096
 _NONE = pickle.dumps(None, 5)
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096

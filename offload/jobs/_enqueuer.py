@@ -46,8 +46,8 @@ class Enqueuer:
 
     Args:
         jobs: where.
-        levels: options, the outer ones first; those of a function go before the first level, and
-            the other levels before those.
+        levels: options of `Jobs`, then of each `options(…)`; later ones win. The function's own
+            options rank just above the first level.
         max_queued: how many jobs may wait in one queue; None: no limit.
         max_bytes: size of the arguments as JSON; None: no limit.
         counters: of all that these jobs enqueue.

@@ -95,7 +95,7 @@ class Keeper:
         self._ring.set()
 
     def discard(self, name: str) -> None:
-        """Have a schedule not fire that is not so far yet."""
+        """Drop a schedule that has not been loaded yet."""
         self._new = [each for each in self._new if each[0].name != name]
 
     def start(self) -> None:

@@ -9,8 +9,8 @@
 ```
 
 A fire is taken by its id, which is the same everywhere: so one scheduler of many has it, whatever
-their clocks show. How far all are decided is for schedulers that start, and for those that are very
-late; a clock that is wrong moves it too far, but never hides a fire from others.
+their clocks show. The last fire time that is decided is read only by schedulers that start or
+are very late. A wrong clock may set it too far ahead; that never hides a fire from another one.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KEEP_SECONDS", "LEASE_SECONDS", "Kept", "KeptRun", "KeptState", "SpecNote"]
 
-# So long the id of a fire is known at least: longer than clocks differ, or a scheduler is late
-# without asking how far all are decided.
+# The id of a fire that was taken is remembered for at least this long. That must exceed what clocks
+# differ by, and how late a scheduler may be without asking which fire times are decided.
 KEEP_SECONDS: Final = 86400.0
 # After a process died that ran a fire in memory, others may run the schedule again.
 LEASE_SECONDS: Final = 10.0

@@ -31,8 +31,8 @@ __all__ = ["RunningScheduler"]
 
 _logger: Final = logging.getLogger("offload.schedules")
 
-# Timers know nothing of the clock on the wall: it may be set, and a machine may sleep. So often,
-# in seconds, it is looked at; so late a fire can be then, and nothing is lost.
+# Timers do not follow the wall clock, which may be set, and the machine may sleep. It is looked at
+# at least this often, in seconds: a fire is at most that late then, and nothing is lost.
 _LOOK_SECONDS: Final = 1.0
 # How long the event loop may be held at a time, in seconds.
 _TURN_SECONDS: Final = 0.0005

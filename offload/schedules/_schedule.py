@@ -34,7 +34,7 @@ class ScheduleStatus(StrEnum):
     """What a schedule is doing in this process."""
 
     NEW = "new"
-    """Its scheduler does not run, or is not yet so far."""
+    """Its scheduler does not run, or has not loaded it yet."""
     IDLE = "idle"
     """It waits for its next fire time."""
     RUNNING = "running"
@@ -325,7 +325,7 @@ class Schedule:
         """Call `callback` at each event of this schedule, on the event loop.
 
         Returns:
-            Takes it back.
+            A function that removes the observer.
 
         Raises:
             ScheduleError: it has no scheduler.

@@ -206,7 +206,7 @@ class Scheduler:
         """Call `callback` at each event, on the event loop. What it raises is logged.
 
         Returns:
-            Takes it back.
+            A function that removes the observer.
         """
         return self.levers.observe(callback)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedFile", "receive_file", "spool_upload"]
 
-# So much of a body is taken together before a thread writes it: a hop costs a tenth of that write.
+# This much of a body is gathered before a thread writes it: a hop costs a tenth of that write.
 _WRITE_BYTES = 1 << 20
 # Buffers that one writev(2) takes (IOV_MAX is 1024 on Linux and macOS, and at least 16 by POSIX).
 _MAX_PARTS = 512

@@ -15,8 +15,8 @@
 
 Guarantees:
 
-1. *Never more than it can run.* Claimed are as many jobs as the pool has workers; of short ones so
-   many more as take 20 ms, so that workers do not wait for the engine.
+1. *Never more than it can run.* It claims as many jobs as the pool has workers, and of short jobs
+   another 20 ms of work, so that workers do not wait for the engine.
 2. *A healthy program keeps its jobs.* All claims are extended in one round trip, every
    min(lease / 3, 0.5) seconds.
 3. *Overtaken means stopped.* An attempt ends when its claim was lost, its job cancelled, or its
