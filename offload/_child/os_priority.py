@@ -86,8 +86,9 @@ def prefer_when_out_of_memory() -> None:
         proc_pid_oom_score_adj(5).
     """
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
+        # Bytes: an encoding may have to be imported, from wherever this process is.
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"1000")
     except OSError:  # no such file, or it is read-only here
         pass
 
