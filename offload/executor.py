@@ -78,7 +78,9 @@ class PoolExecutor(Executor):
     that are decorated with `@offload`, never breaks, and refuses with `QueueFullError` (as the
     exception of the future) past the pool's `max_queued`. A call that was accepted is run, also if
     nobody waits for it: the interpreter ends when it has ended, and so does a pool that is closed
-    with `aclose(drain=None)`. In a worker a call is run here and now, and its future is done.
+    with `aclose(drain=None)`. (Python 3.12 starts no thread once the main module has ended: there a
+    pool on an executor must have its workers by then.) In a worker a call is run here and now, and
+    its future is done.
     """
 
     def __init__(self, pool: ViewedPool, options: CallOptionsDict | None = None) -> None:
