@@ -96,9 +96,10 @@ def decorated(value: Any) -> Any:
             value = value.__func__
             continue
         if inspect.ismethod(value) and decorated(value.__func__) is not None:
-            if getattr(type(value.__func__), "__offload__", False):
+            inner: Any = value.__func__
+            if getattr(type(inner), "__offload__", False):
                 # From Python 3.13 on `classmethod` binds what is below it without asking it.
-                return value.__func__.bound_to(value.__self__)
+                return inner.bound_to(value.__self__)
             return value
         value = getattr(value, "__wrapped__", None)
         if value is None:
