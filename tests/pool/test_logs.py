@@ -234,6 +234,7 @@ class TestLogs:
         assert seen == {str(number): list(range(50)) for number in range(4)}
 
     @pytest.mark.guarantee(8)
+    @pytest.mark.holds_loop("handlers of thousands at once share the GIL with the loop")
     async def test_thousands_of_records_in_order(self, pool: Pool, records: Records) -> None:
         """Many records are all there, in order, and the result behind them."""
         assert await pool.run(crossing_functions.log_many, 3000) == 3000
