@@ -13,6 +13,7 @@ import sys
 
 from offload._child.import_hook import when_imported
 from offload._wire.frames import Kind
+from offload._wire.tracking import COMMANDS, RESOURCES, pack_news
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from offload._child.connection import Connection
 
 __all__ = ["act_as_child"]
-
-# What the server tells its tracker of; see `offload._workers.kinship`.
-_SHARED = ("shared_memory", "semaphore")
 
 
 def act_as_child(connection: Connection, authkey: bytes) -> None:
@@ -46,13 +44,13 @@ def _share_tracker(connection: Connection) -> None:
 
     def told(command: str, original: Callable[[str, str], None]) -> Callable[[str, str], None]:
         def tell(name: str, rtype: str) -> None:
-            news = f"{command}\n{rtype}\n{name}".encode()
-            if rtype not in _SHARED or not connection.send_news(Kind.TRACK, news):
+            news = pack_news(command, rtype, name)
+            if rtype not in RESOURCES or not connection.send_news(Kind.TRACK, news):
                 original(name, rtype)
 
         return tell
 
-    for command in ("register", "unregister"):
+    for command in COMMANDS:
         tell = told(command, getattr(module, command))
         setattr(module, command, tell)
         setattr(module._resource_tracker, command, tell)  # noqa: SLF001

@@ -10,6 +10,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from offload._wire.tracking import unpack_news
 from offload._workers.keeper import keeper
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["authkey", "is_inherited", "pickled_for_child", "track"]
-
-_COMMANDS = ("register", "unregister")
-# What multiprocessing makes names for.
-_RESOURCES = ("shared_memory", "semaphore")
 
 
 def authkey() -> bytes:
@@ -87,9 +84,10 @@ def track(news: bytes) -> bool:
     Returns:
         False if it is nothing that a worker of ours says.
     """
-    command, rtype, name = (*news.decode(errors="replace").split("\n", 2), "", "")[:3]
-    if command not in _COMMANDS or rtype not in _RESOURCES or not name:
+    told = unpack_news(news)
+    if told is None:
         return False
+    command, rtype, name = told
     from multiprocessing import resource_tracker
 
     tell: Callable[[str, str], None] = getattr(resource_tracker, command)
