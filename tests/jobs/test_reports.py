@@ -14,7 +14,7 @@ from offload.jobs._functions import reference_of
 from offload.jobs._sqlite import SqliteEngine
 from offload.jobs._values import Claim, Claimed, Complete, Finished, JobState, NewJob, Wanted
 from offload.jobs._worker.connection import Connection
-from offload.jobs._worker.lane import Lane
+from offload.jobs._worker.consumer import Consumer
 from offload.jobs._worker.leases import Leases
 from offload.jobs._worker.parts import Parts
 from offload.jobs._worker.records import RecordKeeper
@@ -59,7 +59,7 @@ class SlowEngine:
 
 
 class Recorder:
-    """A lane that notes what it is told."""
+    """A consumer that notes what it is told."""
 
     def __init__(self):
         self.spare = 0
@@ -114,10 +114,10 @@ class Setting:
 
     def __init__(self):
         self.engine = SlowEngine()
-        self.lane = Recorder()
+        self.consumer = Recorder()
         self.parts = made_parts(self.engine)
         self.tasks = set()
-        self.reports = Reports(self.parts, self.lane, self.tasks)
+        self.reports = Reports(self.parts, self.consumer, self.tasks)
 
     def add(self, *names):
         for name in names:
@@ -142,23 +142,23 @@ async def test_what_ends_meanwhile_goes_together():
     assert ids == ["two", "three"]
     answer.set_result(Finished((True, False)))
     await setting.carried()
-    assert setting.lane.ended == {"one": True, "two": True, "three": False}
+    assert setting.consumer.ended == {"one": True, "two": True, "three": False}
 
 
 async def test_reports_wait_while_workers_have_enough():
     """A report waits for others while every worker process has a next job, and not after that."""
     setting = Setting()
-    setting.lane.spare = 10
+    setting.consumer.spare = 10
     setting.add("one")
     await asyncio.sleep(0)
     setting.add("two")
-    setting.lane.spare = 2
+    setting.consumer.spare = 2
     setting.add("three")
     ids, _, answer = await setting.engine.next()
     assert ids == ["one", "two", "three"]
     answer.set_result(Finished((True,) * 3))
     # Alone it goes as well, some milliseconds later.
-    setting.lane.spare = 10
+    setting.consumer.spare = 10
     setting.add("four")
     ids, _, answer = await setting.engine.next()
     assert ids == ["four"]
@@ -167,18 +167,18 @@ async def test_reports_wait_while_workers_have_enough():
 
 
 async def test_reports_claim_what_is_next():
-    """What the lane wants comes with the answer, and counts as asked for until then."""
+    """What the consumer wants comes with the answer, and counts as asked for until then."""
     setting = Setting()
-    wanted = setting.lane.wanted = Wanted(frozenset(), frozenset(), "worker", LEASE, limit=3)
+    wanted = setting.consumer.wanted = Wanted(frozenset(), frozenset(), "worker", LEASE, limit=3)
     setting.add("one")
     _, then, answer = await setting.engine.next()
     assert then is wanted
-    assert setting.lane.outstanding == 3
+    assert setting.consumer.outstanding == 3
     new = Claimed(Claim("new", "default", "1"), None)
     answer.set_result(Finished((True,), (new,)))
     await setting.carried()
-    assert setting.lane.outstanding == 0
-    assert setting.lane.begun == [new]
+    assert setting.consumer.outstanding == 0
+    assert setting.consumer.begun == [new]
 
 
 async def test_outage_loses_no_report():
@@ -195,7 +195,7 @@ async def test_outage_loses_no_report():
     assert ids == ["two"]
     answer.set_result(Finished((True,)))
     await setting.carried()
-    assert setting.lane.ended == {"one": True, "two": True}
+    assert setting.consumer.ended == {"one": True, "two": True}
     assert setting.parts.connection.is_up
 
 
@@ -207,14 +207,14 @@ async def test_lost_claim_is_reported_no_more():
     setting.parts.leases.over(Claim("one", "default", "token of one"))
     answer.set_exception(JobsUnavailableError("away", location="nowhere"))
     await setting.carried()
-    assert setting.lane.ended == {"one": False}
+    assert setting.consumer.ended == {"one": False}
 
 
 async def test_report_that_no_engine_takes_keeps_no_other():
     """One that breaks its round trip is tried alone, and given up; all others are stored."""
     setting = Setting()
     setting.add("good", "bad", "fine")
-    while len(setting.lane.ended) < 3:
+    while len(setting.consumer.ended) < 3:
         ids, _, answer = await setting.engine.next()
         if "bad" in ids:
             answer.set_exception(UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogate"))
@@ -222,7 +222,7 @@ async def test_report_that_no_engine_takes_keeps_no_other():
             answer.set_result(Finished((True,) * len(ids)))
         await asyncio.sleep(0)
     await setting.carried()
-    assert setting.lane.ended == {"good": True, "bad": None, "fine": True}
+    assert setting.consumer.ended == {"good": True, "bad": None, "fine": True}
 
 
 async def test_job_whose_lease_has_run_out_does_not_begin(tmp_path):
@@ -232,15 +232,15 @@ async def test_job_whose_lease_has_run_out_does_not_begin(tmp_path):
     reference, path = reference_of(functions.append), tmp_path / "lines"
     arguments = json.dumps({"path": str(path), "word": "late"})
     await engine.put([NewJob("late", reference, arguments)])
-    async with Pool("lane", max_workers=1) as pool:
-        lane = Lane(
+    async with Pool("consumer", max_workers=1) as pool:
+        consumer = Consumer(
             made_parts(engine), pool, {reference: attempt_of(reference, functions.append, pool)}
         )
-        wanted = lane.ask()
+        wanted = consumer.ask()
         claimed = await engine.claim(wanted)
         assert len(claimed) == 1
-        lane.begin(claimed, time.monotonic() - LEASE)
-        await lane.drained()
+        consumer.begin(claimed, time.monotonic() - LEASE)
+        await consumer.drained()
     (record,) = await engine.get(["late"])
     await engine.aclose()
     assert not path.exists()

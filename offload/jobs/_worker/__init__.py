@@ -1,7 +1,7 @@
 """The worker program: claims jobs, runs each on a pool, and reports what became of it.
 
                  ┌──────────────────────── worker program ────────────────────────┐
-    engine ──────┤ lane: claim ─► attempt ─► report and claim the next ─► …       │
+    engine ──────┤ consumer: claim ─► attempt ─► report and claim the next ─► …       │
       ▲          │                  │ ▲                                           │
       │ extend ──┤ leases           │ │ result, progress, log records             │
       │ sweep ───┤ program          ▼ │                                           │
@@ -9,7 +9,7 @@
                  └────────────────────────────────────────────────────────────────┘
 
 1. `program` is the life: start, keep the leases, sweep, drain, end.
-2. `lane` is the flow of the jobs of one pool, and how many there may be at once.
+2. `consumer` is the flow of the jobs of one pool, and how many there may be at once.
 3. `attempt` is one of them, from its claim to its end; `reports` carries what it came to.
 4. `leases` knows which claims still hold. It is pure.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from offload.jobs._values import Claim
     from offload.jobs._worker.attempt import RunningAttempt
-    from offload.jobs._worker.lane import Lane
+    from offload.jobs._worker.consumer import Consumer
     from offload.jobs._worker.parts import Parts
 
 __all__ = ["Duties"]
@@ -37,13 +37,15 @@ class Duties:
 
     Args:
         parts: of the program.
-        lanes: whose attempts are looked after.
+        consumers: whose attempts are looked after.
         max_over: how many jobs that are over are kept in the store; None: no limit.
     """
 
-    def __init__(self, parts: Parts, lanes: Sequence[Lane], *, max_over: int | None) -> None:
+    def __init__(
+        self, parts: Parts, consumers: Sequence[Consumer], *, max_over: int | None
+    ) -> None:
         self._parts = parts
-        self._lanes = lanes
+        self._consumers = consumers
         self._max_over = max_over
 
     async def extend(self) -> None:
@@ -72,8 +74,8 @@ class Duties:
             await asyncio.sleep(_WATCH_SECONDS)
             for claim in self._parts.leases.run_out(time.monotonic()):
                 self._stop(claim, Stop.LOST)
-            for lane in self._lanes:
-                lane.look_after()
+            for consumer in self._consumers:
+                consumer.look_after()
 
     async def tell(self) -> None:
         """Have progress and log records kept, and say in the log what takes long."""
@@ -114,13 +116,13 @@ class Duties:
                 )
 
     def _stop(self, claim: Claim, reason: Stop) -> None:
-        for lane in self._lanes:
-            attempt = lane.attempts.get(claim.token)
+        for consumer in self._consumers:
+            attempt = consumer.attempts.get(claim.token)
             if attempt is not None:
                 attempt.stop(reason)
 
     def _attempts(self) -> list[RunningAttempt]:
-        return [attempt for lane in self._lanes for attempt in lane.attempts.values()]
+        return [attempt for consumer in self._consumers for attempt in consumer.attempts.values()]
 
 
 def _log_long(attempts: Sequence[RunningAttempt], told: dict[str, float]) -> dict[str, float]:

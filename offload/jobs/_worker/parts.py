@@ -17,7 +17,7 @@ __all__ = ["Parts"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What lanes need of their program.
+    """What consumers need of their program.
 
     Attributes:
         engine: open.
@@ -25,10 +25,10 @@ class Parts:
         queues: which it serves.
         lease: seconds of a claim.
         max_bytes: size that a result may have as JSON; None: no limit.
-        leases: claims of all lanes.
+        leases: claims of all consumers.
         connection: whether the engine answers.
         records: log records of attempts.
-        counters: of all lanes.
+        counters: of all consumers.
     """
 
     engine: Engine

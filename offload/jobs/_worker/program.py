@@ -21,8 +21,8 @@ from offload.jobs._errors import JobsCorruptError, JobsUnavailableError
 from offload.jobs._functions import discover, options_of, reference_of
 from offload.jobs._worker.attempt import Stop
 from offload.jobs._worker.connection import Connection
+from offload.jobs._worker.consumer import Consumer
 from offload.jobs._worker.duties import Duties
-from offload.jobs._worker.lane import Lane
 from offload.jobs._worker.leases import Leases
 from offload.jobs._worker.parts import Parts
 from offload.jobs._worker.records import RecordKeeper
@@ -134,7 +134,7 @@ class WorkerProgram:
         self._given: Final = None if functions is None else tuple(functions)
         self.name: Final = name or f"{socket.gethostname()}:{os.getpid()}"
         self.state: ProgramState = ProgramState.STARTING
-        self._lanes: list[Lane] = []
+        self._consumers: list[Consumer] = []
         self._functions: dict[str, Any] = {}
         self._counters = Counters()
         self._connection = Connection()
@@ -168,9 +168,9 @@ class WorkerProgram:
         return WorkerProgramStatistics(
             worker=self.name,
             state=self.state,
-            functions=sum(len(lane.runnables) for lane in self._lanes),
-            slots=sum(lane.slots for lane in self._lanes),
-            active=sum(len(lane.attempts) for lane in self._lanes),
+            functions=sum(len(consumer.runnables) for consumer in self._consumers),
+            slots=sum(consumer.slots for consumer in self._consumers),
+            active=sum(len(consumer.attempts) for consumer in self._consumers),
             claimed=self._counters.claimed,
             ended=dict(self._counters.ended),
             fenced=self._counters.fenced,
@@ -219,7 +219,7 @@ class WorkerProgram:
             engine = await self._open()
             if engine is not None:
                 parts = self._make_parts(engine, records)
-                self._lanes = [Lane(parts, *each) for each in by_pool.items()]
+                self._consumers = [Consumer(parts, *each) for each in by_pool.items()]
                 await self._run(parts)
         finally:
             logging.root.removeHandler(records)
@@ -249,9 +249,9 @@ class WorkerProgram:
         return None
 
     async def _run(self, parts: Parts) -> None:
-        for lane in self._lanes:
-            await lane.pool.open()
-        duties = Duties(parts, self._lanes, max_over=self._options.max_over)
+        for consumer in self._consumers:
+            await consumer.pool.open()
+        duties = Duties(parts, self._consumers, max_over=self._options.max_over)
         background = [
             asyncio.create_task(each)
             for each in (
@@ -263,7 +263,7 @@ class WorkerProgram:
         ]
         if self._options.burst:
             background.append(asyncio.create_task(self._stop_when_idle()))
-        claims = [asyncio.create_task(lane.claim()) for lane in self._lanes]
+        claims = [asyncio.create_task(consumer.claim()) for consumer in self._consumers]
         self.state = ProgramState.RUNNING
         self._log_start(parts)
         stopped = asyncio.create_task(self._stopped.wait())
@@ -283,10 +283,10 @@ class WorkerProgram:
     async def _end(self, claims: list[asyncio.Task[None]]) -> None:
         """Drain, and hand back what is left."""
         self.state = ProgramState.DRAINING
-        for lane in self._lanes:
-            lane.stop_claiming()
+        for consumer in self._consumers:
+            consumer.stop_claiming()
         await asyncio.wait(claims, timeout=_HAND_BACK_SECONDS)
-        active = sum(len(lane.attempts) for lane in self._lanes)
+        active = sum(len(consumer.attempts) for consumer in self._consumers)
         if active:
             _logger.info("draining: %d attempts have %g s to end", active, self._options.drain)
         drained = asyncio.create_task(self._drained())
@@ -296,25 +296,27 @@ class WorkerProgram:
         )
         hurried.cancel()
         if not drained.done():
-            for attempt in [each for lane in self._lanes for each in lane.attempts.values()]:
+            for attempt in [
+                each for consumer in self._consumers for each in consumer.attempts.values()
+            ]:
                 attempt.stop(Stop.HANDED_BACK)
             await asyncio.wait({drained}, timeout=_HAND_BACK_SECONDS)
         if not drained.done():
             drained.cancel()
             _logger.warning("the engine does not answer: what was not reported will lapse")
-            for lane in self._lanes:
-                lane.abandon()
+            for consumer in self._consumers:
+                consumer.abandon()
         _logger.info("worker program %s ends", self.name)
 
     async def _stop_when_idle(self) -> None:
-        while not all(lane.is_idle for lane in self._lanes):  # noqa: ASYNC110
-            # No event: it is over when a claim has waited in vain, on each lane.
+        while not all(consumer.is_idle for consumer in self._consumers):  # noqa: ASYNC110
+            # No event: it is over when a claim has waited in vain, on each consumer.
             await asyncio.sleep(_IDLE_SECONDS)
         self.stop()
 
     async def _drained(self) -> None:
-        for lane in self._lanes:
-            await lane.drained()
+        for consumer in self._consumers:
+            await consumer.drained()
 
     # What it can run
 
@@ -352,7 +354,7 @@ class WorkerProgram:
         if isinstance(wanted, Pool):
             return wanted
         if wanted == "default" and not any(each.name == "default" for each in Pool.all()):
-            # No more calls than that: the queue is of a lane's making, and short.
+            # No more calls than that: the queue is of a consumer's making, and short.
             return Pool("default", max_workers=self._options.concurrency)
         try:
             return Pool.named(wanted)
@@ -372,7 +374,7 @@ class WorkerProgram:
             self.name,
             len(self._functions),
             ", ".join(sorted(parts.queues)),
-            sum(lane.slots for lane in self._lanes),
+            sum(consumer.slots for consumer in self._consumers),
             self._options.lease,
         )
 

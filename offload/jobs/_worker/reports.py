@@ -80,7 +80,7 @@ class Reporter(Protocol):
 
 
 class Reports:
-    """The reports of one lane.
+    """The reports of one consumer.
 
     Args:
         parts: of the program.

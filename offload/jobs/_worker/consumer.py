@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from offload.jobs._worker.reports import Report
     from offload.pool import Pool
 
-__all__ = ["Lane"]
+__all__ = ["Consumer"]
 
 _logger: Final = logging.getLogger("offload.jobs")
 
@@ -57,7 +57,7 @@ class _Eligible:
         return self._unlimited.union(free) if free else self._unlimited
 
 
-class Lane:
+class Consumer:
     """The jobs of one pool.
 
     Attributes:
