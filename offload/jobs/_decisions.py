@@ -168,13 +168,14 @@ def settle(job: Standing, ending: Ending, *, now: datetime) -> Settlement:
 def lapse(job: Standing, worker: str) -> Settlement:
     """Return what to store of an attempt whose lease has run out.
 
-    Nobody knows what became of it: it may be dead, stopped or cut off. A job that does that again
-    and again is poison, and fails.
+    The worker program may be dead, stopped or cut off. A job that brings this about again and again
+    is poison, and fails.
     """
     crashes = job.crashes + 1
     error = JobError(
         "offload.jobs.LeaseLapsedError",
-        f"worker {worker} did not extend its claim in time: it died, was stopped or was cut off",
+        f"worker program {worker} did not extend its lease in time: it died, was stopped or was "
+        "cut off",
     )
     if job.is_cancel_asked:
         state = JobState.CANCELLED

@@ -34,7 +34,7 @@ __all__ = [
 _TOKEN_BYTES: Final = 9
 _turns: Final = count()
 LAPSED: Final = (
-    "worker %s did not extend its claim in time: it died, was stopped or was cut off",
+    "worker program %s did not extend its lease in time: it died, was stopped or was cut off",
     "offload.jobs.LeaseLapsedError",
 )
 
