@@ -29,9 +29,9 @@ from offload._wire.supervision import PAGE_LABEL
 from offload._workers.code_on_disk import CodeOnDisk
 from offload._workers.keeper import keeper
 from offload._workers.logs import log_safely, relay
+from offload._workers.process_state import CLOSE_SECONDS, REPORT_SECONDS, Event, ProcessState
 from offload._workers.process_worker import ProcessWorker
 from offload._workers.supervisor_client import SupervisorClient
-from offload._workers.worker_life import CLOSE_SECONDS, REPORT_SECONDS, Event, Life
 
 if TYPE_CHECKING:
     from offload._workers.backend import Settings, WorkerOwner
@@ -196,7 +196,7 @@ class ProcessBackend:
     def supervisor_ended(self, exit_code: int | None) -> None:
         """Take note that all workers have ended with their supervisor; the next start makes one."""
         for worker in self.workers():
-            if worker.life is Life.ENDED:
+            if worker.process_state is ProcessState.ENDED:
                 continue
             if worker.pid is not None:
                 # The kernel ends the workers of a supervisor, but not what they have started. The

@@ -20,7 +20,7 @@ import enum
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 
-__all__ = ["IGNORED", "IMPOSSIBLE", "STEPS", "Event", "Life", "Step", "Tell", "next_step"]
+__all__ = ["IGNORED", "IMPOSSIBLE", "STEPS", "Event", "ProcessState", "Step", "Tell", "next_step"]
 
 # For exit hooks of a worker whose socket was closed for it to end.
 _EXIT_SECONDS = 5.0
@@ -33,7 +33,7 @@ _TERMINATE_SECONDS = 0.5
 REPORT_SECONDS = 1.0
 
 
-class Life(enum.Enum):
+class ProcessState(enum.Enum):
     """What a worker process is doing, as the keeper knows it."""
 
     STARTING = "starting"
@@ -106,7 +106,7 @@ class Step:
     """What follows from an event.
 
     Attributes:
-        life: the state from then on.
+        after: the state from then on.
         signal: what its process is sent.
         seconds: the time of that state; 0.0: it has no end; None: the event says.
         is_capped: a time that runs already stays, if it is over before.
@@ -115,7 +115,7 @@ class Step:
         reason: why it is killed, if that is no caller's wish; {} is what the event tells.
     """
 
-    life: Life
+    after: ProcessState
     signal: int | None = None
     seconds: float | None = 0.0
     is_capped: bool = False
@@ -124,100 +124,100 @@ class Step:
     reason: str = ""
 
 
-_TERMINATE = Step(Life.TERMINATING, signal=SIGTERM, seconds=_TERMINATE_SECONDS)
-_KILL = Step(Life.KILLED, signal=SIGKILL)
-_MISBEHAVED = Step(Life.KILLED, signal=SIGKILL, reason="{}")
-_CLOSE = Step(Life.CLOSING, seconds=_EXIT_SECONDS, closes_socket=True)
-_RECOVER = Step(Life.RUNNING, tell=Tell.RECOVERED)
-_AWAIT_EXIT = Step(Life.LOST, seconds=REPORT_SECONDS)
-_END = Step(Life.ENDED, seconds=REPORT_SECONDS, tell=Tell.ENDED)
-_FREE = Step(Life.GONE, tell=Tell.FREE)
-_FAIL = Step(Life.FAILED, signal=SIGKILL, tell=Tell.FAILED)
-_FAIL_AND_FREE = Step(Life.GONE, tell=Tell.FAILED_AND_FREE)
+_TERMINATE = Step(ProcessState.TERMINATING, signal=SIGTERM, seconds=_TERMINATE_SECONDS)
+_KILL = Step(ProcessState.KILLED, signal=SIGKILL)
+_MISBEHAVED = Step(ProcessState.KILLED, signal=SIGKILL, reason="{}")
+_CLOSE = Step(ProcessState.CLOSING, seconds=_EXIT_SECONDS, closes_socket=True)
+_RECOVER = Step(ProcessState.RUNNING, tell=Tell.RECOVERED)
+_AWAIT_EXIT = Step(ProcessState.LOST, seconds=REPORT_SECONDS)
+_END = Step(ProcessState.ENDED, seconds=REPORT_SECONDS, tell=Tell.ENDED)
+_FREE = Step(ProcessState.GONE, tell=Tell.FREE)
+_FAIL = Step(ProcessState.FAILED, signal=SIGKILL, tell=Tell.FAILED)
+_FAIL_AND_FREE = Step(ProcessState.GONE, tell=Tell.FAILED_AND_FREE)
 
 
-def _close_soon(life: Life) -> Step:
+def _close_soon(state: ProcessState) -> Step:
     """Return the step of a worker that has no more than the pool's last second."""
-    return Step(life, seconds=CLOSE_SECONDS, is_capped=True, closes_socket=True)
+    return Step(state, seconds=CLOSE_SECONDS, is_capped=True, closes_socket=True)
 
 
-STEPS: dict[Life, dict[Event, Step]] = {
-    Life.STARTING: {
-        Event.READY: Step(Life.RUNNING, tell=Tell.READY),
+STEPS: dict[ProcessState, dict[Event, Step]] = {
+    ProcessState.STARTING: {
+        Event.READY: Step(ProcessState.RUNNING, tell=Tell.READY),
         Event.FAILURE: _FAIL,
         Event.NOT_STARTED: _FAIL_AND_FREE,
         Event.TIME_OVER: _FAIL,
         Event.POOL_CLOSED: _FAIL,
         Event.EXITED: _FAIL_AND_FREE,
     },
-    Life.FAILED: {
+    ProcessState.FAILED: {
         # The command to kill it came to a supervisor that had not begun to start it.
         Event.NOT_STARTED: _FREE,
         Event.EXITED: _FREE,
     },
-    Life.RUNNING: {
+    ProcessState.RUNNING: {
         Event.STOP_IDLE: _CLOSE,
-        Event.STOP_WITH_GRACE: Step(Life.ASKED, seconds=None),
+        Event.STOP_WITH_GRACE: Step(ProcessState.ASKED, seconds=None),
         Event.STOP_NOW: _TERMINATE,
         # Who stops the task, on another thread, has decided to and has not come to the keeper yet.
         # If the worker were free now, the stop would meet its next task.
-        Event.TASK_ENDED: Step(Life.EARLY),
+        Event.TASK_ENDED: Step(ProcessState.EARLY),
         Event.SOCKET_LOST: _AWAIT_EXIT,
         Event.MISBEHAVIOUR: _MISBEHAVED,
-        Event.POOL_CLOSED: _close_soon(Life.CLOSING),
+        Event.POOL_CLOSED: _close_soon(ProcessState.CLOSING),
         Event.EXITED: _END,
     },
-    Life.EARLY: {
+    ProcessState.EARLY: {
         Event.STOP_IDLE: _CLOSE,
         Event.STOP_WITH_GRACE: _RECOVER,
         Event.STOP_NOW: _RECOVER,
         Event.SOCKET_LOST: _AWAIT_EXIT,
         Event.MISBEHAVIOUR: _MISBEHAVED,
-        Event.POOL_CLOSED: _close_soon(Life.CLOSING),
+        Event.POOL_CLOSED: _close_soon(ProcessState.CLOSING),
         Event.EXITED: _END,
     },
-    Life.ASKED: {
+    ProcessState.ASKED: {
         Event.STOP_NOW: _TERMINATE,
         Event.TASK_ENDED: _RECOVER,
         Event.TIME_OVER: _TERMINATE,
         Event.SOCKET_LOST: _AWAIT_EXIT,
         Event.MISBEHAVIOUR: _MISBEHAVED,
-        Event.POOL_CLOSED: _close_soon(Life.CLOSING),
+        Event.POOL_CLOSED: _close_soon(ProcessState.CLOSING),
         Event.EXITED: _END,
     },
-    Life.LOST: {
+    ProcessState.LOST: {
         # What it computes can reach nobody: it needs no grace.
         Event.STOP_WITH_GRACE: _TERMINATE,
         Event.STOP_NOW: _TERMINATE,
         Event.TIME_OVER: Step(
-            Life.KILLED,
+            ProcessState.KILLED,
             signal=SIGKILL,
             reason="nothing can be sent to it or received from it any more",
         ),
-        Event.POOL_CLOSED: _close_soon(Life.LOST),
+        Event.POOL_CLOSED: _close_soon(ProcessState.LOST),
         Event.EXITED: _END,
     },
-    Life.CLOSING: {
+    ProcessState.CLOSING: {
         Event.TIME_OVER: _KILL,
         # One that was told to end before, as it retired, has no more time than the others.
-        Event.POOL_CLOSED: _close_soon(Life.CLOSING),
+        Event.POOL_CLOSED: _close_soon(ProcessState.CLOSING),
         Event.EXITED: _END,
     },
-    Life.TERMINATING: {
+    ProcessState.TERMINATING: {
         Event.MISBEHAVIOUR: _MISBEHAVED,
         Event.TIME_OVER: _KILL,
-        Event.POOL_CLOSED: _close_soon(Life.TERMINATING),
+        Event.POOL_CLOSED: _close_soon(ProcessState.TERMINATING),
         Event.EXITED: _END,
     },
-    Life.KILLED: {
+    ProcessState.KILLED: {
         Event.EXITED: _END,
     },
-    Life.ENDED: {
+    ProcessState.ENDED: {
         # The loop that has its socket was closed, or stands still.
         Event.TIME_OVER: _END,
         Event.REPORTED: _FREE,
     },
-    Life.GONE: {},
+    ProcessState.GONE: {},
 }
 
 _ALL = frozenset(Event)
@@ -226,86 +226,88 @@ _STOPS = frozenset({Event.STOP_IDLE, Event.STOP_WITH_GRACE, Event.STOP_NOW})
 _NEWS = frozenset({Event.TASK_ENDED, Event.SOCKET_LOST, Event.MISBEHAVIOUR})
 
 # Events that come, and change nothing: by state, with the reason.
-IGNORED: dict[Life, dict[frozenset[Event], str]] = {
-    Life.STARTING: {},
-    Life.FAILED: {
+IGNORED: dict[ProcessState, dict[frozenset[Event], str]] = {
+    ProcessState.STARTING: {},
+    ProcessState.FAILED: {
         frozenset({Event.READY, Event.FAILURE}): "it says so too late",
         frozenset({Event.POOL_CLOSED}): "it is being killed",
     },
-    Life.RUNNING: {},
-    Life.EARLY: {frozenset({Event.TASK_ENDED}): "a second reply to the same task"},
-    Life.ASKED: {
+    ProcessState.RUNNING: {},
+    ProcessState.EARLY: {frozenset({Event.TASK_ENDED}): "a second reply to the same task"},
+    ProcessState.ASKED: {
         frozenset({Event.STOP_IDLE}): "it has a task, whose time runs",
         frozenset({Event.STOP_WITH_GRACE}): "its time runs",
     },
-    Life.LOST: {
+    ProcessState.LOST: {
         frozenset({Event.STOP_IDLE}): "it has ended, or is killed soon",
         _NEWS: "it has ended, or is killed soon",
     },
-    Life.CLOSING: {
+    ProcessState.CLOSING: {
         _STOPS: "its end is under way",
         _NEWS: "its end is under way, and its socket was closed by us",
     },
-    Life.TERMINATING: {
+    ProcessState.TERMINATING: {
         _STOPS: "its end is under way",
         frozenset({Event.TASK_ENDED, Event.SOCKET_LOST}): "its end is under way",
     },
-    Life.KILLED: {
+    ProcessState.KILLED: {
         _STOPS | _NEWS | {Event.POOL_CLOSED}: "it is being killed",
     },
-    Life.ENDED: {
+    ProcessState.ENDED: {
         _STOPS | _NEWS: "it has ended",
         frozenset({Event.POOL_CLOSED}): "its report is on its way",
         frozenset({Event.EXITED}): "it is known",
     },
-    Life.GONE: {_ALL: "what was posted before it was freed"},
+    ProcessState.GONE: {_ALL: "what was posted before it was freed"},
 }
 
 # Events that cannot come, and are a mistake of ours if they do: by state, with the reason.
-IMPOSSIBLE: dict[Life, dict[frozenset[Event], str]] = {
-    Life.STARTING: {
+IMPOSSIBLE: dict[ProcessState, dict[frozenset[Event], str]] = {
+    ProcessState.STARTING: {
         _STOPS: "the pool knows no worker that is not ready",
         _NEWS: "it is given no task before it is ready",
         frozenset({Event.REPORTED}): "it has not ended",
     },
-    Life.FAILED: {
+    ProcessState.FAILED: {
         _STOPS | _NEWS: "it was given no task, and the pool has been told that it failed",
         frozenset({Event.TIME_OVER}): "it has no time",
         frozenset({Event.REPORTED}): "its end is not reported",
     },
     **{
-        life: {
+        state: {
             frozenset({Event.READY, Event.FAILURE, Event.NOT_STARTED}): "it has been ready",
             frozenset({Event.REPORTED}): "it has not ended",
             **(
                 {frozenset({Event.TIME_OVER}): "it has no time"}
-                if life in (Life.RUNNING, Life.EARLY, Life.KILLED)
+                if state in (ProcessState.RUNNING, ProcessState.EARLY, ProcessState.KILLED)
                 else {}
             ),
         }
-        for life in (
-            Life.RUNNING,
-            Life.EARLY,
-            Life.ASKED,
-            Life.LOST,
-            Life.CLOSING,
-            Life.TERMINATING,
-            Life.KILLED,
+        for state in (
+            ProcessState.RUNNING,
+            ProcessState.EARLY,
+            ProcessState.ASKED,
+            ProcessState.LOST,
+            ProcessState.CLOSING,
+            ProcessState.TERMINATING,
+            ProcessState.KILLED,
         )
     },
-    Life.ENDED: {frozenset({Event.READY, Event.FAILURE, Event.NOT_STARTED}): "it has been ready"},
-    Life.GONE: {},
+    ProcessState.ENDED: {
+        frozenset({Event.READY, Event.FAILURE, Event.NOT_STARTED}): "it has been ready"
+    },
+    ProcessState.GONE: {},
 }
 
 
-def next_step(life: Life, event: Event) -> Step | None:
+def next_step(state: ProcessState, event: Event) -> Step | None:
     """Return what follows from an event; None if it changes nothing.
 
     Raises:
         AssertionError: it cannot happen in this state.
     """
-    step = STEPS[life].get(event)
+    step = STEPS[state].get(event)
     if step is None:
-        for events, reason in IMPOSSIBLE[life].items():
-            assert event not in events, f"{event} in {life}: {reason}"
+        for events, reason in IMPOSSIBLE[state].items():
+            assert event not in events, f"{event} in {state}: {reason}"
     return step

@@ -4,8 +4,8 @@ Three threads meet here, and each does what only it can do:
 
 1. The thread of the task's event loop sends the task and reads what the worker says. It writes
    `sent_count` and `last_sent` before it sends, and nothing else.
-2. The keeper's thread starts, stops and buries the process. Everything that changes `life` happens
-   there, by the table of `offload._workers.worker_life`. Other threads post to it.
+2. The keeper's thread starts, stops and buries the process. It alone changes `process_state`, by
+   the table of `offload._workers.process_state`. Other threads post to it.
 3. Any thread may stop a task (a timer, a signal handler, a button on the dashboard): `stop` raises
    the flag in the page at once, since the function may be looking at it, and posts the rest.
 
@@ -47,9 +47,9 @@ from offload._workers.keeper import keeper
 from offload._workers.kinship import authkey, track
 from offload._workers.logs import has_console, log_levels, log_safely, relay
 from offload._workers.places import places_of
+from offload._workers.process_state import Event, ProcessState, Tell, next_step
 from offload._workers.wary_assembler import BrokenProtocolError
 from offload._workers.watch import Doing, doing
-from offload._workers.worker_life import Event, Life, Tell, next_step
 
 if TYPE_CHECKING:
     import asyncio
@@ -99,9 +99,9 @@ class ProcessWorker(PoolWorker):
         "home",
         "kill_reason",
         "last_sent",
-        "life",
         "page",
         "pidfd",
+        "process_state",
         "sent_count",
         "socket",
         "timer",
@@ -116,7 +116,7 @@ class ProcessWorker(PoolWorker):
         self.home = home
         self.page = WorkerPage(memory)
         self.socket = WorkerSocket(endpoint, self.page)
-        self.life = Life.STARTING
+        self.process_state = ProcessState.STARTING
         self.timer: asyncio.TimerHandle | None = None
         self.sent_count = 0
         self.last_sent: WorkerTask | None = None
@@ -130,7 +130,9 @@ class ProcessWorker(PoolWorker):
         self.kill_reason = ""
 
     def __repr__(self) -> str:
-        return f"<worker {self.number} pid={self.pid} {self.state.value}, {self.life.value}>"
+        return (
+            f"<worker {self.number} pid={self.pid} {self.state.value}, {self.process_state.value}>"
+        )
 
     # On the thread of the task's loop.
 
@@ -328,7 +330,7 @@ class ProcessWorker(PoolWorker):
             signal=-code if code < 0 else None,
             why=self.kill_reason,
         )
-        if self.life is Life.STARTING:
+        if self.process_state is ProcessState.STARTING:
             # What it said last may not have been read yet.
             self._read_start()
         self.handle(Event.EXITED, f"{self.exit} before it was ready")
@@ -341,17 +343,17 @@ class ProcessWorker(PoolWorker):
             detail: what the pool is told of a failure to start, or of misbehaviour.
             seconds: the time of the next state, where the event decides on that.
         """
-        step = next_step(self.life, event)
+        step = next_step(self.process_state, event)
         if step is None:
             return
-        self.life = step.life
+        self.process_state = step.after
         self.kill_reason = step.reason.format(detail) or self.kill_reason
         self._set_timer(seconds if step.seconds is None else step.seconds, capped=step.is_capped)
         if step.closes_socket:
             self.socket.shut()
         if step.signal is not None:
             self._signal(step.signal)
-        elif step.life is Life.LOST:
+        elif step.after is ProcessState.LOST:
             self.home.supervisor.ask()  # who should tell of its end soon
         self._tell(step.tell, detail)
 

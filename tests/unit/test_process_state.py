@@ -5,98 +5,107 @@ from signal import SIGKILL, SIGTERM
 
 import pytest
 
-from offload._workers.worker_life import (
+from offload._workers.process_state import (
     IGNORED,
     IMPOSSIBLE,
     STEPS,
     Event,
-    Life,
+    ProcessState,
     Tell,
     next_step,
 )
 
-PAIRS = list(itertools.product(Life, Event))
-ALIVE = [Life.RUNNING, Life.EARLY, Life.ASKED, Life.LOST, Life.CLOSING, Life.TERMINATING]
+PAIRS = list(itertools.product(ProcessState, Event))
+ALIVE = [
+    ProcessState.RUNNING,
+    ProcessState.EARLY,
+    ProcessState.ASKED,
+    ProcessState.LOST,
+    ProcessState.CLOSING,
+    ProcessState.TERMINATING,
+]
 
 
-def reason(table: dict, life: Life, event: Event) -> list[str]:
+def reason(table: dict, state: ProcessState, event: Event) -> list[str]:
     """Return the reasons that a table has for a pair."""
-    return [text for events, text in table[life].items() if event in events]
+    return [text for events, text in table[state].items() if event in events]
 
 
-def walk(life: Life, *events: Event) -> Life:
+def walk(state: ProcessState, *events: Event) -> ProcessState:
     """Return the state after some events."""
     for event in events:
-        step = next_step(life, event)
-        life = life if step is None else step.life
-    return life
+        step = next_step(state, event)
+        state = state if step is None else step.after
+    return state
 
 
-@pytest.mark.parametrize("life,event", PAIRS, ids=lambda each: each.name)
-def test_every_pair_is_decided_exactly_once(life: Life, event: Event) -> None:
+@pytest.mark.parametrize("state,event", PAIRS, ids=lambda each: each.name)
+def test_every_pair_is_decided_exactly_once(state: ProcessState, event: Event) -> None:
     """An event leads on, is ignored or is impossible: one of the three, and for one reason."""
     found = [
-        *([life] if event in STEPS[life] else []),
-        *reason(IGNORED, life, event),
-        *reason(IMPOSSIBLE, life, event),
+        *([state] if event in STEPS[state] else []),
+        *reason(IGNORED, state, event),
+        *reason(IMPOSSIBLE, state, event),
     ]
     assert len(found) == 1
-    if reason(IMPOSSIBLE, life, event):
+    if reason(IMPOSSIBLE, state, event):
         with pytest.raises(AssertionError, match=event.name):
-            next_step(life, event)
+            next_step(state, event)
     else:
-        assert next_step(life, event) is STEPS[life].get(event)
+        assert next_step(state, event) is STEPS[state].get(event)
 
 
-@pytest.mark.parametrize("life", [life for life in Life if life is not Life.GONE])
-def test_exit_is_reported_in_every_state_or_was(life: Life) -> None:
+@pytest.mark.parametrize(
+    "state", [state for state in ProcessState if state is not ProcessState.GONE]
+)
+def test_exit_is_reported_in_every_state_or_was(state: ProcessState) -> None:
     """However a worker ends, the pool is told: that it ended, or that it did not start."""
-    step = next_step(life, Event.EXITED)
-    if life is Life.ENDED:
+    step = next_step(state, Event.EXITED)
+    if state is ProcessState.ENDED:
         assert step is None
-    elif life is Life.STARTING:
+    elif state is ProcessState.STARTING:
         assert step is not None
-        assert (step.life, step.tell) == (Life.GONE, Tell.FAILED_AND_FREE)
-    elif life is Life.FAILED:
+        assert (step.after, step.tell) == (ProcessState.GONE, Tell.FAILED_AND_FREE)
+    elif state is ProcessState.FAILED:
         assert step is not None
-        assert (step.life, step.tell) == (Life.GONE, Tell.FREE)
+        assert (step.after, step.tell) == (ProcessState.GONE, Tell.FREE)
     else:
         assert step is not None
-        assert (step.life, step.tell) == (Life.ENDED, Tell.ENDED)
-        assert walk(step.life, Event.REPORTED) is Life.GONE
+        assert (step.after, step.tell) == (ProcessState.ENDED, Tell.ENDED)
+        assert walk(step.after, Event.REPORTED) is ProcessState.GONE
 
 
 def test_pool_is_told_once_of_a_start() -> None:
     """A worker is reported ready or failed, never both, and neither twice."""
     told = (Tell.READY, Tell.FAILED, Tell.FAILED_AND_FREE)
-    for life, event in PAIRS:
-        step = STEPS[life].get(event)
+    for state, event in PAIRS:
+        step = STEPS[state].get(event)
         if step is not None and step.tell in told:
-            assert life is Life.STARTING
-            assert step.life is not Life.STARTING
+            assert state is ProcessState.STARTING
+            assert step.after is not ProcessState.STARTING
 
 
-@pytest.mark.parametrize("life", ALIVE)
-def test_closing_pool_ends_every_worker_by_itself(life: Life) -> None:
+@pytest.mark.parametrize("state", ALIVE)
+def test_closing_pool_ends_every_worker_by_itself(state: ProcessState) -> None:
     """Once the pool is closed, time alone leads to SIGKILL, each state within a second."""
-    for _ in range(len(Life)):
-        event = Event.POOL_CLOSED if life in ALIVE and _ == 0 else Event.TIME_OVER
-        step = next_step(life, event)
+    for _ in range(len(ProcessState)):
+        event = Event.POOL_CLOSED if state in ALIVE and _ == 0 else Event.TIME_OVER
+        step = next_step(state, event)
         assert step is not None
         assert step.seconds is not None
         assert step.seconds <= 1.0
-        life = step.life
+        state = step.after
         if step.signal == SIGKILL:
             break
-    assert life is Life.KILLED
+    assert state is ProcessState.KILLED
 
 
 def test_task_without_grace_meets_sigterm_and_then_sigkill() -> None:
     """A second is enough for both."""
-    first = next_step(Life.RUNNING, Event.STOP_NOW)
+    first = next_step(ProcessState.RUNNING, Event.STOP_NOW)
     assert first is not None
     assert first.signal == SIGTERM
-    second = next_step(first.life, Event.TIME_OVER)
+    second = next_step(first.after, Event.TIME_OVER)
     assert second is not None
     assert second.signal == SIGKILL
     assert first.seconds is not None
@@ -106,25 +115,30 @@ def test_task_without_grace_meets_sigterm_and_then_sigkill() -> None:
 @pytest.mark.parametrize("stop", [Event.STOP_NOW, Event.STOP_WITH_GRACE])
 def test_stop_that_comes_after_its_task_stops_nobody(stop: Event) -> None:
     """Whichever thread is faster, the worker is free again exactly once both have come."""
-    early = next_step(Life.RUNNING, Event.TASK_ENDED)
+    early = next_step(ProcessState.RUNNING, Event.TASK_ENDED)
     assert early is not None
     assert early.tell is Tell.NOTHING
-    late = next_step(early.life, stop)
+    late = next_step(early.after, stop)
     assert late is not None
-    assert (late.life, late.tell, late.signal) == (Life.RUNNING, Tell.RECOVERED, None)
+    assert (late.after, late.tell, late.signal) == (ProcessState.RUNNING, Tell.RECOVERED, None)
 
 
 def test_stopped_worker_is_never_free_again() -> None:
     """A worker that was signalled or shown the end of its socket takes no task any more."""
     ending = {
-        step.life
+        step.after
         for steps in STEPS.values()
         for step in steps.values()
         if step.signal is not None or step.closes_socket
     }
     reached, seen = set(ending), set()
     while reached:
-        life = reached.pop()
-        seen.add(life)
-        reached |= {step.life for step in STEPS[life].values()} - seen
-    assert not seen & {Life.STARTING, Life.RUNNING, Life.EARLY, Life.ASKED}
+        state = reached.pop()
+        seen.add(state)
+        reached |= {step.after for step in STEPS[state].values()} - seen
+    assert not seen & {
+        ProcessState.STARTING,
+        ProcessState.RUNNING,
+        ProcessState.EARLY,
+        ProcessState.ASKED,
+    }
