@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from offload._pool.shell import Shell
     from offload._pool.task import PoolTask
 
-__all__ = ["Life"]
+__all__ = ["PoolLife"]
 
 
-class Life:
+class PoolLife:
     """Opens, drains and ends a pool; on any thread.
 
     Args:

@@ -18,7 +18,7 @@ from offload._pool.call import Call, PoolParts, decode_value, raise_error_of
 from offload._pool.call_errors import task_killed_error
 from offload._pool.codec import is_small
 from offload._pool.event_loops import call_soon_on_loop_of
-from offload._pool.life import Life
+from offload._pool.life import PoolLife
 from offload._pool.request_meta import request_meta
 from offload._pool.shell import Shell
 from offload._pool.single_flight import SingleFlight
@@ -82,7 +82,7 @@ class RunningPool:
         self._opened_at = time.time()
         self._accounts = accounts
         self.shell = Shell(pool, limits, new_backend, modules, accounts)
-        self.life = Life(self.shell)
+        self.life = PoolLife(self.shell)
         self._parts = PoolParts(
             self.shell, accounts, SingleFlight(), variables, self._last_transitions
         )
