@@ -431,4 +431,4 @@ class Dispatcher:
         self.actions += [Refuse(task, refusal) for task in self.queue.clear()]
 
     def _expire(self, task: Task) -> None:
-        self.actions.append(Refuse(task, Refusal.DEADLINE))
+        self.actions.append(Refuse(task, Refusal.TOO_LATE))

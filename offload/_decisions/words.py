@@ -78,7 +78,7 @@ class Phase(enum.Enum):
 class Refusal(enum.Enum):
     """Why a queued task will not run."""
 
-    DEADLINE = "its deadline passed"
+    TOO_LATE = "it had to start by an instant that has passed"
     START_FAILED = "no worker can be started"
     CLOSED = "the pool was closed"
 

@@ -379,7 +379,7 @@ class Shell:
     def refuse(self, task: PoolTask, refusal: Refusal) -> None:
         """Tell the caller of a task that it did not run."""
         error: Exception
-        if refusal is Refusal.DEADLINE:
+        if refusal is Refusal.TOO_LATE:
             error = self._time_limits.waiting_error(task, self._retry_after())
         elif refusal is Refusal.CLOSED:
             error = closed_error(task.function, self.pool)

@@ -287,7 +287,7 @@ class TestDeadline:
         expired = submit(pool, start_by=5.0)
         following = submit(pool, start_by=5.1)
         assert pool.finish(running.worker, 5.0) is following
-        assert take(pool) == [Refuse(expired, Refusal.DEADLINE)]
+        assert take(pool) == [Refuse(expired, Refusal.TOO_LATE)]
         assert expired.state is TaskState.DONE
 
     def test_worker_rests_if_all_that_waited_expired(self):

@@ -235,7 +235,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                     assert task in self.waiting
                     self.waiting.remove(task)
                     self.end(task)
-                    if refusal is Refusal.DEADLINE:
+                    if refusal is Refusal.TOO_LATE:
                         assert task.start_by is not None
                         assert task.start_by <= self.now
                     else:
