@@ -15,7 +15,7 @@ from offload._cli.loading import ApplicationError, import_module, load
 from offload.errors import OffloadError
 from offload.pool import Pool
 from offload.schedules import Scheduler, StoredSchedules, default_scheduler
-from offload.schedules._stored import schedule_of_stored
+from offload.schedules._declaration import schedule_of_stored
 
 if TYPE_CHECKING:
     import argparse
@@ -141,8 +141,8 @@ async def _list(scheduler: Scheduler, arguments: argparse.Namespace) -> int:
 async def _rows(scheduler: Scheduler) -> list[_Row]:
     rows: list[_Row] = []
     for schedule in scheduler:
-        kept = scheduler.levers.kept_of(schedule)
-        spec = None if kept is None else await kept.spec(schedule.name)
+        store = scheduler.levers.store_of(schedule)
+        spec = None if store is None else await store.spec(schedule.name)
         is_paused = spec is not None and spec.is_paused
         rows.append(_Row(schedule, is_paused, await schedule.last_run()))
     for jobs in _all_jobs(scheduler):
@@ -190,15 +190,15 @@ async def _resume(scheduler: Scheduler, arguments: argparse.Namespace) -> int:
 async def _set_paused(scheduler: Scheduler, names: list[str], *, is_paused: bool) -> int:
     for name in names:
         schedule = await _find(scheduler, name)
-        kept = scheduler.levers.kept_of(schedule)
-        if kept is None:
+        store = scheduler.levers.store_of(schedule)
+        if store is None:
             print(
                 f"offload schedule: no engine keeps {name}, so that the programs that fire it "
                 "cannot be told: give its Scheduler jobs, or set OFFLOAD_JOBS",
                 file=sys.stderr,
             )
             return 1
-        await kept.pause(name, is_paused=is_paused)
+        await store.pause(name, is_paused=is_paused)
     return 0
 
 

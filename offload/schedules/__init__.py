@@ -5,7 +5,7 @@ processes import this package with what they run, and need next to nothing of it
 
 `_calendar`, `_fire_times`, `_agenda` and what they need are pure: they know when what fires, read
 no clock, wait for nothing and run nothing. `_running` has the timer, `_runs` what fires set going,
-`_kept` what an engine knows of it.
+`_store` what an engine knows of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from offload.schedules._agenda import Agenda
     from offload.schedules._context import FireContext
+    from offload.schedules._declaration import StoredSchedule, StoredSchedules
     from offload.schedules._decorator import schedule
     from offload.schedules._errors import (
         FireTimeoutError,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     )
     from offload.schedules._schedule import PolicyDict, Schedule, ScheduleStatus
     from offload.schedules._scheduler import Scheduler, default_scheduler
-    from offload.schedules._stored import StoredSchedule, StoredSchedules
 
 __all__ = [
     "Action",
@@ -112,7 +112,7 @@ _HOMES = {
     "_fires": ("ScheduleRun",),
     "_schedule": ("PolicyDict", "Schedule", "ScheduleStatus"),
     "_scheduler": ("Scheduler", "default_scheduler"),
-    "_stored": ("StoredSchedule", "StoredSchedules"),
+    "_declaration": ("StoredSchedule", "StoredSchedules"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -12,7 +12,7 @@ import anyio
 from offload.jobs._functions import name_of_main, options_of, plain, reference_of
 from offload.schedules._context import FireContext
 from offload.schedules._errors import FireTimeoutError, ScheduleError
-from offload.schedules._kept import KEEP_SECONDS
+from offload.schedules._store import KEEP_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

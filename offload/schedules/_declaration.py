@@ -20,9 +20,9 @@ from offload.schedules._call import context_parameter
 from offload.schedules._context import FireContext
 from offload.schedules._errors import ScheduleError, ScheduleNotFoundError
 from offload.schedules._fire_times import At, Cron, Every
-from offload.schedules._kept import KEEP_SECONDS, Kept, SpecNote
 from offload.schedules._records import Coalesce, FireReason, Overlap, Policy
 from offload.schedules._schedule import Schedule, checked_name, fire_times_of, policy_of
+from offload.schedules._store import KEEP_SECONDS, ScheduleStore, SpecNote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,7 +78,7 @@ class StoredSchedules:
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs: Final = jobs
-        self._kept: Final = Kept(jobs, this_program())
+        self._store: Final = ScheduleStore(jobs, this_program())
 
     async def put(
         self,
@@ -126,10 +126,10 @@ class StoredSchedules:
         declaration = json.loads(json.dumps(declaration))
         checked_name(name)
         while True:
-            old = await self._kept.spec(name)
+            old = await self._store.spec(name)
             new = SpecNote(old is not None and old.is_paused, declaration)
-            if old == new or await self._kept.change_spec(name, old, new):
-                return _stored(name, new)
+            if old == new or await self._store.change_spec(name, old, new):
+                return _declaration(name, new)
 
     async def list(self) -> list[StoredSchedule]:
         """Return all of them, by name.
@@ -137,9 +137,9 @@ class StoredSchedules:
         Raises:
             JobsUnavailableError: the engine cannot be reached.
         """
-        specs = await self._kept.specs()
+        specs = await self._store.specs()
         return [
-            _stored(name, spec)
+            _declaration(name, spec)
             for name, spec in sorted(specs.items())
             if spec.declaration is not None
         ]
@@ -151,25 +151,25 @@ class StoredSchedules:
             ScheduleNotFoundError: there is none of that name.
             JobsUnavailableError: the engine cannot be reached.
         """
-        return _stored(name, await self._spec(name))
+        return _declaration(name, await self._spec(name))
 
     async def pause(self, name: str) -> None:
         """Have it fire no more, until it is resumed. Raises as `get` does."""
         await self._spec(name)
-        await self._kept.pause(name, is_paused=True)
+        await self._store.pause(name, is_paused=True)
 
     async def resume(self, name: str) -> None:
         """Have it fire again, from now on. Raises as `get` does."""
         await self._spec(name)
-        await self._kept.pause(name, is_paused=False)
+        await self._store.pause(name, is_paused=False)
 
     async def remove(self, name: str) -> None:
         """Forget it; what runs goes on. Raises as `get` does."""
         await self._spec(name)
-        await self._kept.forget(name)
+        await self._store.forget(name)
 
     async def _spec(self, name: str) -> SpecNote:
-        spec = await self._kept.spec(name)
+        spec = await self._store.spec(name)
         if spec is None or spec.declaration is None:
             raise ScheduleNotFoundError(
                 f"there is no schedule {name!r} that was made at run time", schedule=name
@@ -235,7 +235,7 @@ class StoredCall:
 def schedule_of(name: str, declaration: Mapping[str, Any], jobs: Jobs) -> Schedule | None:
     """Return a schedule of what an engine keeps; None: it cannot be read here."""
     try:
-        stored = _stored(name, SpecNote(declaration=declaration))
+        stored = _declaration(name, SpecNote(declaration=declaration))
         call: Any = StoredCall(declaration, jobs)
     except (ScheduleError, KeyError, TypeError, ValueError):
         # A zone that this machine does not know; or a later version has made it.
@@ -250,13 +250,13 @@ async def schedule_of_stored(name: str, jobs: Jobs) -> Schedule | None:
     Raises:
         JobsUnavailableError: the engine cannot be reached.
     """
-    spec = await Kept(jobs, this_program()).spec(name)
+    spec = await ScheduleStore(jobs, this_program()).spec(name)
     if spec is None or spec.declaration is None:
         return None
     return schedule_of(name, spec.declaration, jobs)
 
 
-def _stored(name: str, spec: SpecNote) -> StoredSchedule:
+def _declaration(name: str, spec: SpecNote) -> StoredSchedule:
     declaration = spec.declaration
     assert declaration is not None
     return StoredSchedule(

@@ -13,7 +13,7 @@ from offload.schedules._records import FireReason, fire_id
 
 if TYPE_CHECKING:
     from offload.jobs import Job
-    from offload.schedules._fires import Subject
+    from offload.schedules._fires import ScheduleView
     from offload.schedules._running import RunningScheduler
 
 __all__ = ["enqueue", "execute"]
@@ -22,7 +22,7 @@ __all__ = ["enqueue", "execute"]
 _CANCEL_SECONDS = 5.0
 
 
-async def execute(schedule: Subject, running: RunningScheduler | None = None) -> Any:
+async def execute(schedule: ScheduleView, running: RunningScheduler | None = None) -> Any:
     """Run a schedule now; see `Schedule.execute`."""
     if running is None or schedule.name not in running.agenda:
         return await _execute_alone(schedule)
@@ -38,7 +38,7 @@ async def execute(schedule: Subject, running: RunningScheduler | None = None) ->
     return waiter.result
 
 
-async def _execute_alone(schedule: Subject) -> Any:
+async def _execute_alone(schedule: ScheduleView) -> Any:
     context = _context(schedule)
     if schedule.call.jobs is None:
         return await schedule.call.run(context)
@@ -60,12 +60,12 @@ async def _give_up(job: Job[Any]) -> None:
         return
 
 
-async def enqueue(schedule: Subject) -> Job[Any]:
+async def enqueue(schedule: ScheduleView) -> Job[Any]:
     """Enqueue a run by hand, and do not wait for it; of a schedule with jobs."""
     return await schedule.call.enqueue(_context(schedule))
 
 
-def _context(schedule: Subject) -> FireContext:
+def _context(schedule: ScheduleView) -> FireContext:
     now = datetime.now(UTC)
     name = f"{fire_id(schedule.name, now)}-manual"
     return FireContext(schedule.name, name, schedule.local(now), FireReason.MANUAL)

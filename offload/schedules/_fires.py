@@ -1,4 +1,4 @@
-"""One fire that has not ended, and what the ways to run it need of their surroundings."""
+"""One fire that has not ended, and what the methods to run it need of their surroundings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from offload.schedules._context import FireContext
     from offload.schedules._events import EventKind, ScheduleEvent
     from offload.schedules._fire_times import FireTimes
-    from offload.schedules._kept import KeptRun, KeptState
     from offload.schedules._records import Fire, FireReason, Policy
+    from offload.schedules._store import StoredProgress, StoredRun
 
-__all__ = ["Book", "Entry", "RefusedError", "ScheduleRun", "Shell", "Subject", "Way"]
+__all__ = [
+    "Entry",
+    "RefusedError",
+    "RunMethod",
+    "RunReporter",
+    "RunsHost",
+    "ScheduleRun",
+    "ScheduleView",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +100,7 @@ class RefusedError(Exception):
         self.kind = kind
 
 
-class Subject(Protocol):
+class ScheduleView(Protocol):
     """A schedule, as far as its runs need to know it."""
 
     @property
@@ -120,7 +128,7 @@ class Subject(Protocol):
         ...
 
 
-class Shell(Protocol):
+class RunsHost(Protocol):
     """What runs need of the scheduler that is running."""
 
     def now(self) -> datetime:
@@ -148,8 +156,8 @@ class Shell(Protocol):
         ...
 
 
-class Book(Protocol):
-    """What the ways tell of a fire, and ask."""
+class RunReporter(Protocol):
+    """What methods tell of a fire, and ask."""
 
     def lateness(self, fire: Fire) -> float:
         """Return by how many seconds it is late."""
@@ -159,7 +167,7 @@ class Book(Protocol):
         """Return what its function is told."""
         ...
 
-    def state(self, until: datetime, last: KeptRun | None = None) -> KeptState:
+    def state(self, until: datetime, last: StoredRun | None = None) -> StoredProgress:
         """Return how far the schedule is."""
         ...
 
@@ -183,7 +191,7 @@ class Book(Protocol):
         ...
 
 
-class Way(Protocol):
+class RunMethod(Protocol):
     """How the fires of a schedule are run."""
 
     async def secure(self, entry: Entry) -> None:
@@ -196,5 +204,5 @@ class Way(Protocol):
         ...
 
     def begin(self, entry: Entry) -> None:
-        """Run it, or follow its job; `Book.end` tells the end."""
+        """Run it, or follow its job; `RunReporter.end` tells the end."""
         ...

@@ -15,8 +15,8 @@ from offload.schedules._records import FireReason
 
 if TYPE_CHECKING:
     from offload.jobs import Jobs
-    from offload.schedules._kept import Kept, KeptRun
     from offload.schedules._schedule import Schedule
+    from offload.schedules._store import ScheduleStore, StoredRun
 
 __all__ = ["last_run"]
 
@@ -28,21 +28,21 @@ _OUTCOMES = {
 
 
 async def last_run(
-    schedule: Schedule, here: ScheduleRun | None, kept: Kept | None
+    schedule: Schedule, here: ScheduleRun | None, store: ScheduleStore | None
 ) -> ScheduleRun | None:
     """Return the last run.
 
     Args:
         schedule: whose.
         here: the last one of this process, with its result.
-        kept: what an engine keeps; None: nothing.
+        store: what an engine keeps; None: nothing.
 
     Raises:
         JobsUnavailableError: the engine cannot be reached.
     """
-    if kept is None:
+    if store is None:
         return here
-    state = (await kept.states([schedule.name])).get(schedule.name)
+    state = (await store.states([schedule.name])).get(schedule.name)
     if state is None or state.last is None:
         return here
     run = _of(schedule, state.last)
@@ -51,7 +51,7 @@ async def last_run(
     return run if schedule.jobs is None else await _with_job(schedule.jobs, schedule, run)
 
 
-def _of(schedule: Schedule, run: KeptRun) -> ScheduleRun:
+def _of(schedule: Schedule, run: StoredRun) -> ScheduleRun:
     return ScheduleRun(
         id=run.id,
         fire_time=schedule.local(datetime.fromisoformat(run.fire_time)),

@@ -8,14 +8,14 @@ from uuid import uuid4
 
 from offload._values.histogram import Histogram
 from offload.jobs._enqueuer import this_program
+from offload.schedules._declaration import schedule_of
 from offload.schedules._errors import ScheduleNotFoundError
 from offload.schedules._events import Teller
 from offload.schedules._execute import execute
-from offload.schedules._keeper import Keeper
-from offload.schedules._kept import Kept
 from offload.schedules._last_run import last_run
+from offload.schedules._loader import Loader
 from offload.schedules._records import Phase, Snapshot
-from offload.schedules._stored import schedule_of
+from offload.schedules._store import ScheduleStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class Levers:
         teller: of events.
         clock: returns the instant that it is.
         running: what there is of the scheduler while it runs.
-        keepers: by engine, while it runs.
+        loaders: by engine, while it runs.
     """
 
     def __init__(self, jobs: Callable[[], Jobs | None]) -> None:
@@ -51,7 +51,7 @@ class Levers:
         self.teller: Final = Teller()
         self.clock: Callable[[], datetime] = _utc_now
         self.running: RunningScheduler | None = None
-        self.keepers: dict[Jobs | None, Keeper] = {}
+        self.loaders: dict[Jobs | None, Loader] = {}
         self._jobs: Final = jobs
         # Those that were made at run time; they are had while the scheduler runs.
         self._stored: Final[set[str]] = set()
@@ -74,27 +74,27 @@ class Levers:
     def _jobs_of(self, schedule: Schedule) -> Jobs | None:
         return self._jobs() if schedule.jobs is None else schedule.jobs
 
-    def kept_of(self, schedule: Schedule) -> Kept | None:
+    def store_of(self, schedule: Schedule) -> ScheduleStore | None:
         """Return what an engine keeps of a schedule; None: no engine does."""
         jobs = self._jobs_of(schedule)
-        keeper = self.keepers.get(jobs)
-        if keeper is not None:
-            return keeper.kept
-        return None if jobs is None else _new_kept(jobs)
+        loader = self.loaders.get(jobs)
+        if loader is not None:
+            return loader.store
+        return None if jobs is None else _store_in(jobs)
 
-    def keeper(self, jobs: Jobs | None) -> Keeper:
-        """Return the keeper of an engine, while the scheduler runs."""
-        keeper = self.keepers.get(jobs)
-        if keeper is None:
+    def loader(self, jobs: Jobs | None) -> Loader:
+        """Return the loader of an engine, while the scheduler runs."""
+        loader = self.loaders.get(jobs)
+        if loader is None:
             assert self.running is not None
-            kept = None if jobs is None else _new_kept(jobs)
-            keeper = self.keepers[jobs] = Keeper(self.running, kept, self._rest, self)
-            keeper.start()
-        return keeper
+            store = None if jobs is None else _store_in(jobs)
+            loader = self.loaders[jobs] = Loader(self.running, store, self._rest, self)
+            loader.start()
+        return loader
 
     def take_up(self, schedule: Schedule) -> None:
         """Have a schedule fire, while the scheduler runs."""
-        self.keeper(self._jobs_of(schedule)).add(schedule)
+        self.loader(self._jobs_of(schedule)).add(schedule)
 
     # Schedules that come and go
 
@@ -104,24 +104,24 @@ class Levers:
         agenda = self.running.agenda
         self._rest |= {name: agenda[name].snapshot() for name in agenda}
         self.running = None
-        self.keepers = {}
+        self.loaders = {}
         for name in self._stored:
             self._drop(name)
         self._stored.clear()
 
     async def remove(self, name: str) -> None:
         """Stop a schedule and forget it; see `Scheduler.remove`."""
-        kept = self.kept_of(self.find(name))
+        store = self.store_of(self.find(name))
         self._drop(name)
         self._stored.discard(name)
-        if kept is not None:
-            await kept.forget(name)
+        if store is not None:
+            await store.forget(name)
 
     def _drop(self, name: str, *, stops_runs: bool = True) -> None:
         schedule = self.schedules.pop(name)
         self._rest.pop(name, None)
-        for keeper in self.keepers.values():
-            keeper.discard(name)
+        for loader in self.loaders.values():
+            loader.discard(name)
         if self.running is not None:
             self.running.remove(name, stops_runs=stops_runs)
         schedule.added_to(None)
@@ -171,9 +171,9 @@ class Levers:
                 self._rest[name] = Snapshot(
                     handled_until=rest.handled_until, executions=rest.executions, phase=phase
                 )
-        kept = self.kept_of(schedule)
-        if kept is not None:
-            await kept.pause(name, is_paused=is_paused)
+        store = self.store_of(schedule)
+        if store is not None:
+            await store.pause(name, is_paused=is_paused)
 
     def stop_runs(self, name: str) -> None:
         """Stop what a schedule runs, its jobs too."""
@@ -187,7 +187,9 @@ class Levers:
     async def last_run(self, schedule: Schedule) -> ScheduleRun | None:
         """Return the last run of a schedule; see `Schedule.last_run`."""
         runs = self._runs_of(schedule.name)
-        return await last_run(schedule, None if runs is None else runs.last, self.kept_of(schedule))
+        return await last_run(
+            schedule, None if runs is None else runs.last, self.store_of(schedule)
+        )
 
     def lateness_of(self, name: str) -> HistogramSnapshot:
         """Return by how many seconds fires of a schedule began late."""
@@ -215,9 +217,9 @@ class Levers:
         return self.teller.events(schedule)
 
 
-def _new_kept(jobs: Jobs) -> Kept:
+def _store_in(jobs: Jobs) -> ScheduleStore:
     # Unique: two schedulers of one process are two.
-    return Kept(jobs, f"{this_program()}:{uuid4().hex[:12]}")
+    return ScheduleStore(jobs, f"{this_program()}:{uuid4().hex[:12]}")
 
 
 def _utc_now() -> datetime:

@@ -15,19 +15,19 @@ import anyio.lowlevel
 from offload._workers.logs import log_safely
 from offload.jobs import JobsUnavailableError
 from offload.jobs._job import Job
-from offload.schedules._kept import LEASE_SECONDS
 from offload.schedules._records import Fire, FireReason, Overlap, Phase, Snapshot, fire_id
+from offload.schedules._store import LEASE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from datetime import datetime
 
     from offload.jobs import Jobs
-    from offload.schedules._kept import Kept, KeptState, SpecNote
     from offload.schedules._running import RunningScheduler
     from offload.schedules._schedule import Schedule
+    from offload.schedules._store import ScheduleStore, SpecNote, StoredProgress
 
-__all__ = ["Keeper"]
+__all__ = ["Loader"]
 
 _logger: Final = logging.getLogger("offload.schedules")
 T = TypeVar("T")
@@ -56,12 +56,12 @@ class Home(Protocol):
         ...
 
 
-class Keeper:
+class Loader:
     """The schedules of a running scheduler that one engine keeps, or none does.
 
     Args:
         running: the scheduler.
-        kept: what the engine keeps; None: there is no engine.
+        store: what the engine keeps; None: there is no engine.
         rest: what schedules were when the scheduler ran last in this process.
         home: who has schedules that were made at run time.
 
@@ -72,11 +72,11 @@ class Keeper:
     def __init__(
         self,
         running: RunningScheduler,
-        kept: Kept | None,
+        store: ScheduleStore | None,
         rest: dict[str, Snapshot],
         home: Home,
     ) -> None:
-        self.kept: Final = kept
+        self.store: Final = store
         self._running: Final = running
         self._rest: Final = rest
         self._home: Final = home
@@ -101,23 +101,23 @@ class Keeper:
     def start(self) -> None:
         """Begin."""
         self._running.follow(self._load)
-        if self.kept is not None:
+        if self.store is not None:
             self._running.follow(self._extend)
 
     # Loading
 
     async def _load(self) -> None:
-        kept = self.kept
-        if kept is not None:
+        store = self.store
+        if store is not None:
             await self._patiently(self._look)
             self._running.follow(self._watch)
         while True:
             while self._new:
                 batch, self._new = self._new[:_BATCH], self._new[_BATCH:]
-                if kept is None:
+                if store is None:
                     await self._add_all(batch, {})
                 else:
-                    await self._patiently(partial(self._add_kept, batch))
+                    await self._patiently(partial(self._add_stored, batch))
             self.loaded.set()
             self._ring = anyio.Event()
             await self._ring.wait()
@@ -134,10 +134,10 @@ class Keeper:
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _add_kept(self, batch: Sequence[tuple[Schedule, datetime]]) -> None:
-        kept = self.kept
-        assert kept is not None
-        states = await kept.states([schedule.name for schedule, _ in batch])
+    async def _add_stored(self, batch: Sequence[tuple[Schedule, datetime]]) -> None:
+        store = self.store
+        assert store is not None
+        states = await store.states([schedule.name for schedule, _ in batch])
         times = {schedule.name: repr(schedule.fire_times) for schedule, _ in batch}
         # Other fire times than before count from now on, as those of a new schedule do.
         news = {
@@ -146,13 +146,13 @@ class Keeper:
             if name not in states or states[name].times != text
         }
         if news:
-            await kept.begin(news, min(since for _, since in batch))
+            await store.begin(news, min(since for _, since in batch))
         running = await self._running_jobs(batch, states)
         known = {name: state for name, state in states.items() if name not in news}
         await self._add_all(batch, known, running)
 
     async def _running_jobs(
-        self, batch: Sequence[tuple[Schedule, datetime]], states: dict[str, KeptState]
+        self, batch: Sequence[tuple[Schedule, datetime]], states: dict[str, StoredProgress]
     ) -> dict[str, tuple[Fire, Job[Any]]]:
         """Return the jobs of fires that have not ended yet."""
         asked: dict[str, Fire] = {}
@@ -168,11 +168,11 @@ class Keeper:
                 asked[name] = Fire(schedule.name, name, state.until, state.until, reason)
         if not asked:
             return {}
-        assert self.kept is not None
-        engine = await self.kept.jobs.engine()
+        assert self.store is not None
+        engine = await self.store.jobs.engine()
         records = await engine.get(list(asked))
         return {
-            fire.schedule: (fire, Job(self.kept.jobs, fire.id))
+            fire.schedule: (fire, Job(self.store.jobs, fire.id))
             for fire, record in zip(asked.values(), records, strict=True)
             if record is not None and not record.state.is_over
         }
@@ -180,7 +180,7 @@ class Keeper:
     async def _add_all(
         self,
         batch: Sequence[tuple[Schedule, datetime]],
-        states: dict[str, KeptState],
+        states: dict[str, StoredProgress],
         running: dict[str, tuple[Fire, Job[Any]]] | None = None,
     ) -> None:
         turn = time.perf_counter()
@@ -190,14 +190,16 @@ class Keeper:
             if fire is not None:
                 snapshot = replace(snapshot, running=(fire,))
             if schedule.is_added:
-                self._running.add(schedule, self.kept, snapshot)
+                self._running.add(schedule, self.store, snapshot)
                 if fire is not None:
                     self._running.adopt(fire, job)
             if time.perf_counter() - turn > _TURN_SECONDS:
                 await anyio.lowlevel.checkpoint()
                 turn = time.perf_counter()
 
-    def _snapshot(self, schedule: Schedule, since: datetime, state: KeptState | None) -> Snapshot:
+    def _snapshot(
+        self, schedule: Schedule, since: datetime, state: StoredProgress | None
+    ) -> Snapshot:
         rest = self._rest.pop(schedule.name, None)
         until, executions = since, 0
         if schedule.policy.start == since:
@@ -211,7 +213,7 @@ class Keeper:
             until = min(state.until, since)
             executions = max(executions, state.executions)
         spec = self._specs.get(schedule.name)
-        if self.kept is not None:
+        if self.store is not None:
             phase = Phase.PAUSED if spec is not None and spec.is_paused else Phase.ACTIVE
         return Snapshot(handled_until=until, executions=executions, phase=phase)
 
@@ -224,24 +226,24 @@ class Keeper:
 
     async def _look(self) -> None:
         """See which schedules others have paused, made, changed or removed."""
-        kept = self.kept
-        assert kept is not None
-        version = await kept.version()
+        store = self.store
+        assert store is not None
+        version = await store.version()
         if version == self._version:
             return
-        before, self._specs = self._specs, await kept.specs()
+        before, self._specs = self._specs, await store.specs()
         self._version = version
         for name in before.keys() | self._specs.keys():
-            self._follow_spec(kept, name, self._specs.get(name))
+            self._follow_spec(store, name, self._specs.get(name))
 
-    def _follow_spec(self, kept: Kept, name: str, spec: SpecNote | None) -> None:
+    def _follow_spec(self, store: ScheduleStore, name: str, spec: SpecNote | None) -> None:
         declaration = None if spec is None else spec.declaration
         if declaration != self._declared.get(name):
             if name in self._declared:
                 del self._declared[name]
                 self._home.drop_stored(name)
             if declaration is not None:
-                schedule = self._home.add_stored(name, declaration, kept.jobs)
+                schedule = self._home.add_stored(name, declaration, store.jobs)
                 if schedule is not None:
                     self._declared[name] = declaration
                     self.add(schedule)
@@ -255,11 +257,11 @@ class Keeper:
     # Holding what runs here
 
     async def _extend(self) -> None:
-        kept = self.kept
-        assert kept is not None
+        store = self.store
+        assert store is not None
         while True:
             await anyio.sleep(_EXTEND_SECONDS)
-            for name in await self._patiently(kept.extend):
+            for name in await self._patiently(store.extend):
                 log_safely(
                     _logger,
                     logging.ERROR,

@@ -18,12 +18,12 @@ from offload.jobs import JobsUnavailableError
 from offload.schedules._errors import FireTimeoutError
 from offload.schedules._events import EventKind
 from offload.schedules._fires import RefusedError
-from offload.schedules._kept import KeptRun
 from offload.schedules._records import FireReason, Overlap
+from offload.schedules._store import StoredRun
 
 if TYPE_CHECKING:
-    from offload.schedules._fires import Book, Entry, Shell, Subject
-    from offload.schedules._kept import Kept
+    from offload.schedules._fires import Entry, RunReporter, RunsHost, ScheduleView
+    from offload.schedules._store import ScheduleStore
 
 __all__ = ["LATE_SECONDS", "InMemory"]
 
@@ -37,84 +37,90 @@ _MAX_ERROR: Final = 1000
 
 
 class InMemory:
-    """Runs fires here. A `Way`.
+    """Runs fires here. A `RunMethod`.
 
     Args:
         schedule: whose fires.
-        book: who is told.
-        shell: the scheduler.
-        kept: what the engine keeps; None: there is none.
+        reporter: who is told.
+        host: the scheduler.
+        store: what the engine keeps; None: there is none.
     """
 
-    __slots__ = ("_book", "_kept", "_schedule", "_shell")
+    __slots__ = ("_host", "_reporter", "_schedule", "_store")
 
-    def __init__(self, schedule: Subject, book: Book, shell: Shell, kept: Kept | None) -> None:
+    def __init__(
+        self,
+        schedule: ScheduleView,
+        reporter: RunReporter,
+        host: RunsHost,
+        store: ScheduleStore | None,
+    ) -> None:
         self._schedule: Final = schedule
-        self._book: Final = book
-        self._shell: Final = shell
-        self._kept: Final = kept
+        self._reporter: Final = reporter
+        self._host: Final = host
+        self._store: Final = store
 
     async def secure(self, entry: Entry) -> None:
         """Take the fire."""
-        kept, fire, name = self._kept, entry.fire, self._schedule.name
-        if kept is None:
+        store, fire, name = self._store, entry.fire, self._schedule.name
+        if store is None:
             return
         if fire.reason is FireReason.SCHEDULED:
-            is_late = self._book.lateness(fire) > LATE_SECONDS
-            if is_late and await kept.is_decided(name, fire.fire_time):
+            is_late = self._reporter.lateness(fire) > LATE_SECONDS
+            if is_late and await store.is_decided(name, fire.fire_time):
                 raise RefusedError(EventKind.FIRED_ELSEWHERE)
-            if not await kept.take(name, fire.id, self._book.state(fire.fire_time)):
+            if not await store.take(name, fire.id, self._reporter.state(fire.fire_time)):
                 raise RefusedError(EventKind.FIRED_ELSEWHERE)
         if self._schedule.policy.overlap is Overlap.ALLOW:
             return
-        if not await kept.hold(name, fire.id):
+        if not await store.hold(name, fire.id):
             raise RefusedError(EventKind.SKIPPED_OVERLAP)
 
     def begin(self, entry: Entry) -> None:
         """Call the function."""
-        self._shell.start(lambda: self._run(entry))
+        self._host.start(lambda: self._run(entry))
 
     async def _run(self, entry: Entry) -> None:
-        entry.started_at = self._shell.now()
+        entry.started_at = self._host.now()
         kind = EventKind.CANCELLED
         result: Any = None
         error: BaseException | None = None
-        self._book.note_start(entry, EventKind.STARTED)
+        self._reporter.note_start(entry, EventKind.STARTED)
         try:
             with entry.entered():
                 try:
-                    result = await self._schedule.call.run(self._book.context(entry.fire))
+                    result = await self._schedule.call.run(self._reporter.context(entry.fire))
                     kind = EventKind.FINISHED
                 except _TIMEOUTS as caught:
                     kind, error = EventKind.TIMED_OUT, caught
                 except Exception as caught:  # noqa: BLE001 - it is told
                     kind, error = EventKind.FAILED, caught
         finally:
-            if self._kept is not None:
+            if self._store is not None:
                 with anyio.CancelScope(shield=True):
-                    await self._let_go(self._kept, entry, kind, error)
-        self._book.end(entry, kind, result=result, error=error)
+                    await self._let_go(self._store, entry, kind, error)
+        self._reporter.end(entry, kind, result=result, error=error)
 
     async def _let_go(
-        self, kept: Kept, entry: Entry, kind: EventKind, error: BaseException | None
+        self, store: ScheduleStore, entry: Entry, kind: EventKind, error: BaseException | None
     ) -> None:
         """Have the engine know that it has ended."""
         fire = entry.fire
         assert entry.started_at is not None
-        run = KeptRun(
+        run = StoredRun(
             fire.id,
             fire.fire_time.isoformat(),
             fire.reason.value,
             entry.started_at.isoformat(),
             kind.value,
-            self._shell.now().isoformat(),
+            self._host.now().isoformat(),
             "" if error is None else f"{type(error).__qualname__}: {error}"[:_MAX_ERROR],
         )
         # What was taken is noted already; a run by hand decides no fire time.
         until = fire.fire_time if fire.reason is FireReason.SCHEDULED else _EVER
         try:
-            await kept.let_go(self._schedule.name)
-            await kept.note(self._schedule.name, self._book.state(until, run))
+            await store.let_go(self._schedule.name)
+            await store.note(self._schedule.name, self._reporter.state(until, run))
         except JobsUnavailableError as unavailable:
             # The lease lapses, and the next run is noted.
             log_safely(

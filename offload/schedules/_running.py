@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from offload.schedules._events import ScheduleEvent, Teller
-    from offload.schedules._fires import Subject
-    from offload.schedules._kept import Kept
+    from offload.schedules._fires import ScheduleView
     from offload.schedules._records import Action, Fire, Snapshot
     from offload.schedules._runs import Waiter
+    from offload.schedules._store import ScheduleStore
 
 __all__ = ["RunningScheduler"]
 
@@ -43,7 +43,7 @@ _Duty = "Callable[[], Coroutine[Any, Any, None]]"
 
 
 class RunningScheduler:
-    """What there is of a scheduler between its start and its end. A `Shell` for runs.
+    """What there is of a scheduler between its start and its end. A `RunsHost` for runs.
 
     Args:
         teller: of events.
@@ -58,7 +58,7 @@ class RunningScheduler:
         self.now: Final = now
         self._teller: Final = teller
         self._runs: Final[dict[str, Runs]] = {}
-        self._schedules: Final[dict[str, tuple[Subject, Kept | None]]] = {}
+        self._schedules: Final[dict[str, tuple[ScheduleView, ScheduleStore | None]]] = {}
         self._changed = anyio.Event()
         self._at_work = 0
         self._idle = anyio.Event()
@@ -99,7 +99,7 @@ class RunningScheduler:
             self._idle = anyio.Event()
             await self._idle.wait()
 
-    # As a shell
+    # As the host of runs
 
     def start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something that the scheduler waits for when it ends."""
@@ -182,10 +182,10 @@ class RunningScheduler:
 
     # Schedules
 
-    def add(self, schedule: Subject, kept: Kept | None, snapshot: Snapshot) -> None:
+    def add(self, schedule: ScheduleView, store: ScheduleStore | None, snapshot: Snapshot) -> None:
         """Have a schedule fire."""
         name = schedule.name
-        self._schedules[name] = schedule, kept
+        self._schedules[name] = schedule, store
         self.carry_out(
             self.agenda.add(
                 name, schedule.fire_times, schedule.policy, now=self.now(), snapshot=snapshot
@@ -210,8 +210,8 @@ class RunningScheduler:
         """Return the runs of a schedule, made when it first has some; None: it was removed."""
         runs = self._runs.get(name)
         if runs is None and name in self._schedules:
-            schedule, kept = self._schedules[name]
-            runs = self._runs[name] = Runs(schedule, self, kept)
+            schedule, store = self._schedules[name]
+            runs = self._runs[name] = Runs(schedule, self, store)
         return runs
 
     def seen_runs(self, name: str) -> Runs | None:

@@ -28,7 +28,6 @@ from offload.schedules._context import FireContext
 from offload.schedules._errors import NotFiredError
 from offload.schedules._events import EventKind, ScheduleEvent
 from offload.schedules._fires import Entry, RefusedError, ScheduleRun
-from offload.schedules._kept import KeptState
 from offload.schedules._memory import InMemory
 from offload.schedules._records import (
     Cancel,
@@ -39,15 +38,16 @@ from offload.schedules._records import (
     MissedReason,
     SkippedOverlap,
 )
+from offload.schedules._store import StoredProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from offload.jobs import Job
-    from offload.schedules._fires import Shell, Subject, Way
-    from offload.schedules._kept import Kept, KeptRun
+    from offload.schedules._fires import RunMethod, RunsHost, ScheduleView
     from offload.schedules._records import Action
+    from offload.schedules._store import ScheduleStore, StoredRun
 
 __all__ = ["Runs", "Waiter"]
 
@@ -73,12 +73,12 @@ class Waiter:
 
 
 class Runs:
-    """The runs of one schedule, while a scheduler runs. A `Book` for the way in which it runs.
+    """The runs of one schedule, while a scheduler runs. The `RunReporter` of its method.
 
     Args:
         schedule: whose they are.
-        shell: the scheduler.
-        kept: what the engine keeps; None: there is none.
+        host: the scheduler.
+        store: what the engine keeps; None: there is none.
 
     Attributes:
         last: the last one that ended here.
@@ -86,16 +86,16 @@ class Runs:
         counts: how many events of each kind there were.
     """
 
-    def __init__(self, schedule: Subject, shell: Shell, kept: Kept | None) -> None:
+    def __init__(self, schedule: ScheduleView, host: RunsHost, store: ScheduleStore | None) -> None:
         self._schedule: Final = schedule
-        self._shell: Final = shell
-        self._kept: Final = kept
-        self._way: Way
+        self._host: Final = host
+        self._store: Final = store
+        self._method: RunMethod
         if schedule.call.jobs is None:
-            self._way = InMemory(schedule, self, shell, kept)
+            self._method = InMemory(schedule, self, host, store)
         else:
-            assert kept is not None
-            self._way = AsJobs(schedule, self, shell, kept)
+            assert store is not None
+            self._method = AsJobs(schedule, self, host, store)
         self._pending: deque[Action] = deque()
         self._is_at_work = False
         self._entries: dict[str, Entry] = {}
@@ -111,8 +111,8 @@ class Runs:
         match action:
             case Fire():
                 entry = self._entries[action.id] = Entry(action)
-                if self._kept is None:
-                    self._way.begin(entry)
+                if self._store is None:
+                    self._method.begin(entry)
                     return
             case Cancel():
                 self.cancel(action.id)
@@ -125,11 +125,11 @@ class Runs:
             case Finished():
                 self._tell(EventKind.ENDED, None, None)
                 return
-        if self._kept is not None:
+        if self._store is not None:
             self._pending.append(action)
             if not self._is_at_work:
                 self._is_at_work = True
-                self._shell.start(self._work)
+                self._host.start(self._work)
 
     def cancel(self, fire: str) -> None:
         """Stop a fire, wherever it is; its job, too."""
@@ -146,8 +146,8 @@ class Runs:
     def adopt(self, fire: Fire, job: Job[Any]) -> None:
         """Follow a job that was enqueued before this scheduler began."""
         entry = self._entries[fire.id] = Entry(fire)
-        entry.job, entry.started_at = job, self._shell.now()
-        self._way.begin(entry)
+        entry.job, entry.started_at = job, self._host.now()
+        self._method.begin(entry)
 
     def waiter(self, fire: str) -> Waiter:
         """Return who is told of the end of a fire."""
@@ -179,9 +179,9 @@ class Runs:
             self._is_at_work = False
 
     async def _note(self, until: datetime) -> None:
-        assert self._kept is not None
+        assert self._store is not None
         try:
-            await self._kept.note(self._schedule.name, self.state(until))
+            await self._store.note(self._schedule.name, self.state(until))
         except JobsUnavailableError as error:
             # The next fire notes it, too; before that, a restart decides it again.
             log_safely(_logger, logging.WARNING, "schedule %s: %s", self._schedule.name, error)
@@ -196,7 +196,7 @@ class Runs:
             except Exception as caught:  # noqa: BLE001 - it is told
                 kind, error = EventKind.FAILED, caught
             else:
-                self._way.begin(entry)
+                self._method.begin(entry)
                 return
         self.end(entry, kind, error=error)
 
@@ -208,7 +208,7 @@ class Runs:
             try:
                 # Whether it was taken is to be known; engines answer or raise within seconds.
                 with anyio.CancelScope(shield=True):
-                    await self._way.secure(entry)
+                    await self._method.secure(entry)
             except (JobsUnavailableError, JobQueueFullError) as error:
                 if pause == _FIRST_PAUSE:
                     log_safely(_logger, logging.WARNING, "%s waits: %s", entry.fire.id, error)
@@ -219,11 +219,11 @@ class Runs:
             if grace is not None and self.lateness(entry.fire) > grace:
                 raise RefusedError(EventKind.MISSED)
 
-    # The book
+    # As the reporter of a method
 
     def lateness(self, fire: Fire) -> float:
         """Return by how many seconds it is late."""
-        return max((self._shell.now() - fire.due).total_seconds(), 0.0)
+        return max((self._host.now() - fire.due).total_seconds(), 0.0)
 
     def context(self, fire: Fire) -> FireContext:
         """Return what its function is told."""
@@ -231,9 +231,9 @@ class Runs:
             self._schedule.name, fire.id, self._schedule.local(fire.fire_time), fire.reason
         )
 
-    def state(self, until: datetime, last: KeptRun | None = None) -> KeptState:
+    def state(self, until: datetime, last: StoredRun | None = None) -> StoredProgress:
         """Return how far the schedule is."""
-        return KeptState(until, self._shell.executions(self._schedule.name), last=last)
+        return StoredProgress(until, self._host.executions(self._schedule.name), last=last)
 
     def is_awaited(self, fire: Fire) -> bool:
         """Return whether somebody waits for its result."""
@@ -278,12 +278,12 @@ class Runs:
         waiter = self._waiters.pop(fire.id, None)
         if waiter is not None:
             waiter.tell(error, result)
-        self._shell.ended(self._schedule.name, fire.id)
+        self._host.ended(self._schedule.name, fire.id)
 
     def _tell_end(
         self, entry: Entry, kind: EventKind, result: Any, error: BaseException | None
     ) -> None:
-        fire, now = entry.fire, self._shell.now()
+        fire, now = entry.fire, self._host.now()
         started_at = entry.started_at or now
         self.last = ScheduleRun(
             id=fire.id,
@@ -322,9 +322,9 @@ class Runs:
         event = ScheduleEvent(
             kind=kind,
             schedule=self._schedule.name,
-            at=self._shell.now(),
+            at=self._host.now(),
             fire=fire,
             fire_time=None if fire_time is None else self._schedule.local(fire_time),
             **more,
         )
-        self._shell.tell(event)
+        self._host.tell(event)

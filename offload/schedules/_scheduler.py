@@ -164,7 +164,7 @@ class Scheduler:
                 levers.take_up(schedule)
             if self.jobs is not None:
                 # Which may keep schedules that were made at run time.
-                levers.keeper(self.jobs)
+                levers.loader(self.jobs)
             await self._taken_up()
         except BaseException:
             await self.__aexit__(*sys.exc_info())
@@ -176,9 +176,9 @@ class Scheduler:
 
         What needs no engine fires from the first moment on.
         """
-        for keeper in list(self.levers.keepers.values()):
-            with anyio.move_on_after(None if keeper.kept is None else _ENGINE_SECONDS):
-                await keeper.loaded.wait()
+        for loader in list(self.levers.loaders.values()):
+            with anyio.move_on_after(None if loader.store is None else _ENGINE_SECONDS):
+                await loader.loaded.wait()
 
     async def __aexit__(
         self,

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from offload.jobs import Jobs
     from offload.jobs._notes import Notes
 
-__all__ = ["KEEP_SECONDS", "LEASE_SECONDS", "Kept", "KeptRun", "KeptState", "SpecNote"]
+__all__ = [
+    "KEEP_SECONDS",
+    "LEASE_SECONDS",
+    "ScheduleStore",
+    "SpecNote",
+    "StoredProgress",
+    "StoredRun",
+]
 
 # The id of a fire that was taken is remembered for at least this long. That must exceed what clocks
 # differ by, and how late a scheduler may be without asking which fire times are decided.
@@ -45,7 +52,7 @@ _VERSION: Final = "schedule/version"
 
 
 @dataclass(frozen=True, slots=True)
-class KeptRun:
+class StoredRun:
     """The last run of a schedule, as others see it: that has ended, or whose job was stored.
 
     Attributes:
@@ -68,7 +75,7 @@ class KeptRun:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptState:
+class StoredProgress:
     """How far a schedule is.
 
     Attributes:
@@ -81,11 +88,11 @@ class KeptState:
     until: datetime
     executions: int = 0
     times: str = ""
-    last: KeptRun | None = None
+    last: StoredRun | None = None
 
-    def merged(self, other: KeptState) -> KeptState:
+    def merged(self, other: StoredProgress) -> StoredProgress:
         """Return what both know."""
-        return KeptState(
+        return StoredProgress(
             max(self.until, other.until),
             max(self.executions, other.executions),
             other.times or self.times,
@@ -104,13 +111,13 @@ class KeptState:
         return json.dumps(fields)
 
     @classmethod
-    def of(cls, text: str) -> KeptState | None:
+    def of(cls, text: str) -> StoredProgress | None:
         """Return what a note says; None: nothing that this version understands."""
         try:
             fields = json.loads(text)
             last = fields.get("last")
             until = datetime.fromisoformat(fields["until"]).astimezone(UTC)
-            run = None if last is None else KeptRun(**last)
+            run = None if last is None else StoredRun(**last)
             return cls(until, int(fields["executions"]), str(fields["times"]), run)
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
@@ -142,7 +149,7 @@ class SpecNote:
             return cls()
 
 
-class Kept:
+class ScheduleStore:
     """Schedules in one engine. All methods raise `JobsUnavailableError`.
 
     Args:
@@ -162,13 +169,13 @@ class Kept:
 
     # How far
 
-    async def states(self, names: Sequence[str]) -> dict[str, KeptState]:
+    async def states(self, names: Sequence[str]) -> dict[str, StoredProgress]:
         """Return how far schedules are, of those that have been seen before."""
         notes = await self._notes()
         texts = await notes.read([_STATE + name for name in names])
-        found: dict[str, KeptState] = {}
+        found: dict[str, StoredProgress] = {}
         for name, text in zip(names, texts, strict=True):
-            state = None if text is None else KeptState.of(text)
+            state = None if text is None else StoredProgress.of(text)
             if state is not None:
                 found[name] = state
         return found
@@ -181,17 +188,17 @@ class Kept:
             until: now.
         """
         notes = await self._notes()
-        states = {name: KeptState(until, times=times) for name, times in names.items()}
+        states = {name: StoredProgress(until, times=times) for name, times in names.items()}
         swaps = [Swap(_STATE + name, None, state.text()) for name, state in states.items()]
         are_new = await notes.swap(swaps)
         for (name, state), is_new in zip(states.items(), are_new, strict=True):
             if not is_new:
                 await self._renew(notes, name, state)
 
-    async def _renew(self, notes: Notes, name: str, state: KeptState) -> None:
+    async def _renew(self, notes: Notes, name: str, state: StoredProgress) -> None:
         while True:
             (text,) = await notes.read([_STATE + name])
-            old = None if text is None else KeptState.of(text)
+            old = None if text is None else StoredProgress.of(text)
             if old is not None and old.times == state.times:
                 # Another scheduler was first.
                 return
@@ -200,12 +207,12 @@ class Kept:
                 self._texts[name] = new
                 return
 
-    async def note(self, name: str, state: KeptState) -> None:
+    async def note(self, name: str, state: StoredProgress) -> None:
         """Note how far a schedule is, if nobody has noted more."""
         notes = await self._notes()
         await self._merge(notes, name, state)
 
-    async def _merge(self, notes: Notes, name: str, state: KeptState) -> None:
+    async def _merge(self, notes: Notes, name: str, state: StoredProgress) -> None:
         text = self._texts.get(name)
         while True:
             new = _merged(text, state).text()
@@ -221,7 +228,7 @@ class Kept:
 
     # Fires in memory
 
-    async def take(self, name: str, fire: str, state: KeptState) -> bool:
+    async def take(self, name: str, fire: str, state: StoredProgress) -> bool:
         """Take a fire, and note how far the schedule is; False: another process has it."""
         notes = await self._notes()
         text = self._texts.get(name)
@@ -334,6 +341,6 @@ class Kept:
                 return
 
 
-def _merged(text: str | None, state: KeptState) -> KeptState:
-    old = None if text is None else KeptState.of(text)
+def _merged(text: str | None, state: StoredProgress) -> StoredProgress:
+    old = None if text is None else StoredProgress.of(text)
     return state if old is None else old.merged(state)

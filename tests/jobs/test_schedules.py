@@ -22,8 +22,8 @@ from offload.schedules import (
     ScheduleNotFoundError,
     ScheduleStatus,
     StoredSchedules,
-    _keeper,
-    _kept,
+    _loader,
+    _store,
 )
 from tests.jobs.engines import SqlitePlace
 from tests.jobs.values import wanted
@@ -81,7 +81,7 @@ async def new_jobs(place, anyio_backend):
 @pytest.fixture
 def soon(monkeypatch):
     """Have schedulers see sooner what others have changed."""
-    monkeypatch.setattr(_keeper, "_WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(_loader, "_WATCH_SECONDS", 0.05)
 
 
 async def work(jobs, function, ending):
@@ -198,7 +198,7 @@ class TestInMemory:
         scheduler = clock.scheduler(new_jobs())
         scheduler.add(Schedule(MINUTE, answer, name="a"))
         scheduler.add(Schedule(MINUTE, answer, name="b", misfire_grace=5))
-        take, failures = _kept.Kept.take, []
+        take, failures = _store.ScheduleStore.take, []
 
         async def fail(self, name, fire, state):
             if len(failures) < 4:
@@ -207,7 +207,7 @@ class TestInMemory:
                 raise JobsUnavailableError("it is away", location="here")
             return await take(self, name, fire, state)
 
-        monkeypatch.setattr(_kept.Kept, "take", fail)
+        monkeypatch.setattr(_store.ScheduleStore, "take", fail)
         async with scheduler, Story(scheduler) as story:
             await ready(scheduler)
             clock.move(60)
