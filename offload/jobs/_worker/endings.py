@@ -6,14 +6,8 @@ import random
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from offload.errors import (
-    DeadlineError,
-    PoolClosedError,
-    QueueFullError,
-    QueueTimeoutError,
-    WorkerCrashedError,
-    WorkerStartError,
-)
+from offload._values.outcome import Outcome
+from offload.errors import DeadlineError, OffloadError, PoolClosedError, WorkerCrashedError
 from offload.jobs._attempt import AttemptFailedError
 from offload.jobs._decisions import Standing, after_crash, after_error
 from offload.jobs._failures import job_error
@@ -24,9 +18,6 @@ if TYPE_CHECKING:
     from offload.jobs._values import Ending, JobRecord
 
 __all__ = ["ending_of", "outcome_of"]
-
-# The pool refused or stopped it: the job is handed back, and has not used up an attempt.
-_REFUSED_BY_POOL = (PoolClosedError, QueueFullError, QueueTimeoutError, WorkerStartError)
 
 
 def ending_of(job: JobRecord, error: Exception) -> Ending:
@@ -39,11 +30,19 @@ def ending_of(job: JobRecord, error: Exception) -> Ending:
     told = job_error(error)
     if isinstance(error, WorkerCrashedError):
         return after_crash(standing, told, now=now, draw=draw)
-    if isinstance(error, _REFUSED_BY_POOL):
-        return Release()
     if isinstance(error, DeadlineError):
         return Fail(told)
+    if _is_of_the_pool(error):
+        # The job is handed back, and has not used up an attempt.
+        return Release()
     return after_error(standing, told, now=now, draw=draw)
+
+
+def _is_of_the_pool(error: Exception) -> bool:
+    """Return whether the pool refused or stopped the attempt, through no fault of the job."""
+    return isinstance(error, PoolClosedError) or (
+        isinstance(error, OffloadError) and error.outcome in (Outcome.REFUSED, Outcome.NOT_STARTED)
+    )
 
 
 def outcome_of(ending: Ending) -> AttemptOutcome:
