@@ -1,23 +1,22 @@
 """Options of a pool: frozen, and checked where they enter.
 
-To add one: its type in `PoolOptionsDict`, its default in `PoolOptions`, its meaning in the
-docstring of `offload.pool.Pool`; a check, where its type is not enough.
+A new option is a line of `_PoolOptions` (name, type, check and default), one of `PoolOptionsDict`
+(name and type, for type checkers), and its meaning in the docstring of `offload.pool.Pool`.
 
 Named tuples and not dataclasses: a worker imports this with the module of a pool, and `dataclasses`
 alone takes as long as all of ours.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: the checks are read from the annotations.
 import os
 import pickle
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypedDict
 
 from offload._values.options import CALL_OPTIONS, check_integer, check_number, unknown_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
 
 __all__ = ["PoolOptions", "PoolOptionsDict", "name_of"]
@@ -38,7 +37,7 @@ class PoolOptionsDict(TypedDict, total=False):
     idle_timeout: float | None
     os_priority: Literal["idle", "low", "normal"]
     start_method: Literal["forkserver", "spawn"] | None
-    executor: type[Executor] | Executor | Callable[[], Executor] | None
+    executor: "type[Executor] | Executor | Callable[[], Executor] | None"
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
     preload: Iterable[str]
@@ -52,27 +51,72 @@ class PoolOptionsDict(TypedDict, total=False):
     start_timeout: float
 
 
+def _check_names(option: str, names: object) -> None:
+    if isinstance(names, str):
+        message = f"{option} must be several names, such as [{names!r}], not one str"
+        raise TypeError(message)
+
+
+def _check_environment(_: str, env: Mapping[Any, Any] | None) -> None:
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str | None):
+            message = f"env must map names to str or None, not {name!r} to {value!r}"
+            raise TypeError(message)
+        if not name or "=" in name or "\0" in name + (value or ""):
+            message = f"env cannot hold {name!r}: {value!r}"
+            raise ValueError(message)
+        try:
+            os.fsencode(name + (value or ""))
+        except UnicodeEncodeError as error:
+            message = f"env cannot hold {name!r}: {value!r}: {error}"
+            raise ValueError(message) from None
+
+
+def _check_choice(name: str, value: object, *, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"
+        raise ValueError(message)
+
+
+def _any(_: str, __: object) -> None:
+    """Check nothing: `PoolOptions.checked` looks at it together with others."""
+
+
+_count = partial(check_integer, minimum=0)
+_at_least_one = partial(check_integer, minimum=1, optional=True)
+_above_zero = partial(check_number, above=0.0)
+
+
 class _PoolOptions(NamedTuple):
-    min_workers: int = 0
-    max_workers: int | None = None
-    spare_workers: int = 1
-    max_queued: int | None = 1000
-    max_queued_bytes: int | None = _DEFAULT_MAX_QUEUED_BYTES
-    idle_timeout: float | None = 60.0
-    os_priority: str = "idle"
-    start_method: str | None = None
-    executor: Any = None
-    initializer: Callable[..., object] | None = None
-    initargs: tuple[Any, ...] = ()
-    preload: Iterable[str] = ()
-    context_vars: Iterable[str] = ()
-    env: Mapping[str, str | None] | None = None
-    max_tasks_per_worker: int | None = None
-    max_worker_memory_bytes: int | None = None
-    timeout: float | None = None
-    queue_timeout: float | None = None
-    max_payload_bytes: int | None = None
-    start_timeout: float = 60.0
+    min_workers: Annotated[int, _count] = 0
+    max_workers: Annotated[int | None, _at_least_one] = None
+    spare_workers: Annotated[int, _count] = 1
+    max_queued: Annotated[int | None, partial(check_integer, minimum=0, optional=True)] = 1000
+    max_queued_bytes: Annotated[int | None, _at_least_one] = _DEFAULT_MAX_QUEUED_BYTES
+    idle_timeout: Annotated[float | None, _above_zero] = 60.0
+    os_priority: Annotated[str, partial(_check_choice, choices=_OS_PRIORITIES)] = "idle"
+    start_method: Annotated[str | None, partial(_check_choice, choices=(None, *_START_METHODS))] = (
+        None
+    )
+    executor: Annotated[Any, _any] = None
+    initializer: Annotated[Callable[..., object] | None, _any] = None
+    initargs: Annotated[tuple[Any, ...], _any] = ()
+    preload: Annotated[Iterable[str], _check_names] = ()
+    context_vars: Annotated[Iterable[str], _check_names] = ()
+    env: Annotated[Mapping[str, str | None] | None, _check_environment] = None
+    max_tasks_per_worker: Annotated[int | None, _at_least_one] = None
+    max_worker_memory_bytes: Annotated[int | None, _at_least_one] = None
+    timeout: Annotated[float | None, _above_zero] = None
+    queue_timeout: Annotated[float | None, partial(check_number, minimum=0.0)] = None
+    max_payload_bytes: Annotated[int | None, _at_least_one] = None
+    start_timeout: Annotated[float, partial(check_number, above=0.0, optional=False)] = 60.0
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    # Evaluated by then: a named tuple keeps its annotations in every version.
+    name: annotation.__metadata__[0]
+    for name, annotation in _PoolOptions.__annotations__.items()
+}
 
 
 class PoolOptions(_PoolOptions):
@@ -81,7 +125,7 @@ class PoolOptions(_PoolOptions):
     __slots__ = ()
 
     @classmethod
-    def checked(cls, given: Mapping[str, Any]) -> PoolOptions:
+    def checked(cls, given: Mapping[str, Any]) -> Self:
         """Return the options that were given, with the defaults of the others.
 
         Raises:
@@ -156,53 +200,3 @@ def _check_executor(options: PoolOptions) -> None:
                 f"give it to the {name_of(executor)} yourself"
             )
             raise ValueError(message)
-
-
-def _check_names(option: str, names: object) -> None:
-    if isinstance(names, str):
-        message = f"{option} must be several names, such as [{names!r}], not one str"
-        raise TypeError(message)
-
-
-def _check_environment(_: str, env: Mapping[Any, Any] | None) -> None:
-    for name, value in (env or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str | None):
-            message = f"env must map names to str or None, not {name!r} to {value!r}"
-            raise TypeError(message)
-        if not name or "=" in name or "\0" in name + (value or ""):
-            message = f"env cannot hold {name!r}: {value!r}"
-            raise ValueError(message)
-        try:
-            os.fsencode(name + (value or ""))
-        except UnicodeEncodeError as error:
-            message = f"env cannot hold {name!r}: {value!r}: {error}"
-            raise ValueError(message) from None
-
-
-def _check_choice(name: str, value: object, *, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        message = f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"
-        raise ValueError(message)
-
-
-_count = partial(check_integer, minimum=0)
-_at_least_one = partial(check_integer, minimum=1, optional=True)
-_CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "min_workers": _count,
-    "max_workers": _at_least_one,
-    "spare_workers": _count,
-    "max_queued": partial(check_integer, minimum=0, optional=True),
-    "max_queued_bytes": _at_least_one,
-    "max_payload_bytes": _at_least_one,
-    "max_tasks_per_worker": _at_least_one,
-    "max_worker_memory_bytes": _at_least_one,
-    "idle_timeout": partial(check_number, above=0.0),
-    "timeout": partial(check_number, above=0.0),
-    "queue_timeout": partial(check_number, minimum=0.0),
-    "start_timeout": partial(check_number, above=0.0, optional=False),
-    "os_priority": partial(_check_choice, choices=_OS_PRIORITIES),
-    "start_method": partial(_check_choice, choices=(None, *_START_METHODS)),
-    "preload": _check_names,
-    "context_vars": _check_names,
-    "env": _check_environment,
-}
