@@ -98,7 +98,9 @@ class Dispatcher:
             task.queued_at = now
             worker = roster.idle.pop()
             roster.take(task, worker, now)
-            self._grow(now)
+            # Nothing else has changed: on the path of each task there is a spare, as a rule.
+            if len(roster.idle) < self.limits.spare_workers:
+                self._grow(now)
             return worker
         self.queue.check_room(task, roster.free)
         task.sequence = next(self._sequence)
@@ -156,13 +158,12 @@ class Dispatcher:
         """
         task = worker.task
         assert task is not None
-        roster = self.roster
-        roster.end(worker, task)
         if returned:
             worker.tasks_done += 1
             seconds = now - task.started_at
             self.estimates.run_time.add(seconds)
             task.lane.run_time.add(seconds)
+        self.roster.end(worker, task)
         maximum = self.limits.max_tasks_per_worker
         if recycle or worker.is_recycled or (maximum is not None and worker.tasks_done >= maximum):
             self._leave(worker, now, StopReason.RECYCLE)
@@ -409,16 +410,7 @@ class Dispatcher:
             self.actions.append(Assign(task, worker))
 
     def _grow(self, now: float) -> None:
-        idle = len(self.roster.idle)
-        growth = self.growth
-        if (
-            idle >= self.limits.spare_workers
-            and not self.queue.runnable
-            and self.roster.busy + idle + growth.starting >= growth.floor
-        ):
-            # On the path of each task: there is a spare, and nobody waits.
-            return
-        for _ in range(growth.start(now, self.phase)):
+        for _ in range(self.growth.start(now, self.phase)):
             self.story.note(now, "start")
             self.actions.append(StartWorker())
 
