@@ -12,7 +12,7 @@ Guarantees:
 1. The loop stays free: no process start, join, big pickle or big copy happens on it.
 2. The server comes first: workers run at a lower OS priority (`os_priority`).
 3. One task's fate is its own: a crash, a kill or a timeout costs exactly that task.
-4. Not wanted means not running: a cancelled or timed-out call stops burning CPU.
+4. Cancelled means stopped: a cancelled or timed-out call stops using CPU.
 5. You always know: every error says whether the function may have run; nothing waits for ever.
 6. Bounded: past `max_queued` or `max_queued_bytes` a call is refused at once.
 7. Nothing left behind: no worker or file outlives the server by more than a second.

@@ -18,7 +18,7 @@ GUARANTEES = {
     1: "The loop stays free",
     2: "The server comes first",
     3: "One task's fate is its own",
-    4: "Not wanted means not running",
+    4: "Cancelled means stopped",
     5: "You always know",
     6: "Bounded",
     7: "Nothing left behind",
