@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,15 +16,8 @@ from offload import Pool
 from offload._pool.imports import import_what_calls_need
 from offload.testing import Footprint, LoopBlock, LoopBlockDetector
 from tests.support import inside
+from tests.support.loops import BACKENDS, prepare_uvloop
 from tests.support.processes import Fifo, until
-
-BACKENDS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    pytest.param(("trio", {}), id="trio"),
-]
-if sys.platform == "win32":
-    del BACKENDS[1]  # uvloop is not made for Windows.
 
 # Guarantee 1 is a millisecond. What a test can tell for sure, beside other tests and on two busy
 # cores, is this; benchmarks measure the rest.
@@ -53,11 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     inside.make_normal_priority_the_default()
     for name in ("holds_loop", "leaves_behind"):
         config.addinivalue_line("markers", f"{name}(reason): allowed here, for the reason given")
-    if sys.platform != "win32":
-        import uvloop
-
-        # libuv makes a pipe for signals with its first loop, and keeps it: no test shall be blamed.
-        uvloop.new_event_loop().close()
+    prepare_uvloop()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-k` and `-m` choose

@@ -16,6 +16,7 @@ from offload._wire.frames import Kind
 from tests.support import inside
 from tests.support.functions import intruders as functions
 from tests.support.functions import pool as pool_functions
+from tests.support.loops import TRIO, UVLOOP
 from tests.support.processes import PATIENCE, Fifo, gone, until
 
 pytestmark = [
@@ -29,8 +30,8 @@ ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 INTRUSIONS = [
     *(("asyncio", how) for how in functions.INTRUSIONS),
     *(
-        (backend, how)
-        for backend in (("asyncio", {"use_uvloop": True}), "trio")
+        pytest.param(*backend.values, how, marks=backend.marks)
+        for backend in (UVLOOP, TRIO)
         for how in ("huge frame", "many descriptors", "item of no stream")
     ),
 ]

@@ -14,17 +14,12 @@ from offload.roles import Program, Role, current_role
 from offload.schedules import Every, Schedule, Scheduler
 from offload.starlette import lifespan
 from tests.jobs import job_functions as functions
+from tests.support.loops import ASYNCIO, UVLOOP
 from tests.support.processes import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
-asyncio_alone = pytest.mark.parametrize(
-    "anyio_backend",
-    [
-        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    ],
-)
+asyncio_alone = pytest.mark.parametrize("anyio_backend", [ASYNCIO, UVLOOP])
 # Not all that this process has imported, which is all functions of all tests.
 working = partial(WorkerProgram, functions=[functions.add], drain=1.0)
 

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from tests.support.loops import uvloop
+
 SUITE = """
 import asyncio, threading, time
-import anyio, httpx, pytest, uvloop
+import anyio, httpx, pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -26,7 +28,7 @@ app = Starlette(routes=[Route("/slow/{n}", slow), Route("/fine", fine)])
 
 @pytest.fixture(params=[
     ("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True}), "trio",
-], ids=["asyncio", "uvloop", "trio"])
+][::STEP], ids=["asyncio", "uvloop", "trio"][::STEP])
 def anyio_backend(request):
     return request.param
 
@@ -85,12 +87,16 @@ SLOW = {
     "test_slow_in_test_client",
     "test_slow_at_the_end_of_run",
 }
+if uvloop is None:
+    FINE.remove("test_fine_in_async_test[uvloop]")
+    SLOW.remove("test_slow_in_async_test[uvloop]")
 LIMIT = "@pytest.mark.offload_max_block(0.1)"
 
 
 def run(folder, suite, *options, ini=""):
     """Run pytest; return its exit status, the outcome of each test, and its output."""
-    (folder / "test_app.py").write_text(suite)
+    # Every second loop: without uvloop.
+    (folder / "test_app.py").write_text(suite.replace("STEP", "2" if uvloop is None else "1"))
     (folder / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = error\n{ini}\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options],

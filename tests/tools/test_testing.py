@@ -442,3 +442,42 @@ def test_fixtures_of_this_suite_fail_what_they_should(tmp_path):
     assert "the event loop was held for" in text
     assert "@pytest.mark.holds_loop needs a reason" in text
     assert "the test left behind: descriptor" in text
+
+
+WITHOUT_UVLOOP = """
+import sys
+
+sys.modules["uvloop"] = None  # not to be imported
+true_version = sys.version_info
+sys.version_info = VERSION
+import tests.support.loops
+
+sys.version_info = true_version
+from tests.conftest import *
+"""
+
+
+@pytest.mark.parametrize("version", [(3, 15), (3, 16)])
+def test_uvloop_may_be_missing_on_a_python_that_is_too_new_for_it_only(tmp_path, version):
+    """There its tests are skipped, which the summary says; on others their absence is an error."""
+    (tmp_path / "test_any.py").write_text(
+        "import pytest\n@pytest.mark.anyio\nasync def test_any(): pass\n"
+    )
+    (tmp_path / "conftest.py").write_text(WITHOUT_UVLOOP.replace("VERSION", str(version)))
+    root = Path(__file__).parents[2]
+    options = ["-q", "-p", "no:cacheprovider", "-c", root / "pyproject.toml", "--rootdir", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *map(str, options), tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        check=False,
+    )
+
+    if version < (3, 16):
+        assert done.returncode == pytest.ExitCode.USAGE_ERROR
+        assert "uvloop is missing, which the tests need on this Python" in done.stderr
+    else:
+        assert done.returncode == pytest.ExitCode.OK, done.stdout
+        assert "2 passed, 1 skipped" in done.stdout
+        assert "there is no uvloop for Python 3.16" in done.stdout

@@ -47,6 +47,7 @@ from tests import conftest
 from tests.support import inside
 from tests.support.apps.blocking_handlers import WAYS
 from tests.support.functions.watchdog import burn
+from tests.support.loops import needs_uvloop
 
 PATIENCE = 10.0
 BLOCK = 0.2
@@ -144,7 +145,11 @@ OF_LOOPS = ("cpu_loop", "native_sleep", "native_elsewhere", "python_elsewhere", 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the causes are told by Linux' figures")
 @pytest.mark.parametrize(
-    "loop,ways", [("asyncio", tuple(WAYS)), ("uvloop", OF_LOOPS)], ids=["asyncio", "uvloop"]
+    "loop,ways",
+    [
+        pytest.param("asyncio", tuple(WAYS), id="asyncio"),
+        pytest.param("uvloop", OF_LOOPS, id="uvloop", marks=needs_uvloop),
+    ],
 )
 def test_handlers_that_block_are_named(loop, ways):
     """Of all the ways to hold a loop, each is told with its route, its cause and its kind."""

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.functions.requests import slots, used_seconds
+from tests.support.loops import needs_uvloop
 from tests.support.processes import PATIENCE, Fifo, gone_now
 
 ROOT = Path(__file__).parents[2]
-LOOPS = ("asyncio",) if sys.platform == "win32" else ("asyncio", "uvloop")
+LOOPS = {"asyncio": (), "uvloop": needs_uvloop}
 
 
 @dataclasses.dataclass
@@ -94,7 +95,11 @@ def request(target, *, method="GET", headers=""):
 
 @pytest.fixture(
     scope="module",
-    params=[(http, loop) for http in ("h11", "httptools") for loop in LOOPS],
+    params=[
+        pytest.param((http, loop), marks=marks)
+        for http in ("h11", "httptools")
+        for loop, marks in LOOPS.items()
+    ],
     ids="-".join,
 )
 def server(request, tmp_path_factory):
