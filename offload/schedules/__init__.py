@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from offload.schedules._events import EventKind, Events, ScheduleEvent
     from offload.schedules._fire_times import At, Cron, Every, FireTimes
     from offload.schedules._fires import ScheduleRun
+    from offload.schedules._options import PolicyDict
     from offload.schedules._records import (
         Action,
         Cancel,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
         Snapshot,
         fire_id,
     )
-    from offload.schedules._schedule import PolicyDict, Schedule, ScheduleStatus
+    from offload.schedules._schedule import Schedule, ScheduleStatus
     from offload.schedules._scheduler import Scheduler, default_scheduler
 
 __all__ = [
@@ -110,7 +111,8 @@ _HOMES = {
         "fire_id",
     ),
     "_fires": ("ScheduleRun",),
-    "_schedule": ("PolicyDict", "Schedule", "ScheduleStatus"),
+    "_options": ("PolicyDict",),
+    "_schedule": ("Schedule", "ScheduleStatus"),
     "_scheduler": ("Scheduler", "default_scheduler"),
     "_declaration": ("StoredSchedule", "StoredSchedules"),
 }

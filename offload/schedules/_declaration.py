@@ -20,8 +20,9 @@ from offload.schedules._call import context_parameter
 from offload.schedules._context import FireContext
 from offload.schedules._errors import ScheduleError, ScheduleNotFoundError
 from offload.schedules._fire_times import At, Cron, Every
+from offload.schedules._options import checked_name, fire_times_of, policy_of
 from offload.schedules._records import Coalesce, FireReason, Overlap, Policy
-from offload.schedules._schedule import Schedule, checked_name, fire_times_of, policy_of
+from offload.schedules._schedule import Schedule
 from offload.schedules._store import KEEP_SECONDS, ScheduleStore, SpecNote
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from offload.jobs import Jobs
     from offload.schedules._fire_times import FireTimes
-    from offload.schedules._schedule import PolicyDict
+    from offload.schedules._options import PolicyDict
 
 __all__ = ["StoredSchedule", "StoredSchedules", "schedule_of", "schedule_of_stored"]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from offload.jobs import Jobs
     from offload.schedules._fire_times import FireTimes
-    from offload.schedules._schedule import PolicyDict
+    from offload.schedules._options import PolicyDict
     from offload.schedules._scheduler import Scheduler
 
 __all__ = ["schedule"]
