@@ -112,3 +112,20 @@ def test_mistakes_are_told(offload_schedule, arguments, status, text):
     found, out, error = offload_schedule(*arguments, jobs=None)
     assert (found, out) == (status, "")
     assert text in error
+
+
+def test_history_lists_runs_that_any_process_enqueued(offload_schedule):
+    """Of a schedule with jobs the last runs, the latest first; of one in memory, none."""
+    ids = [offload_schedule("run", "shop", "nightly")[1].strip() for _ in range(2)]
+    status, out, _ = offload_schedule("history", "shop", "nightly", "--json")
+    shown = offload_schedule("history", "shop", "nightly", "-n", "1")[1].splitlines()
+    nothing = offload_schedule("history", "shop", "monthly")[1].splitlines()
+    refused = offload_schedule("history", "shop", "nightly", "-n", "0")
+
+    assert status == 0
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ids[::-1]
+    assert len(shown) == 2
+    assert "manual" in shown[1]
+    assert len(nothing) == 1
+    assert refused[0] == 1
+    assert "count must be" in refused[2]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_OF_APPLICATIONS = ("list", "run", "pause", "resume")
+_OF_APPLICATIONS = ("list", "history", "run", "pause", "resume")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_next(actions)
     for name, what in (
         ("list", "list schedules: what they do, their next and last runs"),
+        ("history", "list the last runs of a schedule, the latest first"),
         ("run", "run a schedule now"),
         ("pause", "have schedules fire nowhere, until they are resumed"),
         ("resume", "end a pause"),
@@ -32,8 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="the module with the schedules; it may name its Scheduler, such as app:scheduler",
         )
         action.add_argument("--app-dir", metavar="FOLDER", help="where it is (default: here)")
-        if name == "list":
+        if name in ("list", "history"):
             action.add_argument("--json", action="store_true", help="print JSON, a line for each")
+        if name == "list":
+            continue
+        if name == "history":
+            action.add_argument("name", metavar="NAME", help="of the schedule")
+            action.add_argument(
+                "-n", dest="count", type=int, default=20, metavar="N", help="how many at most (20)"
+            )
         elif name == "run":
             action.add_argument("name", metavar="NAME", help="of the schedule")
             action.add_argument(

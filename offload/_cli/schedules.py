@@ -1,4 +1,4 @@
-"""`offload schedule list|run|pause|resume MODULE`: the schedules of an application."""
+"""`offload schedule list|history|run|pause|resume MODULE`: the schedules of an application."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from offload.errors import OffloadError
 from offload.pool import Pool
 from offload.schedules import Scheduler, StoredSchedules, default_scheduler
 from offload.schedules._declaration import schedule_of_stored
+from offload.schedules._history import history
 
 if TYPE_CHECKING:
     import argparse
@@ -82,15 +83,7 @@ class _Row:
             "runs": self.kind,
             "paused": self.is_paused,
             "next": following or None,
-            "last": None
-            if last is None
-            else {
-                "id": last.id,
-                "outcome": None if last.outcome is None else last.outcome.value,
-                "started_at": last.started_at.isoformat(),
-                "ended_at": None if last.ended_at is None else last.ended_at.isoformat(),
-                "error": None if last.error is None else str(last.error),
-            },
+            "last": None if last is None else _run_json(last),
         }
 
     @property
@@ -131,11 +124,15 @@ async def _list(scheduler: Scheduler, arguments: argparse.Namespace) -> int:
             print(json.dumps(row.as_json()))
         return 0
     table = [("NAME", "FIRE TIMES", "RUNS", "NEXT", "LAST"), *(row.columns() for row in rows)]
+    _print_table(table)
+    return 0
+
+
+def _print_table(table: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
         print("  ".join(padded).rstrip())
-    return 0
 
 
 async def _rows(scheduler: Scheduler) -> list[_Row]:
@@ -153,6 +150,41 @@ async def _rows(scheduler: Scheduler) -> list[_Row]:
                 found.added_to(scheduler.levers)
                 rows.append(_Row(found, stored.is_paused, await found.last_run()))
     return sorted(rows, key=lambda row: row.schedule.name)
+
+
+async def _history(scheduler: Scheduler, arguments: argparse.Namespace) -> int:
+    runs = await history(await _find(scheduler, arguments.name), None, arguments.count)
+    if arguments.json:
+        for run in runs:
+            print(json.dumps(_run_json(run)))
+        return 0
+    head = ("FIRE TIME", "REASON", "OUTCOME", "SECONDS", "ERROR")
+    _print_table([head, *map(_run_columns, runs)])
+    return 0
+
+
+def _run_json(run: ScheduleRun) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "fire_time": run.fire_time.isoformat(),
+        "reason": run.reason.value,
+        "outcome": None if run.outcome is None else run.outcome.value,
+        "started_at": run.started_at.isoformat(),
+        "ended_at": None if run.ended_at is None else run.ended_at.isoformat(),
+        "error": None if run.error is None else str(run.error),
+    }
+
+
+def _run_columns(run: ScheduleRun) -> tuple[str, ...]:
+    took = None if run.ended_at is None else (run.ended_at - run.started_at).total_seconds()
+    return (
+        run.fire_time.isoformat(timespec="seconds"),
+        run.reason.value,
+        "-" if run.outcome is None else run.outcome.value,
+        "-" if took is None else f"{took:.3f}",
+        # Of a traceback, or of several lines, the first.
+        "-" if run.error is None else str(run.error).partition("\n")[0],
+    )
 
 
 async def _execute(scheduler: Scheduler, arguments: argparse.Namespace) -> int:
@@ -202,4 +234,10 @@ async def _set_paused(scheduler: Scheduler, names: list[str], *, is_paused: bool
     return 0
 
 
-_ACTIONS: Final = {"list": _list, "run": _execute, "pause": _pause, "resume": _resume}
+_ACTIONS: Final = {
+    "list": _list,
+    "history": _history,
+    "run": _execute,
+    "pause": _pause,
+    "resume": _resume,
+}

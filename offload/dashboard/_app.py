@@ -21,6 +21,7 @@ from offload.dashboard._access import Token, forgery, stranger
 from offload.dashboard._actions import ACTIONS
 from offload.dashboard._feed import Feed, Feeds
 from offload.dashboard._jobs_app import JobPages
+from offload.dashboard._schedules_app import SchedulePages
 from offload.dashboard._state import Sampler
 from offload.dashboard._stream import EventStream
 from offload.pool import Pool
@@ -66,7 +67,8 @@ class Dashboard:
     `app.mount("/offload", Dashboard(authorize=...))` of FastAPI, or by itself under any ASGI
     server. Under its path it has the page (`/`), its files, the same as JSON (`/state`) and as
     server-sent events (`/events`), the whole text of one failure (`/failure`) and the actions
-    (`POST /actions/...`); and the page of jobs (`/jobs`), whose data are below that.
+    (`POST /actions/...`); and the pages of jobs (`/jobs`) and of schedules (`/schedules`), whose
+    data are below these.
 
     The pages show names of functions, texts of errors and tracebacks, which may quote what users
     have sent, and arguments, results and log records of jobs. Without `authorize` they are
@@ -85,9 +87,10 @@ class Dashboard:
             (a POST). May be async, and may raise Starlette's `HTTPException`, such as a 401 that
             makes the browser ask for a password. It must not read the body.
         actions: whether tasks can be cancelled, workers recycled, pools drained and opened again;
-            jobs retried, cancelled and forgotten, queues paused and resumed: by whom `authorize`
-            lets in, or by whom a function of the request, which may be async, returns True for.
-            True without `authorize`: by who has the token that is in the log.
+            jobs retried, cancelled and forgotten, queues paused and resumed; schedules run, paused
+            and resumed: by whom `authorize` lets in, or by whom a function of the request, which
+            may be async, returns True for. True without `authorize`: by who has the token that is
+            in the log.
         interval: seconds between two samples.
 
     Raises:
@@ -132,6 +135,9 @@ class Dashboard:
                 Route("/actions/{action}", self._act, methods=["POST"]),
                 *JobPages(
                     self._shown_jobs, actions=self._actions, page=self._jobs_page, headers=_HEADERS
+                ).routes(),
+                *SchedulePages(
+                    actions=self._actions, page=self._schedules_page, headers=_HEADERS
                 ).routes(),
             ]
         )
@@ -205,6 +211,10 @@ class Dashboard:
     async def _jobs_page(self, request: Request) -> Response:
         kept = None if self._token is None else self._token.kept(request)
         return self._answer("jobs.html") if kept is None else kept
+
+    async def _schedules_page(self, request: Request) -> Response:
+        kept = None if self._token is None else self._token.kept(request)
+        return self._answer("schedules.html") if kept is None else kept
 
     async def _file(self, request: Request) -> Response:
         return self._answer(request.path_params["name"])

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from offload.schedules._schedule import Schedule
     from offload.schedules._store import ScheduleStore, StoredRun
 
-__all__ = ["last_run"]
+__all__ = ["OUTCOMES", "last_run", "run_of"]
 
-_OUTCOMES = {
+OUTCOMES = {
     JobState.COMPLETED: EventKind.FINISHED,
     JobState.FAILED: EventKind.FAILED,
     JobState.CANCELLED: EventKind.CANCELLED,
@@ -45,13 +45,14 @@ async def last_run(
     state = (await store.states([schedule.name])).get(schedule.name)
     if state is None or state.last is None:
         return here
-    run = _of(schedule, state.last)
+    run = run_of(schedule, state.last)
     if here is not None and here.started_at >= run.started_at:
         return here
     return run if schedule.jobs is None else await _with_job(schedule.jobs, schedule, run)
 
 
-def _of(schedule: Schedule, run: StoredRun) -> ScheduleRun:
+def run_of(schedule: Schedule, run: StoredRun) -> ScheduleRun:
+    """Return what an engine keeps of a run, as a run."""
     return ScheduleRun(
         id=run.id,
         fire_time=schedule.local(datetime.fromisoformat(run.fire_time)),
@@ -71,7 +72,7 @@ async def _with_job(jobs: Jobs, schedule: Schedule, run: ScheduleRun) -> Schedul
         status = await job.status()
         if not status.state.is_over:
             return run
-        outcome, ended_at = _OUTCOMES[status.state], status.ended_at
+        outcome, ended_at = OUTCOMES[status.state], status.ended_at
         if status.state is JobState.COMPLETED:
             result = await job.result()
             return replace(run, outcome=outcome, ended_at=ended_at, result=result)

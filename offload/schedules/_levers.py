@@ -12,6 +12,7 @@ from offload.schedules._declaration import schedule_of
 from offload.schedules._errors import ScheduleNotFoundError
 from offload.schedules._events import Teller
 from offload.schedules._execute import execute
+from offload.schedules._history import Recent, history
 from offload.schedules._last_run import last_run
 from offload.schedules._loader import Loader
 from offload.schedules._records import Phase, Snapshot
@@ -41,6 +42,7 @@ class Levers:
     Attributes:
         schedules: all of them, by name.
         teller: of events.
+        recent: the last runs that ended here.
         clock: returns the instant that it is.
         running: what there is of the scheduler while it runs.
         loaders: by engine, while it runs.
@@ -49,6 +51,8 @@ class Levers:
     def __init__(self, jobs: Callable[[], Jobs | None]) -> None:
         self.schedules: Final[dict[str, Schedule]] = {}
         self.teller: Final = Teller()
+        self.recent: Final = Recent()
+        self.teller.add(self.recent.note)
         self.clock: Callable[[], datetime] = _utc_now
         self.running: RunningScheduler | None = None
         self.loaders: dict[Jobs | None, Loader] = {}
@@ -190,6 +194,10 @@ class Levers:
         return await last_run(
             schedule, None if runs is None else runs.last, self.store_of(schedule)
         )
+
+    async def history(self, schedule: Schedule, count: int) -> list[ScheduleRun]:
+        """Return the last runs of a schedule; see `Schedule.history`."""
+        return await history(schedule, self.recent, count)
 
     def lateness_of(self, name: str) -> HistogramSnapshot:
         """Return by how many seconds fires of a schedule began late."""

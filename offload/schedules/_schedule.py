@@ -55,6 +55,7 @@ class Home(Protocol):
     def observe(self, callback: Callable[[ScheduleEvent], object]) -> Callable[[], None]: ...
     def events(self, schedule: str | None = None) -> Events: ...
     async def last_run(self, schedule: Schedule) -> ScheduleRun | None: ...
+    async def history(self, schedule: Schedule, count: int) -> list[ScheduleRun]: ...
     async def execute(self, schedule: Schedule) -> Any: ...
     async def pause(self, name: str) -> None: ...
     async def resume(self, name: str) -> None: ...
@@ -219,6 +220,23 @@ class Schedule:
             JobsUnavailableError: the engine cannot be reached.
         """
         return None if self._home is None else await self._home.last_run(self)
+
+    async def history(self, count: int = 20) -> list[ScheduleRun]:
+        """Return its last runs, the latest first, without their results.
+
+        With jobs: of all processes, as long as the engine keeps the jobs. In memory: those that
+        ended in this process, of which a scheduler remembers 1000 for all its schedules, and the
+        last one of any process that an engine keeps.
+
+        Args:
+            count: how many at most, from 1 to 1000.
+
+        Raises:
+            ScheduleError: it has no scheduler.
+            ValueError: `count` is out of range.
+            JobsUnavailableError: the engine cannot be reached.
+        """
+        return await self._added().history(self, count)
 
     def lateness(self) -> HistogramSnapshot:
         """Return by how many seconds fires began late in this process."""

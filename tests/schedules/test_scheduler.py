@@ -50,6 +50,27 @@ async def forever():
     await anyio.sleep_forever()
 
 
+class TestHistory:
+    async def test_last_runs_are_remembered_without_results(self, clock):
+        """What ended here is told, the latest first; runs of other schedules are not."""
+        scheduler = clock.scheduler()
+        for name in ("a", "b"):
+            scheduler.add(Schedule(MINUTE, answer, name=name))
+        async with scheduler, Story(scheduler) as story:
+            await ready(scheduler)
+            clock.move(60)
+            await story.until(EventKind.FINISHED)
+            await scheduler["a"].execute()
+            runs = await scheduler["a"].history()
+            first = await scheduler["a"].history(1)
+
+        assert [run.reason for run in runs] == [FireReason.MANUAL, FireReason.SCHEDULED]
+        assert {(run.outcome, run.result) for run in runs} == {(EventKind.FINISHED, None)}
+        assert [run.id for run in first] == [runs[0].id]
+        with pytest.raises(ValueError, match="count must be from 1 to 1000, not 0"):
+            await scheduler["a"].history(0)
+
+
 class TestFires:
     async def test_fire_runs_on_the_pool(self, clock, pool):
         """When its time has come, a function runs on its pool, and its result is told."""
