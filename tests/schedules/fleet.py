@@ -84,8 +84,10 @@ class Fleet:
 
     def run(self, seconds: float, pause: float) -> Report:
         """Harm them for so long, with a pause from harm to harm; return what came of it."""
-        self._wait(lambda: len(self.lines("ready")) >= len(self.schedulers))
-        self._wait(lambda: self.lines("job") and self.lines("memory"))
+        # Many processes that start at once take their time on a busy machine.
+        patience = PATIENCE * (1 + len(self.schedulers) / 4)
+        self._wait(lambda: len(self.lines("ready")) >= len(self.schedulers), patience)
+        self._wait(lambda: self.lines("job") and self.lines("memory"), patience)
         begin = int(time.time()) + 1
         end = begin + int(seconds)
         while time.time() < end:
@@ -143,8 +145,8 @@ class Fleet:
     def _id(name: str, second: int) -> str:
         return f"{name}@{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(second))}"
 
-    def _wait(self, condition) -> None:
-        deadline = time.monotonic() + PATIENCE
+    def _wait(self, condition, patience: float = PATIENCE) -> None:
+        deadline = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < deadline, (self.directory / "log").read_text()[-3000:]
             # What other processes write down has no event.
