@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from offload.jobs import Jobs
     from offload.schedules import Scheduler
-    from offload.schedules._history import Standing
+    from offload.schedules._standings import Standing
 
 __all__ = ["SchedulePages"]
 
@@ -75,7 +75,7 @@ class SchedulePages:
         page, found = await anyio.to_thread.run_sync(chosen, everything, asked)
         seen: dict[Any, Standing] = {}
         if page:
-            from offload.schedules._history import standings
+            from offload.schedules._standings import standings
 
             try:
                 seen = await self._asking(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from offload.schedules import Schedule, Scheduler, ScheduleRun
-    from offload.schedules._history import Standing
+    from offload.schedules._standings import Standing
 
 __all__ = ["Asked", "Shown", "chosen", "row", "run_row"]
 
