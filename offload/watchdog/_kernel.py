@@ -9,11 +9,12 @@ Source:
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
 import time
 from typing import NamedTuple
+
+from offload._cpu_time import number_in, schedstat, throttled_seconds
 
 if sys.platform != "win32":
     import resource
@@ -22,7 +23,6 @@ __all__ = ["Figures", "Machine", "Meter", "Reading", "machine", "threads"]
 
 _TASKS = "/proc/self/task"
 _PRESSURE = "/proc/pressure/cpu"
-_CGROUPS = "/sys/fs/cgroup"
 _IS_LINUX = sys.platform == "linux"
 
 
@@ -53,7 +53,7 @@ class Reading(NamedTuple):
 
     def parsed(self) -> Figures:
         """Return the figures."""
-        return Figures(self.cpu, _schedstat(self.schedstat)[1], self.switches, self.process)
+        return Figures(self.cpu, schedstat(self.schedstat)[1], self.switches, self.process)
 
 
 class Meter:
@@ -82,12 +82,12 @@ class Meter:
 
     def seen_from_outside(self) -> Reading | None:
         """Return the same, on any thread; None where that cannot be had."""
-        schedstat = self._schedstat()
-        cpu, _ = _schedstat(schedstat)
+        text = self._schedstat()
+        cpu, _ = schedstat(text)
         if cpu is None:
             return None
-        switches = _number(f"{_TASKS}/{self._thread}/status", b"\nvoluntary_ctxt_switches:")
-        return Reading(cpu, schedstat, switches, None)
+        switches = number_in(f"{_TASKS}/{self._thread}/status", b"\nvoluntary_ctxt_switches:")
+        return Reading(cpu, text, switches, None)
 
     def _schedstat(self) -> bytes:
         if self._file is None:
@@ -104,17 +104,6 @@ class Meter:
             self._file = None
 
 
-def _schedstat(text: bytes) -> tuple[float | None, float | None]:
-    try:
-        cpu, waited, slices = map(int, text.split())
-    except ValueError:
-        return None, None
-    # Where the kernel keeps no such statistics (schedstats are off), they are all zero.
-    if not slices:
-        return None, None
-    return cpu / 1e9, waited / 1e9
-
-
 def threads() -> dict[int, tuple[float, float]]:
     """Return seconds on CPU and seconds waited of each thread of this process, by native id."""
     found: dict[int, tuple[float, float]] = {}
@@ -124,7 +113,7 @@ def threads() -> dict[int, tuple[float, float]]:
         for name in os.listdir(_TASKS):
             # A thread may end under our eyes.
             with contextlib.suppress(OSError), open(f"{_TASKS}/{name}/schedstat", "rb") as file:
-                cpu, waited = _schedstat(file.read())
+                cpu, waited = schedstat(file.read())
                 if cpu is not None and waited is not None:
                     found[int(name)] = (cpu, waited)
     return found
@@ -146,47 +135,5 @@ def machine() -> Machine:
     """Return the figures of the machine and of our cgroup at this instant."""
     if not _IS_LINUX:
         return Machine(None, None)
-    found = _number(_PRESSURE, b"total=")
-    throttled = [
-        number / unit
-        for path, key, unit in _cgroup_files()
-        if (number := _number(path, key)) is not None
-    ]
-    return Machine(None if found is None else found / 1e6, max(throttled, default=None))
-
-
-@functools.cache
-def _cgroup_files() -> list[tuple[str, bytes, float]]:
-    """Return which file tells how long which cgroup was throttled, by what word, in which unit."""
-    files: list[tuple[str, bytes, float]] = []
-    for line in _text("/proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            base, key, unit = _CGROUPS, b"throttled_usec ", 1e6
-        elif "cpu" in controllers.split(","):
-            base, key, unit = f"{_CGROUPS}/cpu", b"throttled_time ", 1e9
-        else:
-            continue
-        parts = [part for part in path.split("/") if part and part != ".."]
-        # As with quotas: without a cgroup namespace the path is the host's, so try every level.
-        for depth in range(len(parts), -1, -1):
-            name = os.path.join(base, *parts[:depth], "cpu.stat")
-            if _number(name, key) is not None:
-                files.append((name, key, unit))
-    return files
-
-
-def _number(path: str, key: bytes) -> int | None:
-    """Return the number that follows the first occurrence of a word in a file."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as file:
-        return int(file.read().partition(key)[2].split()[0])
-    return None
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, ValueError):
-        return ""
+    found = number_in(_PRESSURE, b"total=")
+    return Machine(None if found is None else found / 1e6, throttled_seconds())
