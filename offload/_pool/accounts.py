@@ -146,6 +146,9 @@ class Accounts:
         self._functions: dict[str, FunctionAccount] = {}
         self._failures: deque[_Failure] = deque(maxlen=_KEPT_FAILURES)
         self.recycled = 0
+        # Written by the keeper's thread alone.
+        self.starved_seconds = 0.0
+        self.throttled_seconds = 0.0
 
     def of(self, function: str) -> FunctionAccount:
         """Return the account of a function, as `module:qualname`."""

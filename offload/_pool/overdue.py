@@ -1,7 +1,7 @@
 """What no event tells of.
 
-Tasks whose time is over while their event loop is held, or is closed; and tasks that the worker
-that was idle does not take.
+Tasks whose time is over while their event loop is held, or is closed; tasks that the worker that
+was idle does not take; and workers that get no CPU time.
 
 As a rule a timer of the task's own loop stops it, which costs next to nothing. The keeper looks
 once a second, only while there is something to look for.
@@ -39,6 +39,7 @@ class Overdue:
         replace_unresponsive: replaces the worker of a task that does not take it.
         abandon: stops a task that has no caller any more.
         has_queue: returns whether calls wait for a worker.
+        look_at_workers: looks whether workers get CPU time; returns whether one is starting.
 
     Attributes:
         is_watching: whether it looks for late tasks; to be read after each task that was sent.
@@ -52,12 +53,14 @@ class Overdue:
         replace_unresponsive: Callable[[PoolTask], object],
         abandon: Callable[[PoolTask], object],
         has_queue: Callable[[], bool],
+        look_at_workers: Callable[[], bool],
     ) -> None:
         self._running = running
         self._stop_late = stop_late
         self._replace_unresponsive = replace_unresponsive
         self._abandon = abandon
         self._has_queue = has_queue
+        self._look_at_workers = look_at_workers
         self._timer: asyncio.TimerHandle | None = None
         self.is_watching = False
         self._is_looking = False
@@ -65,7 +68,8 @@ class Overdue:
     def watch(self) -> None:
         """Look for tasks whose time is over, or that their worker does not take.
 
-        Also if their event loop is held or does not run.
+        Also if their event loop is held or does not run. And whether workers get CPU time, while
+        one has a task or is starting.
         """
         self.is_watching = True
         keeper.post(self._look_later)
@@ -88,7 +92,9 @@ class Overdue:
     def _look_for_late(self) -> None:
         self._timer = None
         now = time.monotonic()
+        is_starting = False
         try:
+            is_starting = self._look_at_workers()
             for task in self._running():
                 if task.stop_at is not None and task.stop_at + _LATE_SECONDS < now:
                     self._stop_late(task)
@@ -97,7 +103,7 @@ class Overdue:
         finally:
             # In this order: a task that begins now sees the one, or we see it.
             self.is_watching = False
-            if self._running():
+            if is_starting or self._running():
                 self.is_watching = True
                 self._look_later()
 

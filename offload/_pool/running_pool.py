@@ -249,6 +249,9 @@ class RunningPool:
                 functions=functions,
                 failures=self._accounts.failures(),
                 recycled=self._accounts.recycled,
+                starved_workers=sum(worker.starved for worker in workers),
+                starved_seconds=self._accounts.starved_seconds,
+                throttled_seconds=self._accounts.throttled_seconds,
                 opened_at=self._opened_at,
                 max_queued=limits.max_queued,
                 max_queued_bytes=limits.max_queued_bytes,
@@ -265,6 +268,7 @@ class RunningPool:
                 tasks_done=worker.tasks_done,
                 run_seconds=now - task.started_at if task is not None else None,
                 recycling=worker.is_recycled,
+                starved=self.shell.cpu_watch.is_starved(worker),
             )
             for worker in self.shell.backend.workers()
             if worker.state is not WorkerState.GONE

@@ -32,6 +32,7 @@ from offload._decisions.words import (
 from offload._pool.accounts import FOLD_AT
 from offload._pool.admission import Admission
 from offload._pool.call_errors import closed_error, deadline_error, start_error
+from offload._pool.cpu_watch import CpuWatch
 from offload._pool.decider import Decider
 from offload._pool.event_loops import call_soon_on_loop_of, do_soon
 from offload._pool.lane import FunctionLane
@@ -59,8 +60,7 @@ if TYPE_CHECKING:
 __all__ = ["Shell"]
 
 _monotonic = time.monotonic
-# How many tasks that nobody wants any more are passed over before the event loop turns: about ten
-# microseconds each.
+# How many tasks that nobody wants are passed over before the loop turns: about 10 us each.
 _MOST_UNWANTED = 50
 
 
@@ -79,6 +79,7 @@ class Shell:
         backend: starts workers, and knows them.
         decider: the decisions.
         admission: refuses what will not fit into the queue.
+        cpu_watch: sees that workers get no CPU time.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class Shell:
         self.dispatcher = dispatcher
         self.decider = Decider(dispatcher, Waiters(pool, dispatcher), self)
         self.admission = Admission(pool, dispatcher, self.decider.lock, self.running)
+        self.cpu_watch = CpuWatch(pool, backend, accounts)
         self._time_limits = TimeLimits(
             pool,
             stop=self.stop,
             retry_after=self._retry_after,
             running=self.running,
             has_queue=lambda: dispatcher.queue.count > 0,
+            look_at_workers=self.cpu_watch.look,
             can_stop=backend.can_stop,
         )
         reports.decider = self.decider
@@ -171,8 +174,7 @@ class Shell:
     def _adopt_limit(self, lane: FunctionLane, target: Target) -> None:
         """Have a function's limit be that of its present definition.
 
-        One that is sent by value may have been defined anew; of another, `Pool.run` may have been
-        first, which knows no limit.
+        It may have been defined anew, or `Pool.run` been first, which knows no limit.
         """
         if target.by_value or (lane.limit is None and target.max_concurrency is not None):
             self.decider.act(self.dispatcher.set_limit, lane, target.max_concurrency, _monotonic())
@@ -204,8 +206,8 @@ class Shell:
         worker = task.worker
         if task.timer is not None:
             task.stop_timer()
-        # Between the assignment and this callback the caller may have left, the worker died, or the
-        # task been assigned to another worker, and even sent by way of that assignment.
+        # Since the assignment the caller may have left, the worker died, or the task been assigned
+        # to another worker, and even sent by way of that.
         if task.state is not TaskState.ASSIGNED or worker is None or worker.task is not task:
             return None
         if task.may_start is not None:
@@ -256,9 +258,8 @@ class Shell:
         """
         was_sent = task.state is not TaskState.ASSIGNED
         grace = task.grace if was_sent and self.backend.can_ask else 0.0
-        cancelled = self.decider.act(
-            self.dispatcher.cancel, task, reason, _monotonic(), grace=grace
-        )
+        cancel = self.dispatcher.cancel
+        cancelled = self.decider.act(cancel, task, reason, _monotonic(), grace=grace)
         if cancelled is Cancelled.TOO_LATE:
             return None
         if cancelled in (Cancelled.WITHDRAWN, Cancelled.UNUSED):
@@ -291,9 +292,8 @@ class Shell:
     def drop(self, task: PoolTask, then: Callable[[], None]) -> None:
         """Give up a task whose coroutine is closed, and not cancelled: as a rule by the collector.
 
-        That runs at any allocation, on whichever thread, and that thread may be one that has the
-        lock, or one of stdlib's. So this only has somebody else do it: nothing here waits for
-        anything.
+        That runs at any allocation, on any thread, which may have the lock, or be one of stdlib's.
+        So this only has somebody else do it: nothing here waits for anything.
 
         Args:
             task: the task.
@@ -308,8 +308,7 @@ class Shell:
 
     def _finish(self, task: PoolTask, *, recycle: bool) -> None:
         """The worker has replied, and is given the next task."""
-        now = _monotonic()
-        decider, dispatcher = self.decider, self.dispatcher
+        now, decider, dispatcher = _monotonic(), self.decider, self.dispatcher
         actions = settled = None
         # Not by `act`, as all others: this is on the path of each task.
         with decider.lock:
@@ -390,6 +389,7 @@ class Shell:
     def start_worker(self) -> None:
         """Start one worker."""
         self.backend.start()
+        self._time_limits.watch_start()
 
     def recycled(self) -> None:
         """Count a worker that is replaced by plan."""

@@ -27,5 +27,7 @@ def of_pool_at_rest(
         functions=functions,
         failures=accounts.failures(),
         recycled=accounts.recycled,
+        starved_seconds=accounts.starved_seconds,
+        throttled_seconds=accounts.throttled_seconds,
         **accounts.totals(functions),
     )

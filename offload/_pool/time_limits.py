@@ -45,6 +45,7 @@ class TimeLimits:
         retry_after: returns seconds until a newcomer is likely to be served.
         running: returns the tasks that run.
         has_queue: returns whether calls wait for a worker.
+        look_at_workers: see `Overdue`.
         can_stop: whether a running task can be stopped.
     """
 
@@ -56,6 +57,7 @@ class TimeLimits:
         retry_after: Callable[[], float],
         running: Callable[[], list[PoolTask]],
         has_queue: Callable[[], bool],
+        look_at_workers: Callable[[], bool],
         can_stop: bool,
     ) -> None:
         self._pool = pool
@@ -68,12 +70,16 @@ class TimeLimits:
             replace_unresponsive=_replace_unresponsive,
             abandon=lambda task: stop(task, StopReason.CANCEL),
             has_queue=has_queue,
+            look_at_workers=look_at_workers,
         )
 
     # On the thread of the task's loop.
 
     def watch_start(self) -> None:
-        """Have it noticed if the worker of a task that has just begun does not take it."""
+        """Have it noticed if the worker of a task that has just begun does not take it.
+
+        Or if a worker that has just been started gets no CPU time; on any thread.
+        """
         if not self._overdue.is_watching:
             self._overdue.watch()
 

@@ -23,6 +23,7 @@ class WorkerStatistics:
         tasks_done: tasks that it has completed.
         run_seconds: seconds since its current task was sent; None if it has none.
         recycling: whether it will be replaced when its task has ended.
+        starved: whether it got next to no CPU time of late (Linux).
     """
 
     pid: int | None
@@ -31,6 +32,7 @@ class WorkerStatistics:
     tasks_done: int
     run_seconds: float | None
     recycling: bool = False
+    starved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,11 @@ class PoolStatistics:
         attempts: tasks that have ended; a call that was run again has several.
         crashes: attempts whose worker died, those of calls that were run again included.
         recycled: workers replaced by plan.
+        starved_workers: workers that start or run a task, and got less than a twentieth of the CPU
+            time that they could have used in the last second or so. Known on Linux.
+        starved_seconds: seconds that such workers have waited for a CPU, added up.
+        throttled_seconds: seconds in which a CPU quota stopped the cgroup while workers had
+            something to do. Known on Linux.
         wait: seconds between admission and start.
         run: seconds between start and reply, as the server sees them.
         workers: each worker.
@@ -156,6 +163,9 @@ class PoolStatistics:
     attempts: int = 0
     crashes: int = 0
     recycled: int = 0
+    starved_workers: int = 0
+    starved_seconds: float = 0.0
+    throttled_seconds: float = 0.0
     workers: tuple[WorkerStatistics, ...] = ()
     functions: tuple[FunctionStatistics, ...] = ()
     failures: tuple[FailureRecord, ...] = ()

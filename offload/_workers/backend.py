@@ -223,8 +223,10 @@ class WorkerBackend(Protocol):
         has_descriptors: whether files can travel to a worker as descriptors.
         can_stop: whether a running task can be stopped.
         can_ask: whether a task that is to stop is asked first, and has its `grace`.
+        os_priority: the OS priority of its workers, where it is for us to set.
     """
 
+    os_priority: str
     has_descriptors: bool
     can_stop: bool
     can_ask: bool

@@ -37,6 +37,7 @@ class ExecutorBackend:
     ) -> None:
         self.owner = owner
         self._settings = settings
+        self.os_priority = settings.os_priority
         self._executor = executor
         self.is_process = self.can_stop = executor is ProcessPoolExecutor
         self.is_ours = not isinstance(executor, Executor)

@@ -54,6 +54,7 @@ class ProcessBackend:
 
     def __init__(self, owner: WorkerOwner, settings: Settings) -> None:
         self.owner = owner
+        self.os_priority = settings.os_priority
         self.start_timeout = settings.start_timeout
         self.supervisor = SupervisorClient(self, settings)
         # Entries of `preload` that each worker loads for itself, and the number of threads that the

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from offload import Pool
+from offload._decisions.starvation import ThreadTime
 from offload._decisions.words import StopReason, TaskState
 from offload._pool.invocation import Invocation
 from offload._pool.target import target_of
@@ -443,3 +444,41 @@ def destroy_quietly(task: Any) -> None:
 def fixture_definitions(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Return all fixtures that a test uses, by name."""
     return request.node._fixtureinfo.name2fixturedefs
+
+
+# --- CPU time of workers ---
+
+
+def _overdue(pool: Pool) -> Any:
+    return shell_of(pool)._time_limits._overdue
+
+
+def count_looks(pool: Pool) -> Callable[[], int]:
+    """Return what tells how often the pool has looked at its workers since now."""
+    overdue, looks = _overdue(pool), []
+    look = overdue._look_at_workers
+
+    def counted() -> bool:
+        looks.append(None)
+        return look()
+
+    overdue._look_at_workers = counted
+    return lambda: len(looks)
+
+
+def is_to_look(pool: Pool) -> bool:
+    """Return whether the pool will look at its workers again, though nothing happens."""
+    overdue = _overdue(pool)
+    return overdue._timer is not None or overdue.is_watching
+
+
+def pretend_times(pool: Pool, priority: str, times: Callable[[int], dict[int, ThreadTime]]) -> None:
+    """Have workers seem to be of this priority, and their processes to have these times."""
+    shell = shell_of(pool)
+    shell.backend.os_priority = priority
+    shell.cpu_watch._times = times
+
+
+def pretend_throttled(pool: Pool, throttled: Callable[[], float | None]) -> None:
+    """Have a CPU quota seem to have stopped the process for so many seconds."""
+    shell_of(pool).cpu_watch._throttled = throttled
