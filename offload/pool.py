@@ -80,8 +80,8 @@ class Pool:
         idle_timeout: seconds after which an idle worker that the recent load did not need ends;
             None: never.
         os_priority: "idle" (SCHED_IDLE: the event loop always goes first; where the OS has it not,
-            as "low"), "low" (nice 19) or "normal". On a host whose CPUs are kept busy by other
-            programs, idle work waits: use "low" there.
+            as "low"), "low" (nice 19) or "normal". Where other programs keep the CPUs busy, the
+            first two get next to nothing, which the log says then: use "normal" there.
         start_method: "forkserver" (a single-threaded process of ours is forked; the default on
             Linux) or "spawn" (a new interpreter for each worker; elsewhere).
         executor: make workers of `concurrent.futures` executors: `ProcessPoolExecutor` itself (one

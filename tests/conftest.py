@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import signal
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from offload import Pool
 from offload._pool.imports import import_what_calls_need
 from offload.testing import Footprint, LoopBlock, LoopBlockDetector
 from tests.support import inside
+from tests.support.busy_machine import is_about_the_test
 from tests.support.loops import BACKENDS, prepare_uvloop
 from tests.support.processes import Fifo, until
 
@@ -43,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Who goes first is the matter of few tests, and they say so. At idle priority, the default, a
     # worker waits for every other process of a shared machine, and a test with it.
     inside.make_normal_priority_the_default()
+    logging.getLogger("offload.pool").addFilter(is_about_the_test)
     for name in ("holds_loop", "leaves_behind"):
         config.addinivalue_line("markers", f"{name}(reason): allowed here, for the reason given")
     prepare_uvloop()

@@ -119,7 +119,8 @@ class Screen:
         head.append(time.strftime("%H:%M:%S", time.localtime(self._state["at"])), "dim")
         head.append(f"  {printable(self._url)}")
         loop = self._state.get("loop")
-        return [head] if loop is None else [head, _loop(loop)]
+        starved = _starved(self._state["pools"])
+        return [head, *([] if loop is None else [_loop(loop)]), *starved]
 
 
 def _loop(loop: Mapping[str, Any]) -> Text:
@@ -133,6 +134,20 @@ def _loop(loop: Mapping[str, Any]) -> Text:
         route = f"{place['route']}: " if place["route"] else ""
         told.append(f"; most of it {printable(route + where)}", "yellow")
     return told
+
+
+def _starved(pools: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """Return a line if workers get no CPU time: nothing else tells why calls take for ever."""
+    # A server that runs an older version does not say.
+    pools = [each for each in pools if each.get("starved_workers")]
+    if not pools:
+        return []
+    count = sum(each["starved_workers"] for each in pools)
+    names = ", ".join(printable(each["name"]) for each in pools)
+    who = "1 worker gets" if count == 1 else f"{count} workers get"
+    told = _line(f"{who} next to no CPU time", "bold red")
+    told.append(f" ({names}): busy neighbours go first; see os_priority", "red")
+    return [told]
 
 
 def _footer(view: View) -> Text:

@@ -152,13 +152,15 @@ def _workers(frame: Frame, pools: _Pools) -> Section:
             if not frame.view.has_name(worker["function"]):
                 continue
             state = str(worker["state"])
-            recycling = " (recycling)" if worker["recycling"] else ""
+            # Not of servers that run an older version.
+            starved = bool(worker.get("starved"))
+            more = " (no CPU)" if starved else " (recycling)" if worker["recycling"] else ""
             run = worker["run_seconds"]
             section.rows.append(
                 [
                     Text(str(worker["pid"] or "?")),
                     Text(printable(pool["name"])),
-                    Text(state + recycling, _STATES.get(state, "")),
+                    Text(state + more, "bold red" if starved else _STATES.get(state, "")),
                     Text(cpu_text(worker)),
                     Text(memory_text(worker)),
                     Text(f"{worker['tasks_done']:,}"),

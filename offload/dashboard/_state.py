@@ -30,6 +30,7 @@ _OUTCOMES = tuple(outcome.value for outcome in Outcome)
 _COUNTS = (
     *("state", "max_workers", "starting", "idle", "busy", "leaving", "queued", "queued_bytes"),
     *("max_queued", "max_queued_bytes", "opened_at", *_OUTCOMES, "recycled"),
+    *("starved_workers", "starved_seconds", "throttled_seconds"),
 )
 _NOBODY = Usage()
 _counts = attrgetter(*_COUNTS)
@@ -90,6 +91,7 @@ class Sampler:
                     "tasks_done": each.tasks_done,
                     "run_seconds": each.run_seconds,
                     "recycling": each.recycling,
+                    "starved": each.starved,
                     **usage.get(each.pid or 0, _NOBODY)._asdict(),
                 }
                 for each in now.workers

@@ -15,6 +15,9 @@ its own pools: scrape each of them.
 | `offload_pool_workers` | gauge | pool, state | workers that are starting, idle, busy or leaving |
 | `offload_pool_workers_resident_bytes` | gauge | pool | resident memory of all its workers; what they share is counted in each |
 | `offload_pool_workers_recycled_total` | counter | pool | workers replaced by plan |
+| `offload_pool_starved_workers` | gauge | pool | workers that start or run a task and get less than a twentieth of the CPU time that they could use (Linux) |
+| `offload_pool_starved_seconds_total` | counter | pool | seconds that such workers have waited for a CPU |
+| `offload_pool_throttled_seconds_total` | counter | pool | seconds in which a CPU quota stopped the process while workers had something to do |
 | `offload_pool_queued_calls` | gauge | pool | calls that wait for a worker |
 | `offload_pool_queued_bytes` | gauge | pool | size of their pickled arguments |
 | `offload_pool_max_queued_calls` | gauge | pool | past how many a call is refused; absent if there is no limit |

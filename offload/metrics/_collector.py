@@ -65,6 +65,15 @@ _FAMILIES = {
     "offload_pool_workers_recycled": Kind(
         CounterMetricFamily, "Workers of the pool that were replaced by plan.", _POOL
     ),
+    "offload_pool_starved_workers": Kind(
+        GaugeMetricFamily, "Workers of the pool that get next to no CPU time.", _POOL
+    ),
+    "offload_pool_starved_seconds": Kind(
+        CounterMetricFamily, "Seconds that such workers have waited for a CPU.", _POOL
+    ),
+    "offload_pool_throttled_seconds": Kind(
+        CounterMetricFamily, "Seconds in which a CPU quota stopped workers that had work.", _POOL
+    ),
     "offload_pool_queued_calls": Kind(
         GaugeMetricFamily, "Calls that wait for a worker of the pool.", _POOL
     ),
@@ -163,6 +172,9 @@ def _add_pool(to: Families, now: PoolStatistics) -> None:
     resident = sum(_resident_bytes(worker.pid) for worker in now.workers)
     to.value("offload_pool_workers_resident_bytes", resident, name)
     to.value("offload_pool_workers_recycled", now.recycled, name)
+    to.value("offload_pool_starved_workers", now.starved_workers, name)
+    to.value("offload_pool_starved_seconds", now.starved_seconds, name)
+    to.value("offload_pool_throttled_seconds", now.throttled_seconds, name)
     to.value("offload_pool_queued_calls", now.queued, name)
     to.value("offload_pool_queued_bytes", now.queued_bytes, name)
     if now.max_queued is not None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,7 @@ from starlette.routing import Mount
 
 from offload import Pool, TaskKilledError
 from offload._values.histogram import Histogram
-from offload._values.statistics import FunctionStatistics, PoolStatistics
+from offload._values.statistics import FunctionStatistics, PoolStatistics, WorkerStatistics
 from offload.dashboard import Dashboard
 from offload.dashboard._access import forgery, stranger
 from offload.dashboard._feed import Feed
@@ -577,7 +578,7 @@ class FakePool:
         for seconds in (0.003, 0.003, 0.5):
             histogram.record(seconds)
         snapshot, empty = histogram.snapshot(), Histogram().snapshot()
-        self._told = PoolStatistics(
+        self.told = PoolStatistics(
             name=self.name,
             state="open",
             max_workers=1,
@@ -607,7 +608,7 @@ class FakePool:
 
     def statistics(self) -> PoolStatistics:
         """Return what it was made with."""
-        return self._told
+        return self.told
 
 
 def sample_of(*pools: FakePool) -> dict:
@@ -621,6 +622,21 @@ def test_a_sample_stays_bounded():
 
     assert [each["completed"] for each in pool["functions"]] == list(range(900, 1000))
     assert pool["functions_left_out"] == 900
+
+
+def test_workers_without_cpu_time_are_told():
+    """How many there are, which ones, and how long they have waited by now."""
+    fake = FakePool(0)
+    worker = WorkerStatistics(
+        pid=None, state="busy", function="a:b", tasks_done=0, run_seconds=9.0, starved=True
+    )
+    fake.told = replace(
+        fake.told, starved_workers=1, starved_seconds=8.5, busy=1, workers=(worker,)
+    )
+    [pool] = sample_of(fake)["pools"]
+
+    assert (pool["starved_workers"], pool["starved_seconds"]) == (1, 8.5)
+    assert [each["starved"] for each in pool["workers"]] == [True]
 
 
 def test_histograms_are_folded_by_doublings():

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,12 +23,13 @@ from starlette.routing import Mount, Route
 
 import offload.metrics
 from offload import Pool, QueueFullError, watchdog
+from offload._decisions.starvation import ThreadTime
 from offload._values.histogram import Histogram
 from offload.metrics import PoolCollector, grafana_dashboard, metrics_app, register
 from offload.metrics._collector import BOUNDS
 from tests.support import inside
 from tests.support.functions import pool as functions
-from tests.support.processes import PATIENCE, Fifo
+from tests.support.processes import PATIENCE, Fifo, until
 
 pytestmark = pytest.mark.anyio
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
@@ -340,6 +342,26 @@ def exposed():
         family.name: [family.name + suffix for suffix in suffixes[family.type]]
         for family in PoolCollector().describe()
     }
+
+
+async def test_lack_of_cpu_time_is_counted(pool, registry):
+    """How many workers starve now, for how long that was, and how long a quota stopped them."""
+    starving, throttled = itertools.count(0.0, 9.0), itertools.count(0.0, 0.5)
+    async with anyio.create_task_group() as group:
+        group.start_soon(pool.run, functions.hold_until_cancelled, os.devnull)
+        await until(lambda: pool.statistics().busy)
+        inside.pretend_times(
+            pool, "idle", lambda pid: {pid: ThreadTime(0.0, next(starving), 0, False)}
+        )
+        inside.pretend_throttled(pool, lambda: next(throttled))
+        await until(lambda: pool.statistics().starved_seconds and pool.statistics().starved_workers)
+        await until(lambda: pool.statistics().throttled_seconds)
+        found = samples((await scrape(registry)).text)
+        group.cancel_scope.cancel()
+
+    assert found["offload_pool_starved_workers", "metered"] == 1.0
+    assert found["offload_pool_starved_seconds_total", "metered"] >= 9.0
+    assert found["offload_pool_throttled_seconds_total", "metered"] >= 0.5
 
 
 class TestGrafana:

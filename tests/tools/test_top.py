@@ -193,6 +193,20 @@ class TestFrame:
         assert re.search(r" 1 +2 +3 +1 +250 ms +1.5 s +1.5 s$", function.rstrip())
         assert "ValueError: no image" in lines[-1]
 
+    def test_workers_without_cpu_time_are_told_at_the_top(self):
+        """Nothing fails when workers starve: at any width the top says it, and of which worker."""
+        one = state()["pools"][0]
+        starved = state(starved_workers=1, workers=[one["workers"][0] | {"starved": True}])
+        for width in (60, 80, 200):
+            lines = shown(starved, starved, width=width, height=24).splitlines()
+            (line,) = [line for line in lines if line.startswith("1 worker gets")]
+            assert lines.index(line) < 3
+            assert "next to no CPU time (images)" in line
+            assert len(line) <= width
+        assert "busy (no CPU)" in shown(starved)
+        # Nor of a server that is older and says nothing of it.
+        assert "no CPU" not in shown(state())
+
     def test_rates_are_since_the_frame_before(self):
         """Calls per second come from two frames; after a restart of the pool there is none."""
         later = state(completed=23) | {"at": 1.7e9 + 2}

@@ -18,6 +18,7 @@ const tiles = (pool) => [
   ...pool.outcomes.map((outcome) => [words(outcome), (now) => whole.format(now[outcome]),
     (now) => !CALM.has(outcome) && now[outcome]]),
   ["recycled", (pool) => whole.format(pool.recycled)],
+  ["without CPU", (pool) => duration(pool.starved_seconds), (pool) => pool.starved_workers],
   ["run, p50", (pool) => duration(pool.run.count ? pool.run.p50 : null)],
   ["run, p99", (pool) => duration(pool.run.count ? pool.run.p99 : null)],
   ["wait, p50", (pool) => duration(pool.wait.count ? pool.wait.p50 : null)],
@@ -54,6 +55,7 @@ function showPool(card, pool, sample, act) {
   card.querySelector('[data-action="drain"]').hidden = pool.state !== "open";
   card.querySelector('[data-action="open"]').hidden = pool.state === "open";
 
+  showStarved(card, pool);
   showMeter(card, "busy", pool.busy, pool.max_workers);
   showMeter(card, "queued", pool.queued, pool.max_queued);
   text(part(card, "rate"), whole.format(Math.round(rate)));
@@ -86,6 +88,15 @@ function remember(pool, at) {
   history.push({ at, ended, rate, queued: pool.queued, opened: pool.opened_at });
   while (history[0].at < at - HISTORY) history.shift();
   return { history, rate };
+}
+
+// That calls take for ever, and nothing fails, has no other sign.
+function showStarved(card, pool) {
+  const starved = pool.starved_workers;
+  text(part(card, "starved"), starved
+    ? `${starved === 1 ? "1 worker gets" : `${whole.format(starved)} workers get`} next to no CPU time: ` +
+      "busy processes beside them go first. Set os_priority, or fewer workers, or leave CPUs to them."
+    : "");
 }
 
 function showMeter(card, name, value, most) {
@@ -121,7 +132,7 @@ function newWorker(worker, pool, act, isLater) {
 
 function showWorker(row, worker) {
   row.dataset.state = worker.state;
-  const state = worker.recycling ? `${worker.state}, to be replaced` : worker.state;
+  const state = worker.state + (worker.starved ? ", no CPU" : "") + (worker.recycling ? ", to be replaced" : "");
   const running = worker.run_seconds === null ? "" : duration(worker.run_seconds);
   cells(row, [worker.pid ?? "–", state, worker.function ?? "", running, share(worker.cpu), memory(worker),
     whole.format(worker.tasks_done)]);

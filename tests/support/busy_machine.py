@@ -1,0 +1,13 @@
+"""What a pool says of a machine that is busy with other tests is no result of a test."""
+
+import logging
+
+__all__ = ["BUSY_MACHINE", "is_about_the_test"]
+
+# In each text about workers that get no CPU time.
+BUSY_MACHINE = "next to no CPU time"
+
+
+def is_about_the_test(record: logging.LogRecord) -> bool:
+    """Return whether a record tells of more than other processes that are busy."""
+    return BUSY_MACHINE not in record.getMessage()
