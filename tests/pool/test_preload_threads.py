@@ -15,7 +15,9 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc"),
 ]
 
-THREADED, QUIET = "tests.threaded_module", "tests.quiet_module"
+THREADED, QUIET, ONCE = (
+    f"tests.support.preloaded.{name}" for name in ("threaded", "quiet", "threaded_once")
+)
 
 
 @pytest.mark.parametrize("preload", [[THREADED, QUIET], [QUIET, THREADED]])
@@ -56,9 +58,9 @@ async def test_module_that_fails_in_the_worker_fails_its_start() -> None:
     pool = Pool(
         "threaded",
         max_workers=1,
-        preload=["tests.threaded_once_module"],
+        preload=[ONCE],
         start_method="forkserver",
     )
-    with pytest.raises(WorkerStartError, match=r"preloading 'tests\.threaded_once_module' failed"):
+    with pytest.raises(WorkerStartError, match=f"preloading '{ONCE}' failed"):
         await pool.open()
     await pool.aclose()

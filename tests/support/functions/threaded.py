@@ -8,9 +8,9 @@ from offload import offload
 
 @offload(pool="threaded", timeout=20)
 def doubled(number: int) -> int:
-    from tests import threaded_module
+    from tests.support.preloaded import threaded
 
-    return threaded_module.doubled(number)
+    return threaded.doubled(number)
 
 
 @offload(pool="threaded")
@@ -21,5 +21,5 @@ def threads_of_supervisor() -> int:
 @offload(pool="threaded")
 def loaded_by() -> dict[str, int]:
     """Return the worker's process, its supervisor, and who has imported a module of `preload`."""
-    module = sys.modules["tests.quiet_module"]
+    module = sys.modules["tests.support.preloaded.quiet"]
     return {"worker": os.getpid(), "supervisor": os.getppid(), "importer": module.LOADED_BY}

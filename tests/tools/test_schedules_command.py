@@ -11,6 +11,7 @@ import pytest
 from offload.jobs import Jobs
 from offload.schedules import StoredSchedules
 from tests.jobs import job_functions
+from tests.support.busy_machine import lines_about_the_test
 from tests.support.processes import PATIENCE
 
 APPLICATION = """
@@ -52,7 +53,7 @@ def offload_schedule(tmp_path):
             timeout=PATIENCE,
             check=False,
         )
-        return done.returncode, done.stdout, done.stderr
+        return done.returncode, done.stdout, lines_about_the_test(done.stderr)
 
     run.url = url
     return run
