@@ -149,7 +149,7 @@ def environment(folder, **variables):
 
 def run(folder, *arguments, stdin="", **variables):
     """Run Python until it ends."""
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         input=stdin,
         capture_output=True,
@@ -159,6 +159,8 @@ def run(folder, *arguments, stdin="", **variables):
         env=environment(folder, **variables),
         check=False,
     )
+    done.stderr = lines_about_the_test(done.stderr)
+    return done
 
 
 def expect_well(done):
@@ -334,7 +336,7 @@ asyncio.run(main())
 """
         )
         done = run(tmp_path, "-c", program)
-        assert lines_about_the_test(done.stderr) == ""
+        assert done.stderr == ""
         assert "argument 'value', at value[0], cannot be pickled" in done.stdout
 
 
