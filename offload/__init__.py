@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from offload._child.context import TaskContext, in_worker, task_context
     from offload._pool.scope import deadline_after
     from offload._values.call_record import CallRecord, Observer
+    from offload._values.hardening import Hardening
     from offload._values.histogram import HistogramSnapshot
     from offload._values.outcome import Outcome
     from offload._values.statistics import (
@@ -58,6 +59,7 @@ __all__ = [
     "FunctionError",
     "FunctionNotFoundError",
     "FunctionStatistics",
+    "Hardening",
     "HistogramSnapshot",
     "Observer",
     "OffloadError",
@@ -99,6 +101,7 @@ _HOMES = (
     "offload._pool.scope",
     "offload.pool",
     "offload._values.call_record",
+    "offload._values.hardening",
     "offload._values.histogram",
     "offload._values.outcome",
     "offload._values.statistics",

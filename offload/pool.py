@@ -106,6 +106,9 @@ class Pool:
             result or each item of a stream, may have; past it, `ArgumentError` or `ResultError`.
             Files that cross as descriptors do not count. None: no limit.
         start_timeout: seconds that a worker may take to be ready.
+        harden: True: the kernel keeps workers from changing files, from the network and from other
+            processes (Linux); with exceptions: a `Hardening`. Where the system does not allow all
+            of it, `WorkerStartError`, unless that says otherwise. Not for workers of an `executor`.
 
     Raises:
         TypeError: an option has the wrong type.
@@ -450,10 +453,11 @@ class Pool:
     def __repr__(self) -> str:
         """Tell the state in one line."""
         now = self.statistics()
+        missing = f" but for {', '.join(now.missing_walls)}" if now.missing_walls else ""
         return (
             f"<Pool {self.name!r} {now.state}: {now.busy} busy of {self.max_workers}, "
             f"{now.idle} idle, {now.starting} starting, {now.leaving} leaving, "
-            f"{now.queued} queued ({self._setup})>"
+            f"{now.queued} queued ({self._setup}{missing})>"
         )
 
     def _prepare(self) -> Callable[[], RunningPool]:

@@ -16,7 +16,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-__all__ = ["execute", "execute_worker", "leave", "settings_from", "spawned"]
+__all__ = [
+    "execute",
+    "execute_worker",
+    "harden_and_preload",
+    "leave",
+    "settings_from",
+    "spawned",
+]
 
 _SPAWN = "from offload._child.spawn import spawned; spawned(int(sys.argv[1]), int(sys.argv[2]))"
 _INT = struct.Struct("<i")
@@ -68,9 +75,19 @@ def spawned(settings_fd: int, page_fd: int) -> None:
     from offload._child.worker import main as serve
 
     take_path(settings)
-    settings["preload_error"] = preload(settings["preload"])
+    harden_and_preload(settings, settings["preload"])
     serve(socket_fd, page_fd, settings)
     leave(0)
+
+
+def harden_and_preload(settings: dict[str, Any], entries: list[str]) -> None:
+    """Raise the walls that a worker is to have, if any, and load what it has of its own."""
+    if settings["walls"]:
+        from offload._child.hardening import harden
+
+        harden(settings)
+    if entries and not settings["start_error"]:
+        settings["start_error"] = preload(entries)
 
 
 def leave(code: int) -> NoReturn:

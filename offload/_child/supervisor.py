@@ -34,7 +34,7 @@ from offload._child.os_priority import (
     lower_priority,
     prefer_when_out_of_memory,
 )
-from offload._child.preload import freeze, load_one, preload, threads_left
+from offload._child.preload import freeze, load_one, threads_left
 from offload._child.process_tree import (
     MARK,
     children,
@@ -45,7 +45,7 @@ from offload._child.process_tree import (
 )
 from offload._child.randomness import find_generators, reseed
 from offload._child.signals import ignore_signals
-from offload._child.spawn import execute, execute_worker, leave, settings_from
+from offload._child.spawn import execute, execute_worker, harden_and_preload, leave, settings_from
 from offload._wire.frames import RECEIVE_FLAGS, pack_descriptors, unpack_descriptors
 from offload._wire.interpreter import take_path
 from offload._wire.lean import signal, socket
@@ -110,7 +110,7 @@ def _serve(control: socket.socket, settings: dict[str, Any]) -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if is_abandoned(control):
             os._exit(0)
-        settings["preload_error"] = _preload_shared(control, settings)
+        settings["start_error"] = _preload_shared(control, settings)
         prctl(PR_SET_PDEATHSIG, 0)
     Supervisor(control, settings, prctl).run()
 
@@ -271,6 +271,8 @@ class Supervisor:
         return True
 
     def _start(self, number: int, fds: list[int]) -> None:
+        if self._is_cold and self._settings["walls"]:
+            self._warm()  # a worker may not be allowed to read it any more
         try:
             pid = os.fork()
         except OSError as error:
@@ -327,9 +329,7 @@ class Supervisor:
                 execute_worker(socket_fd, page_fd, settings)
             if settings["preload"]:
                 reseed()
-            unshared = [settings["preload"][index] for index in settings["unshared"]]
-            if unshared and not settings["preload_error"]:
-                settings["preload_error"] = preload(unshared)
+            harden_and_preload(settings, [settings["preload"][i] for i in settings["unshared"]])
             from offload._child.worker import main as serve
 
             serve(socket_fd, page_fd, settings)

@@ -22,6 +22,7 @@ from offload._wire.lean import contextvars, pickle, socket
 from offload._wire.page import CANCEL, PAGE_BYTES, RECEIVED, REPLIED, STARTED
 from offload._wire.pickling import TooManyBytes
 from offload._wire.shared_buffers import SharedBuffers
+from offload._wire.walls import pack_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -327,8 +328,8 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
     context.process.page = page
     try:
         try:
-            if settings["preload_error"]:
-                _send_failure(connection, settings["preload_error"])
+            if settings["start_error"]:
+                _send_failure(connection, settings["start_error"])
                 return
             greeting = pickle.loads(connection.receive().body)
             modules, levels = greeting["modules"], greeting["levels"]
@@ -348,7 +349,7 @@ def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
         except BaseException as error:
             _send_failure(connection, trace(error))
             return
-        connection.send(Kind.READY, os.getpid().to_bytes(8, "little"))
+        connection.send(Kind.READY, pack_ready(os.getpid(), settings["missing_walls"]))
         serving.run()
     except Gone:
         pass

@@ -249,7 +249,23 @@ def _pool(machine: Machine, pool: PoolReport) -> Iterator[Finding]:
     )
     if not pool.executor:
         yield _priority(machine, pool)
+    if pool.is_hardened:
+        yield _walls(pool)
     yield _blas(machine, pool)
+
+
+def _walls(pool: PoolReport) -> Finding:
+    name = f"pool {pool.name!r}"
+    if not pool.missing_walls:
+        return found(Level.OK, _POOLS, "harden", f"{name}: workers are hardened")
+    return found(
+        Level.WARN,
+        _POOLS,
+        "harden",
+        f"{name}: workers are hardened, but for: {', '.join(pool.missing_walls)}",
+        "a newer kernel, or a container that allows more, has the rest (the page on operating says "
+        "which); with Hardening(strict=True) no worker starts without",
+    )
 
 
 def _priority(machine: Machine, pool: PoolReport) -> Finding:

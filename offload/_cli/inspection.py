@@ -233,6 +233,7 @@ def _visit(pool: Pool, targets: list[Target]) -> tuple[PoolReport, list[Function
         "preload": options.preload,
         "environment": setup.environment(),
         "max_worker_memory_bytes": options.max_worker_memory_bytes,
+        "is_hardened": bool(options.harden),
     }
     calls = pool.executor()
     patience = options.start_timeout + _ANSWER_SECONDS
@@ -258,7 +259,13 @@ def _visit(pool: Pool, targets: list[Target]) -> tuple[PoolReport, list[Function
             )
         loaded = calls.submit(probe.look).result(patience)
         return (
-            PoolReport(**described, start_seconds=seconds, bare=bare, loaded=loaded),
+            PoolReport(
+                **described,
+                start_seconds=seconds,
+                bare=bare,
+                loaded=loaded,
+                missing_walls=pool.statistics().missing_walls,
+            ),
             functions,
         )
     except Exception as error:  # noqa: BLE001 - whatever a worker or an executor of the user raises

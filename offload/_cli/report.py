@@ -25,6 +25,8 @@ class PoolReport:
         preload: modules that all workers share.
         environment: what is set for the workers; None removes a variable.
         max_worker_memory_bytes: the pool's option.
+        is_hardened: whether it has the option `harden`.
+        missing_walls: what that asks for, and this system does not allow.
         start_seconds: from the first call of the pool to its result; None if it failed.
         problem: why no worker came up, empty if one did.
         bare: what a new worker says of itself (`offload._cli.probe.look`).
@@ -40,6 +42,8 @@ class PoolReport:
     preload: tuple[str, ...]
     environment: dict[str, str | None]
     max_worker_memory_bytes: int | None
+    is_hardened: bool = False
+    missing_walls: tuple[str, ...] = ()
     start_seconds: float | None = None
     problem: str = ""
     bare: dict[str, Any] = field(default_factory=dict)

@@ -255,6 +255,7 @@ class RunningPool:
                 opened_at=self._opened_at,
                 max_queued=limits.max_queued,
                 max_queued_bytes=limits.max_queued_bytes,
+                missing_walls=shell.backend.missing_walls,
                 **self._accounts.totals(functions),
             )
 

@@ -73,9 +73,13 @@ class Setup:
             preload=tuple(options.preload),
             env=self.environment(),
             max_memory_bytes=options.max_worker_memory_bytes,
+            walls=_walls_of(options),
         )
         executor = self._executor()
         if executor is not None:
+            if settings.walls is not None:
+                message = "harden is for worker processes of our own, which this system has not"
+                raise ValueError(message)
             from offload._workers.executor import ExecutorBackend
 
             return ExecutorBackend(owner, settings, executor)
@@ -98,7 +102,8 @@ class Setup:
         how = self.start_method if executor is None else f"executor={name_of(executor)}"
         can_stop = executor is None or name_of(executor) == "ProcessPoolExecutor"
         cannot = "" if can_stop else ", cannot stop a running task"
-        return f"{how}, priority {self.options.os_priority}{cannot}"
+        hardened = ", hardened" if self.options.harden else ""
+        return f"{how}, priority {self.options.os_priority}{cannot}{hardened}"
 
     def _executor(self) -> Any:
         executor = self.options.executor
@@ -142,6 +147,39 @@ def _initializer_of(options: PoolOptions) -> bytes | Callable[[], bytes] | None:
         if not is_inherited(error.__cause__):
             raise
     return partial(pickled_for_child, (options.initializer, options.initargs))
+
+
+def _walls_of(options: PoolOptions) -> dict[str, Any] | None:
+    """Return what workers are kept from, as they are told of it; None: nothing.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    from offload._values.hardening import Hardening
+
+    if options.harden is False:
+        return None
+    wanted = Hardening() if options.harden is True else options.harden
+    return {
+        "network": wanted.network,
+        "writable": list(wanted.writable),
+        "user": None if wanted.user is None else _user(wanted.user),
+        "is_strict": wanted.strict,
+    }
+
+
+def _user(user: int | str) -> tuple[int, int, list[int]]:
+    """Return the number of a user, of its group, and of all of its groups."""
+    import pwd
+
+    try:
+        known = pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+    except KeyError:
+        if isinstance(user, int):  # it needs no name
+            return user, user, [user]
+        message = f"harden: there is no user {user!r} on this machine"
+        raise ValueError(message) from None
+    return known.pw_uid, known.pw_gid, os.getgrouplist(known.pw_name, known.pw_gid)
 
 
 def _default_max_workers() -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypedDict
 
+from offload._values.hardening import Hardening
 from offload._values.options import CALL_OPTIONS, check_integer, check_number, unknown_option
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class PoolOptionsDict(TypedDict, total=False):
     queue_timeout: float | None
     max_payload_bytes: int | None
     start_timeout: float
+    harden: bool | Hardening
 
 
 def _check_names(option: str, names: object) -> None:
@@ -70,6 +72,12 @@ def _check_environment(_: str, env: Mapping[Any, Any] | None) -> None:
         except UnicodeEncodeError as error:
             message = f"env cannot hold {name!r}: {value!r}: {error}"
             raise ValueError(message) from None
+
+
+def _check_hardening(name: str, value: object) -> None:
+    if not isinstance(value, (bool, Hardening)):
+        message = f"{name} must be True, False or a Hardening(…), not {value!r}"
+        raise TypeError(message)
 
 
 def _check_choice(name: str, value: object, *, choices: tuple[object, ...]) -> None:
@@ -110,6 +118,7 @@ class _PoolOptions(NamedTuple):
     queue_timeout: Annotated[float | None, partial(check_number, minimum=0.0)] = None
     max_payload_bytes: Annotated[int | None, _at_least_one] = None
     start_timeout: Annotated[float, partial(check_number, above=0.0, optional=False)] = 60.0
+    harden: Annotated[bool | Hardening, _check_hardening] = False
 
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
@@ -191,6 +200,12 @@ def _unknown(name: str) -> TypeError:
 def _check_executor(options: PoolOptions) -> None:
     """Refuse, and not drop, what an executor that is not ours would have to be told."""
     executor = options.executor
+    if executor is not None and options.harden:
+        message = (
+            "harden is for worker processes that the pool starts itself: give no executor, or no "
+            "harden"
+        )
+        raise ValueError(message)
     if executor is None or name_of(executor) == "ProcessPoolExecutor":
         return
     for option in ("initializer", "env", "preload"):

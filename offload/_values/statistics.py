@@ -139,6 +139,7 @@ class PoolStatistics:
         opened_at: when this period of the pool began, as `time.time()`; 0.0 while it is new.
         max_queued: how many calls may wait; None: no limit.
         max_queued_bytes: how large their pickled arguments may be together; None: no limit.
+        missing_walls: what `harden` asks for and this system does not allow, such as "network".
     """
 
     name: str
@@ -172,3 +173,4 @@ class PoolStatistics:
     opened_at: float = 0.0
     max_queued: int | None = None
     max_queued_bytes: int | None = None
+    missing_walls: tuple[str, ...] = ()

@@ -88,7 +88,8 @@ class Settings:
     """What workers are started with; see `offload.pool.Pool`.
 
     `initializer` is pickled once for all, or makes it anew for each worker: with locks, queues and
-    the like of multiprocessing among its arguments.
+    the like of multiprocessing among its arguments. `walls` is what a worker is kept from, as
+    `offload._child.hardening` takes it.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Settings:
     preload: tuple[str, ...]
     env: dict[str, str | None]
     max_memory_bytes: int | None
+    walls: dict[str, Any] | None
 
 
 class WorkerTask(Protocol):
@@ -224,12 +226,14 @@ class WorkerBackend(Protocol):
         can_stop: whether a running task can be stopped.
         can_ask: whether a task that is to stop is asked first, and has its `grace`.
         os_priority: the OS priority of its workers, where it is for us to set.
+        missing_walls: what workers were to be kept from, and this system does not keep them from.
     """
 
     os_priority: str
     has_descriptors: bool
     can_stop: bool
     can_ask: bool
+    missing_walls: tuple[str, ...]
 
     def start(self) -> None:
         """Start one worker; `WorkerOwner.worker_ready` or `worker_failed` follows."""

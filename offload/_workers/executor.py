@@ -31,6 +31,7 @@ class ExecutorBackend:
     """Workers of one pool on executors: an instance that they share, or one made for each."""
 
     has_descriptors = can_ask = False
+    missing_walls: tuple[str, ...] = ()
 
     def __init__(
         self, owner: WorkerOwner, settings: Settings, executor: Executor | Callable[[], Executor]

@@ -60,6 +60,7 @@ class ProcessBackend:
         # Entries of `preload` that each worker loads for itself, and the number of threads that the
         # supervisor had with each of them: more than one, and so none may be forked.
         self.unshared: dict[str, int] = {}
+        self.missing_walls: tuple[str, ...] = ()
         self._name = settings.name
         self._code = CodeOnDisk()
         self._initializer = settings.initializer
@@ -166,6 +167,21 @@ class ProcessBackend:
             worker.pid, worker.pidfd = pid, pidfd
         elif pidfd is not None:
             os.close(pidfd)
+
+    def walls_missing(self, walls: tuple[str, ...]) -> None:
+        """Take note of walls that a worker does without, and say so once."""
+        if not set(walls) - set(self.missing_walls):
+            return
+        self.missing_walls = tuple(sorted({*walls, *self.missing_walls}))
+        log_safely(
+            _logger,
+            logging.WARNING,
+            "workers of pool %r are hardened, but for: %s. This system does not allow it; see "
+            "`offload doctor`",
+            self._name,
+            ", ".join(self.missing_walls),
+            extra={"offload_pool": self._name},
+        )
 
     def worker_not_started(self, number: int, error: int) -> None:
         """Take note that the supervisor could not fork."""

@@ -41,6 +41,7 @@ from offload._child.functions import decorated_modules
 from offload._decisions.words import WorkerState
 from offload._wire.frames import SOCKET_BUFFER_BYTES, Kind, pack_frame
 from offload._wire.page import CANCEL, RECEIVED, REPLIED, STARTED
+from offload._wire.walls import unpack_ready
 from offload._workers.backend import Exit, PoolWorker, Revoked
 from offload._workers.connection import WorkerPage, WorkerSocket
 from offload._workers.keeper import keeper
@@ -83,6 +84,10 @@ class WorkerHome(Protocol):
 
     def own_initializer(self) -> bytes | None:
         """Return the initializer, pickled for one worker; None if all are given the same."""
+        ...
+
+    def walls_missing(self, walls: tuple[str, ...]) -> None:
+        """Take note of walls that a worker does without."""
         ...
 
     def remove(self, worker: ProcessWorker) -> None:
@@ -450,10 +455,12 @@ class ProcessWorker(PoolWorker):
                 self._stop_reading()  # the supervisor's word on its exit follows
             return
         self._stop_reading()
-        if frame.kind == Kind.READY:
-            # Where the supervisor, whose word counts, has not told it yet.
+        if frame.kind == Kind.READY and (said := unpack_ready(frame.body)) is not None:
             frames.expect_replies()
-            self.pid = self.pid or int.from_bytes(frame.body, "little")
+            pid, missing = said
+            # Where the supervisor, whose word counts, has not told it yet.
+            self.pid = self.pid or pid
+            self.home.walls_missing(missing)
             self.handle(Event.READY)
         else:
             self.handle(Event.FAILURE, frame.body.decode(errors="replace"))

@@ -36,6 +36,7 @@ __all__ = ["SupervisorClient", "SupervisorOwner", "main_module"]
 # What every worker imports sooner or later. The supervisor does so once the first worker is on its
 # way, so that the forks after it need not.
 _WARM = ("offload._child.worker", "offload.function")
+_WARM_WALLS = ("offload._child.hardening", "offload._child.logs", "offload._child.resource")
 # For a supervisor that has closed its socket to exit.
 _EXIT_SECONDS = 1.0
 # For one that was just started, or is being stopped, to read what it is sent.
@@ -184,14 +185,17 @@ class SupervisorClient:
                 ),
                 "main": main_module(),
                 "max_memory_bytes": settings.max_memory_bytes,
+                "missing_walls": [],
                 "os_priority": settings.os_priority,
                 "path": path,
                 "preload": list(settings.preload),
                 "shadowed": shadowed_modules(path),
+                "start_error": "",
                 "start_method": settings.start_method,
                 # Indexes of entries of `preload` that cannot be shared: none is known yet.
                 "unshared": [],
-                "warm": list(_WARM),
+                "walls": settings.walls,
+                "warm": [*_WARM, *(_WARM_WALLS if settings.walls else ())],
             }
         )
         environment = os.environ.copy()

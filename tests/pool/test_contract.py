@@ -1,6 +1,7 @@
 """What every pool does, whatever its workers are made of; one suite over all kinds of worker."""
 
 import os
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from offload import (
     ArgumentError,
     FunctionNotFoundError,
+    Hardening,
     Pool,
     PoolClosedError,
     QueueFullError,
@@ -48,6 +50,8 @@ class Kind:
 KINDS = {
     "forkserver": Kind(lambda: {"start_method": "forkserver"}),
     "spawn": Kind(lambda: {"start_method": "spawn"}),
+    # As far as this system allows that; the tests' pipes are below the folder for temporary files.
+    "hardened": Kind(lambda: {"harden": Hardening(writable=[tempfile.gettempdir()], strict=False)}),
     "ProcessPoolExecutor": Kind(
         lambda: {"executor": ProcessPoolExecutor},
         can_stream=False,

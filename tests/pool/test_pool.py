@@ -60,6 +60,8 @@ one_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
         ({"env": {"NAME": 1}}, TypeError),
         ({"env": {"A=B": "1"}}, ValueError),
         ({"env": {"NAME": "a\0b"}}, ValueError),
+        ({"harden": "yes"}, TypeError),
+        ({"harden": True, "executor": ThreadPoolExecutor}, ValueError),
         ({"initializer": 3}, TypeError),
         ({"initializer": pool_functions.initialize, "initargs": "one"}, TypeError),
         ({"initializer": pool_functions.initialize, "initargs": (threading.Lock(),)}, TypeError),

@@ -1,5 +1,6 @@
 """`offload doctor`: every check says what is so, on an application and a machine that are sick."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route, WebSocketRoute
 
+from offload import Hardening, Pool
 from offload._cli import main
 from offload._cli.blocking import blocking_calls
 from offload._cli.checks import check_all
@@ -387,6 +389,35 @@ class TestPriority:
         found = only(check(machine=replace(MACHINE, **own), pool=pool)["priority"])
         assert found.level is level
         assert said in found.text
+
+
+class TestHardening:
+    def test_missing_walls_are_told(self):
+        """A pool that is to be hardened is, or doctor says what this system does not allow."""
+        assert "harden" not in check()
+        whole = replace(POOL, is_hardened=True)
+        assert only(check(pool=whole)["harden"]).level is Level.OK
+        found = only(check(pool=replace(whole, missing_walls=("files", "signals")))["harden"])
+        assert found.level is Level.WARN
+        assert "but for: files, signals" in found.text
+
+    def test_workers_are_asked(self, tmp_path):
+        """What counts is what a worker could do, which is the same that the pool tells."""
+        (tmp_path / "walled_app.py").write_text(
+            "from offload import Hardening, Pool, offload\n"
+            "pool = Pool('p', harden=Hardening(strict=False))\n"
+            "@offload(pool=pool)\ndef f(): ...\n"
+            "app = None\n"
+        )
+        findings = examine("walled_app:app", folder=str(tmp_path))
+        found = only([each for each in findings if each.check == "harden"])
+        pool = Pool("asked by doctor's test", harden=Hardening(strict=False))
+
+        async def missing():
+            async with pool:
+                return pool.statistics().missing_walls
+
+        assert found.text.endswith(", ".join(asyncio.run(missing())) or "hardened")
 
 
 class TestBlas:
