@@ -8,7 +8,7 @@ from offload._child.os_priority import hasten
 from offload._wire.lean import signal
 from offload._wire.supervision import PAGE_LABEL
 
-__all__ = ["MARK", "children", "kill_group", "kill_tree", "kill_worker", "workers_above"]
+__all__ = ["MARK", "children", "kill_group", "kill_tree", "kill_worker", "tree", "workers_above"]
 
 # In the environment of a worker, its number as the value: an exec keeps it, and what a worker
 # starts inherits it.
@@ -49,7 +49,15 @@ def children(pid: int | None = None) -> list[int]:
 
 def tree(pid: int) -> list[int]:
     """Return a process and all below it."""
-    return [pid, *(below for child in children(pid) for below in tree(child))]
+    # One after the other, not one inside of the other: a task may have made a chain that is longer
+    # than Python's stack is deep. And each once, since a number may come again meanwhile.
+    whole = {pid: None}
+    following = [pid]
+    while following:
+        fresh = [child for child in children(following.pop()) if child not in whole]
+        whole |= dict.fromkeys(fresh)
+        following += fresh
+    return list(whole)
 
 
 def kill_tree(pid: int) -> None:

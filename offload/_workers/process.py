@@ -26,8 +26,10 @@ from offload._wire.memory_file import anonymous_file, seal
 from offload._wire.page import shared_bytes
 from offload._wire.shared_buffers import keep_freed_memory
 from offload._wire.supervision import PAGE_LABEL
+from offload._wire.tracking import unpack_news
 from offload._workers.code_on_disk import CodeOnDisk
 from offload._workers.keeper import keeper
+from offload._workers.kinship import track
 from offload._workers.logs import log_safely, relay
 from offload._workers.process_state import CLOSE_SECONDS, REPORT_SECONDS, Event, ProcessState
 from offload._workers.process_worker import ProcessWorker
@@ -40,6 +42,8 @@ __all__ = ["ProcessBackend"]
 
 _logger = logging.getLogger("offload.workers")
 
+# Where multiprocessing's shared memory and semaphores are (Linux).
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - not for files of ours
 # For the keeper, which does one thing after the other, to come to it.
 _RENEW_SECONDS = 1.0
 # For handlers of this process to be done with what workers have logged, when the pool closes.
@@ -64,6 +68,10 @@ class ProcessBackend:
         self._name = settings.name
         self._code = CodeOnDisk()
         self._initializer = settings.initializer
+        walls = settings.walls
+        self._makes_shared_memory = walls is None or any(
+            os.path.commonpath([path, _SHARED_MEMORY]) == path for path in walls["writable"]
+        )
         self._workers: dict[int, ProcessWorker] = {}
         self._next_number = 1
         self._closed: Future[None] | None = None
@@ -182,6 +190,15 @@ class ProcessBackend:
             ", ".join(self.missing_walls),
             extra={"offload_pool": self._name},
         )
+
+    def track(self, news: bytes) -> bool:
+        """Tell the resource tracker of this process what a worker says; False if none says that.
+
+        It unlinks what it is told of: a worker that may not do that itself is not listened to.
+        """
+        if self._makes_shared_memory:
+            return track(news)
+        return unpack_news(news) is not None
 
     def worker_not_started(self, number: int, error: int) -> None:
         """Take note that the supervisor could not fork."""

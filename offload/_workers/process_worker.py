@@ -45,7 +45,7 @@ from offload._wire.walls import unpack_ready
 from offload._workers.backend import Exit, PoolWorker, Revoked
 from offload._workers.connection import WorkerPage, WorkerSocket
 from offload._workers.keeper import keeper
-from offload._workers.kinship import authkey, track
+from offload._workers.kinship import authkey
 from offload._workers.logs import has_console, log_levels, log_safely, relay
 from offload._workers.places import places_of
 from offload._workers.process_state import Event, ProcessState, Tell, next_step
@@ -88,6 +88,10 @@ class WorkerHome(Protocol):
 
     def walls_missing(self, walls: tuple[str, ...]) -> None:
         """Take note of walls that a worker does without."""
+        ...
+
+    def track(self, news: bytes) -> bool:
+        """Take note of what a worker tells the resource tracker; False if none tells that."""
         ...
 
     def remove(self, worker: ProcessWorker) -> None:
@@ -187,7 +191,7 @@ class ProcessWorker(PoolWorker):
                 records = [] if records is None else records
                 records.append(frame.body)
             elif frame.kind == Kind.TRACK:
-                if not track(frame.body):
+                if not self.home.track(frame.body):
                     self._refuse(frame, "it sent what no resource tracker is told")
             elif task is not None and frame.task == self.sent_count:
                 if not replied(task, frame):
@@ -432,7 +436,7 @@ class ProcessWorker(PoolWorker):
                 relay.post([frame.body])
             elif frame.kind != Kind.TRACK:
                 break
-            elif not track(frame.body):
+            elif not self.home.track(frame.body):
                 raise BrokenProtocolError("it sent what no resource tracker is told")
         return frame
 

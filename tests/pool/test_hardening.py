@@ -7,8 +7,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import numpy as np
@@ -213,6 +215,51 @@ async def test_worker_is_another_user(new_pool: Callable[..., Pool], method: str
     assert (uid, capabilities) == (65534, _NO_CAPABILITIES)
     assert 0 not in (gid, *groups)
     assert touched == "EPERM"
+
+
+_REGISTERS = """
+import asyncio
+from offload import Hardening, Pool
+from tests.support.functions.walled import register_shared_memory
+
+async def main():
+    async with Pool("p", start_method=METHOD, harden=HARDEN) as pool:
+        await pool.run(register_shared_memory, NAME)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("harden", [Hardening(strict=False), False], ids=["hardened", "control"])
+def test_no_file_is_removed_by_way_of_the_server(
+    method: str, harden: Hardening | Literal[False], tmp_path: Path
+) -> None:
+    """A hardened worker cannot have multiprocessing's tracker unlink the memory of others."""
+    memory = SharedMemory(create=True, size=100)
+    words = {"METHOD": method, "HARDEN": harden, "NAME": memory.name}
+    text = _REGISTERS
+    for word, value in words.items():
+        text = text.replace(word, repr(value))
+    program = tmp_path / "program.py"
+    program.write_text(text)
+    try:
+        subprocess.run(
+            [sys.executable, program],
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        is_there = memory.name in names_in(Path("/dev", "shm"))
+        assert is_there is bool(harden)
+    finally:
+        memory.close()
+        if harden:
+            memory.unlink()
+        else:
+            resource_tracker.unregister(f"/{memory.name}", "shared_memory")
 
 
 def _others_can_read(path: str) -> bool:

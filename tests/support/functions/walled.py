@@ -217,3 +217,10 @@ def status() -> dict[str, str]:
 def who() -> tuple[int, int, list[int], str]:
     """Return the user, group and groups of this process, and its limits."""
     return os.getuid(), os.getgid(), os.getgroups(), status()["CapEff"]
+
+
+def register_shared_memory(name: str) -> None:
+    """Tell the server's resource tracker of shared memory, as if this worker had made it."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.register(f"/{name}", "shared_memory")
