@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,9 @@ __all__ = ["JobPage", "Jobs", "default_jobs"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# The number of a job: what a store can hold, whoever has sent it back.
+_CURSOR: Final = re.compile("[0-9]{1,18}")
 
 
 class Jobs:
@@ -305,7 +309,10 @@ class Jobs:
 
         Raises:
             JobsUnavailableError: the engine cannot be reached.
+            ValueError: `cursor` is none of a page.
         """
+        if cursor is not None and not _CURSOR.fullmatch(cursor):
+            raise ValueError(f"cursor must be that of a page of jobs, not {cursor!r:.100}")
         query = Query(
             states=frozenset(map(JobState, states)),
             queues=frozenset(queues),

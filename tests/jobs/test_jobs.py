@@ -436,6 +436,12 @@ class TestRun:
 
 
 class TestFind:
+    @pytest.mark.parametrize("cursor", ["", "x", "-1", "1e5", "1 2", "9" * 400, "\u0661", "0\n"])
+    async def test_cursor_of_no_page_is_refused(self, jobs, cursor):
+        """Whatever a client sends back, a store is asked for a number of a job."""
+        with pytest.raises(ValueError, match="cursor must be that of a page"):
+            await jobs.find(cursor=cursor)
+
     async def test_find_by_conditions(self, jobs):
         """Jobs are found by state, queue, function and id, a page at a time."""
         await jobs.enqueue_many(functions.add, [(number,) for number in range(5)])
