@@ -87,7 +87,9 @@ class Pool:
         executor: make workers of `concurrent.futures` executors: `ProcessPoolExecutor` itself (one
             of a single process for each worker; the default on Windows), a callable that makes an
             executor for each worker, or an executor that all of them share. What it cannot do,
-            such as stop a running task, the pool cannot either.
+            such as stop a running task, the pool cannot either. `InterpreterPoolExecutor` (Python
+            3.14): each worker is an interpreter in this process, with its search path; modules
+            that do not support that, such as numpy, do not import there.
         initializer: called with `initargs` in each worker before its first task.
         initargs: its arguments.
         preload: modules to import once and share with all workers (forkserver), or to import in

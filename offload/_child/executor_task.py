@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from offload._child import context
+from offload._child.main_module import install_main
 from offload._child.task import Failure, leave, prepare, raised
 from offload._wire.exceptions import summary, trace
 from offload._wire.frames import Flag, Frame, Kind
@@ -18,11 +20,14 @@ if TYPE_CHECKING:
 
 
 class _State:
-    """What `begin` made of this process."""
+    """What was made of this process, or of this interpreter."""
 
     def __init__(self) -> None:
         self.failure = ""
         self.is_over_limit: Callable[[], bool] | None = None
+        # What the server's were, where this is an interpreter of its own in the same process.
+        self.path: tuple[str, ...] = ()
+        self.main: tuple[str, str] | None = None
 
 
 _state = _State()
@@ -119,6 +124,27 @@ def _let_fork_server_end() -> None:
 def ready() -> tuple[int, str]:
     """Return the process id and, if preparing this process has failed, the traceback of that."""
     return os.getpid(), _state.failure
+
+
+def run_in_interpreter(
+    path: tuple[str, ...], main: tuple[str, str] | None, request: bytes
+) -> Frame:
+    """Run one request in an interpreter of its own, within the server's process.
+
+    Such an interpreter begins with the search path and the `__main__` that an empty program has.
+
+    Args:
+        path: the server's search path, on which its functions are found.
+        main: the server's main module, see `install_main`.
+        request: as that of `run`.
+    """
+    if _state.main != main:
+        _state.main = main
+        install_main(main)
+    if _state.path != path:
+        _state.path = path
+        sys.path[:] = path
+    return run(request)
 
 
 def run(request: bytes) -> Frame:

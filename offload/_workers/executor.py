@@ -10,13 +10,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from offload._child import executor_task
 from offload._decisions.words import Worker
 from offload._workers.backend import Exit
-from offload._workers.executor_worker import ExecutorWorker, shut_down
+from offload._workers.executor_worker import INTERPRETERS, ExecutorWorker, shut_down
 from offload._workers.keeper import keeper
 
 if TYPE_CHECKING:
@@ -137,7 +137,9 @@ class ExecutorBackend:
         if isinstance(self._executor, Executor):
             return self._executor
         if not self.is_process:
-            return self._executor()
+            # Of stdlib's classes themselves, one that takes one task at a time, as its worker does.
+            is_stdlib = self._executor in (ThreadPoolExecutor, INTERPRETERS)
+            return self._executor(1) if is_stdlib else self._executor()
         settings = self._settings
         initializer = settings.initializer
         return ProcessPoolExecutor(

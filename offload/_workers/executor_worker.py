@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from concurrent import futures
 from concurrent.futures import (
@@ -22,6 +23,7 @@ from offload._wire.exceptions import message_of, summary, trace, type_name
 from offload._workers.backend import Exit, PoolWorker, Revoked
 from offload._workers.keeper import keeper, submit_once
 from offload._workers.logs import log_safely
+from offload._workers.supervisor_client import main_module
 from offload.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     from offload._decisions.words import StopReason
     from offload._workers.backend import WorkerOwner, WorkerTask
 
-__all__ = ["ExecutorHome", "ExecutorWorker", "shut_down"]
+__all__ = ["INTERPRETERS", "ExecutorHome", "ExecutorWorker", "shut_down"]
 
 _logger = logging.getLogger("offload.workers")
 
 # Threads by inheritance, though what they run is pickled (Python 3.14).
-_INTERPRETERS: Any = getattr(futures, "InterpreterPoolExecutor", ())
+INTERPRETERS: Any = getattr(futures, "InterpreterPoolExecutor", ())
 # Between SIGTERM and SIGKILL, as for workers of our own.
 _TERMINATE_SECONDS = 0.5
 # For exit hooks of a process that was told to end.
@@ -64,12 +66,13 @@ class ExecutorWorker(PoolWorker):
     may take long, and has a thread to itself.
     """
 
-    __slots__ = ("ending", "executor", "future", "home", "is_revoking", "process")
+    __slots__ = ("ending", "executor", "future", "home", "is_revoking", "main", "process")
 
     def __init__(self, number: int, executor: Executor, home: ExecutorHome) -> None:
         super().__init__(number)
         self.home = home
         self.executor = executor
+        self.main = main_module() if isinstance(executor, INTERPRETERS) else None
         self.process: Any = None
         self.future: Future[Any] | None = None
         # Taken, for ever, by the first of those who would end it.
@@ -102,7 +105,10 @@ class ExecutorWorker(PoolWorker):
 
     def _submit(self, request: bytes) -> Future[Any]:
         executor = self.executor
-        if isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, _INTERPRETERS):
+        if isinstance(executor, INTERPRETERS):
+            path = tuple(sys.path)
+            return executor.submit(executor_task.run_in_interpreter, path, self.main, request)
+        if isinstance(executor, ThreadPoolExecutor):
             return submit_once(executor, executor_task.run, request)
         return executor.submit(executor_task.run, request)
 

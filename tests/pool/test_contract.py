@@ -1,9 +1,11 @@
 """What every pool does, whatever its workers are made of; one suite over all kinds of worker."""
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +75,14 @@ KINDS = {
         can_be_asked_to_stop=False,
     ),
 }
+if sys.version_info >= (3, 14):
+    KINDS["interpreters"] = Kind(
+        lambda: {"executor": futures.InterpreterPoolExecutor},
+        can_stop=False,
+        has_own_process=False,
+        can_stream=False,
+        can_be_asked_to_stop=False,
+    )
 
 
 @pytest.fixture(scope="module", params=KINDS)
