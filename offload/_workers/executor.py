@@ -139,7 +139,8 @@ class ExecutorBackend:
         if not self.is_process:
             # Of stdlib's classes themselves, one that takes one task at a time, as its worker does.
             is_stdlib = self._executor in (ThreadPoolExecutor, INTERPRETERS)
-            return self._executor(1) if is_stdlib else self._executor()
+            make: Callable[..., Executor] = self._executor
+            return make(1) if is_stdlib else make()
         settings = self._settings
         initializer = settings.initializer
         return ProcessPoolExecutor(

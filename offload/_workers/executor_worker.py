@@ -107,7 +107,10 @@ class ExecutorWorker(PoolWorker):
         executor = self.executor
         if isinstance(executor, INTERPRETERS):
             path = tuple(sys.path)
-            return executor.submit(executor_task.run_in_interpreter, path, self.main, request)
+            future: Future[Any] = executor.submit(
+                executor_task.run_in_interpreter, path, self.main, request
+            )
+            return future
         if isinstance(executor, ThreadPoolExecutor):
             return submit_once(executor, executor_task.run, request)
         return executor.submit(executor_task.run, request)

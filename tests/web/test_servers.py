@@ -101,7 +101,8 @@ class Served:
             try:
                 self.answers.append(self.get(path))
             except urllib.error.HTTPError as error:
-                self.answers.append(error.code)
+                with error:
+                    self.answers.append(error.code)
             except OSError:
                 return  # cut, by the signal
 
