@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ __all__ = [
     "target_of",
 ]
 
+# What stands for a name that nobody has used yet, of Python 3.15.
+_LAZY_IMPORT: Any = getattr(types, "LazyImportType", None)
 _CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200
@@ -80,6 +83,9 @@ def pickle_by_value(value: object) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is _LAZY_IMPORT:
+                # Of `lazy import` in the main module: as what it imports.
+                return operator.getitem, ([obj.resolve()], 0)
             # Taken for a function, it would be sent as the coroutine function that it looks like.
             return obj.__reduce__() if is_offloaded(obj) else super().reducer_override(obj)
 

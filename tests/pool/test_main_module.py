@@ -297,6 +297,32 @@ class TestTyped:
         """`python - < file`, which is what a notebook is to us."""
         expect_well(run(tmp_path, "-", stdin=self.PROGRAM, METHOD=method))
 
+    @pytest.mark.skipif(sys.version_info < (3, 15), reason="lazy imports are new in Python 3.15")
+    def test_lazy_imports_are_sent_as_what_they_import(self, tmp_path):
+        """A typed function uses modules and names of `lazy import` statements, used or not."""
+        (tmp_path / "lazy_module.py").write_text("def double(number):\n    return 2 * number\n")
+        program = """
+lazy import json
+lazy import lazy_module
+lazy from lazy_module import double
+
+import asyncio
+from offload import offload, Pool
+
+@offload
+def work(number):
+    return json.dumps([lazy_module.double(number), double(number)])
+
+async def main():
+    async with Pool("default", max_workers=1):
+        assert await work(2) == "[4, 4]"
+        assert json.loads(await work(3)) == [6, 6]  # json was used here, too
+        print("all is well")
+
+asyncio.run(main())
+"""
+        expect_well(run(tmp_path, "-", stdin=program))
+
     def test_without_cloudpickle_the_error_says_what_to_install(self, tmp_path):
         """The error says that a typed function needs cloudpickle, or a module, and nothing runs."""
         program = "import sys\nsys.modules['cloudpickle'] = None\n" + DEFINITIONS.replace(
