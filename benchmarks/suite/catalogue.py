@@ -26,6 +26,8 @@ NAMES = (
     "scaling",
     "memory",
     "shared_resource",
+    "jobs",
+    "fast_beside_jobs",
 )
 # Where a scenario is not in the module of its name.
 _MODULES = {"payload": "payload_sizes"}

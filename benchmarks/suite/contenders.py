@@ -4,7 +4,8 @@ A contender of Python is opened with a number of workers and gives a `Call`: a c
 that runs a function somewhere and returns its result. `benchmarks.server` puts that behind HTTP, in
 the same way for all; scenarios about calls use it directly. Contenders of Node are servers only
 (`benchmarks/node/server.mjs`). Settings are equal, and each contender is used as its documentation
-tells to; where a default is deliberately left as it is, the label says so.
+tells to; where a default is deliberately left as it is, the label says so. Queues of jobs are
+contenders, too: what starts them is in `benchmarks.suite.queues`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 NODE_FOLDER = Path(__file__).parent.parent / "node"
+# Other queues have an environment of their own: they want other versions of what `offload` wants.
+QUEUE_PYTHON = str(Path(__file__).parent.parent / "queues" / ".venv" / "bin" / "python")
 # How many plain calls `run_in_threadpool` runs at once, unless told otherwise.
 _THREADS = 40
 
@@ -67,7 +70,8 @@ class Contender:
         label: for readers.
         family: which plots it is in.
         packages: those whose versions make a difference.
-        open: gives calls in this process; None: it is a server of another language.
+        open: gives calls in this process; None: it is a server of another language, or a queue.
+        language: of what it runs.
         has_processes: whether it runs functions in processes of their own, that can be killed.
         is_bounded: whether its queue has a limit, past which it refuses.
         takes_files: whether a worker can be given an open file.
@@ -76,9 +80,10 @@ class Contender:
 
     name: str
     label: str
-    family: Literal["offload", "pool", "no pool", "node"]
+    family: Literal["offload", "pool", "no pool", "node", "queue"]
     packages: tuple[str, ...] = ()
     open: Open | None = None
+    language: Literal["python", "node"] = "python"
     has_processes: bool = True
     is_bounded: bool = False
     takes_files: bool = False
@@ -91,22 +96,27 @@ class Contender:
 
     def missing(self) -> str | None:
         """Return why it cannot take part on this machine; None if it can."""
-        if self.open is None:
+        if self.language == "node":
             if shutil.which("node") is None:
                 return "there is no `node` on this machine"
             if not (NODE_FOLDER / "node_modules" / "express").is_dir():
                 return "its packages are not installed: run `npm ci` in benchmarks/node"
             return None
-        absent = [name for name in self.packages if version(name) is None]
+        absent = [name for name in self.packages if self._version(name) is None]
+        if absent and self.family == "queue":
+            return f"not installed: {', '.join(absent)}; see benchmarks/queues/__init__.py"
         if absent:
             return f"not installed: {', '.join(absent)}; install the group `bench`"
         return None
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what it is made of."""
-        if self.open is None:
+        if self.language == "node":
             return _node_versions()
-        return {name: version(name) or "missing" for name in self.packages}
+        return {name: self._version(name) or "missing" for name in self.packages}
+
+    def _version(self, package: str) -> str | None:
+        return _queue_versions().get(package) if self.family == "queue" else version(package)
 
 
 def version(package: str) -> str | None:
@@ -123,6 +133,20 @@ def _node_versions() -> dict[str, str]:
     told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     wanted = lock["packages"][""]["dependencies"]
     return {"node": told.strip(), **wanted}
+
+
+@functools.cache
+def _queue_versions() -> dict[str, str]:
+    """Return the versions of what is installed for queues; empty: there is no such environment."""
+    if not Path(QUEUE_PYTHON).exists():
+        return {}
+    code = (
+        "import importlib.metadata as m, json; "
+        "print(json.dumps({each.name.lower(): each.version for each in m.distributions()}))"
+    )
+    told = subprocess.run([QUEUE_PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    versions: dict[str, str] = json.loads(told.stdout)
+    return versions
 
 
 _numbers = itertools.count()
@@ -282,6 +306,19 @@ async def _prototype(workers: int, **_: object) -> AsyncIterator[Call]:
         prototype.close()
 
 
+def _queue(
+    name: str, label: str, *packages: str, language: Literal["python", "node"] = "python"
+) -> Contender:
+    return Contender(
+        name=name,
+        label=label,
+        family="queue",
+        packages=packages,
+        language=language,
+        is_default=False,
+    )
+
+
 OURS = "offload-forkserver"
 CONTENDERS: dict[str, Contender] = {
     each.name: each
@@ -382,21 +419,31 @@ CONTENDERS: dict[str, Contender] = {
             open=_aiomultiprocess,
         ),
         Contender(
-            name="express-inline", label="Express, inline", family="node", has_processes=False
+            name="express-inline",
+            label="Express, inline",
+            family="node",
+            language="node",
+            has_processes=False,
         ),
         Contender(
             name="express-worker-thread-per-request",
             label="Express, a thread per request",
             family="node",
+            language="node",
             has_processes=False,
         ),
         Contender(
-            name="express-piscina", label="Express, piscina", family="node", has_processes=False
+            name="express-piscina",
+            label="Express, piscina",
+            family="node",
+            language="node",
+            has_processes=False,
         ),
         Contender(
             name="express-workerpool",
             label="Express, workerpool",
             family="node",
+            language="node",
             has_processes=False,
         ),
         Contender(
@@ -406,6 +453,12 @@ CONTENDERS: dict[str, Contender] = {
             open=_prototype,
             is_default=False,
         ),
+        _queue("bullmq", "BullMQ on Node", language="node"),
+        _queue("bullmq-sandbox", "BullMQ on Node, sandboxed", language="node"),
+        _queue("celery", "Celery", "celery", "redis"),
+        _queue("taskiq", "taskiq", "taskiq", "taskiq-redis", "redis"),
+        _queue("procrastinate", "procrastinate", "procrastinate", "psycopg"),
+        _queue("pgqueuer", "pgqueuer", "pgqueuer", "asyncpg"),
     )
 }
 

@@ -118,6 +118,8 @@ other numbers: make your own with
 
 ```sh
 pip install -e . --group bench && (cd benchmarks/node && npm ci)
+python -m venv benchmarks/queues/.venv                   # other queues of jobs, if wanted
+benchmarks/queues/.venv/bin/pip install -r benchmarks/queues/requirements.txt
 python -m benchmarks run fast_under_heavy --minutes 12  # the headline, within 15 minutes
 python -m benchmarks run                                # everything, some two hours
 python -m benchmarks report

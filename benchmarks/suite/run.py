@@ -118,10 +118,10 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + settings.minutes * 60 if settings.minutes is not None else None
     plans = [
-        _Plan(scenario, chosen(names or default_names(scenario.also)), settings)
+        _Plan(scenario, chosen(names or scenario.only or default_names(scenario.also)), settings)
         for scenario in scenarios
     ]
-    with_node = any(contender.open is None for plan in plans for contender, _ in plan.cells)
+    with_node = any(contender.language == "node" for plan in plans for contender, _ in plan.cells)
     loops = machine.loops_per_ms(with_node=with_node)
     with progress(sum(plan.total for plan in plans)) as shown:
         return [_Run(plan, settings, loops, deadline).run(folder, shown) for plan in plans]
@@ -140,7 +140,7 @@ class _Plan:
         self.cells: list[tuple[Contender, Sequence[Parameters]]] = []
         self.absent: list[dict[str, str]] = []
         for contender in contenders:
-            reason = contender.missing() or scenario.skips(contender)
+            reason = contender.missing() or no_part(scenario, contender)
             if reason is None:
                 self.cells.append((contender, scenario.cells(contender, settings)))
             else:
@@ -152,6 +152,13 @@ class _Plan:
         short = scenario.quick_seconds if settings.is_quick else scenario.seconds
         self.seconds = settings.seconds or short
         self.total = self.repetitions * sum(len(cells) for _, cells in self.cells)
+
+
+def no_part(scenario: Scenario, contender: Contender) -> str | None:
+    """Return why a contender has no part in a scenario; None if it has."""
+    if contender.family == "queue" and contender.name not in scenario.only:
+        return "it is a queue of jobs: no calls"
+    return scenario.skips(contender)
 
 
 class _Run:

@@ -201,8 +201,7 @@ class Context:
 
     def loops(self, contender: Contender, milliseconds: float) -> int:
         """Return how many steps take a contender's language so long."""
-        language = "node" if contender.open is None else "python"
-        return round(self.loops_per_ms[language] * milliseconds)
+        return round(self.loops_per_ms[contender.language] * milliseconds)
 
     def undisturbed(self, measure: Callable[[], Measured]) -> Measured:
         """Measure, and again if others disturbed it, as often as the settings allow."""
@@ -299,6 +298,7 @@ class Scenario:
         seconds: of one measurement, unless the settings say otherwise; quick runs have their own.
         quick_seconds: of one measurement in a quick run.
         also: contenders that take part here by default, though not elsewhere.
+        only: those that take part here, queues among them, which do nowhere else; empty: all pools.
         timeout_ms: what a latency is at most, because nobody waits longer.
     """
 
@@ -315,6 +315,7 @@ class Scenario:
     seconds: float = 2.0
     quick_seconds: float = 0.3
     also: Sequence[str] = ()
+    only: Sequence[str] = ()
     timeout_ms: float | None = None
 
 

@@ -79,7 +79,7 @@ def serve(
     Raises:
         ServerError: it did not start.
     """
-    is_node = contender.open is None
+    is_node = contender.language == "node"
     port = free_port()
     if is_node:
         command = ["node", "server.mjs", contender.name, str(port), str(workers)]
@@ -101,7 +101,7 @@ def serve(
     try:
         if is_node:
             _wait_for_ready(process, contender)
-        _wait_for_answer(process, port, contender)
+        wait_for_answer(process, port, contender)
         yield Server(port, psutil.Process(process.pid))
     finally:
         end(process)
@@ -133,7 +133,12 @@ def _wait_for_ready(process: subprocess.Popen[bytes], contender: Contender) -> N
     raise ServerError(f"the server of {contender.name} did not say that it is ready")
 
 
-def _wait_for_answer(process: subprocess.Popen[bytes], port: int, contender: Contender) -> None:
+def wait_for_answer(process: subprocess.Popen[bytes], port: int, contender: Contender) -> None:
+    """Wait until a server answers.
+
+    Raises:
+        ServerError: it does not, or has ended.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import jobs
 from benchmarks.overload import right_share
+from benchmarks.queues.marks import Mark
 from benchmarks.suite import catalogue, machine, results, run
 from benchmarks.suite.claims import verdict as verdict_on
 from benchmarks.suite.compare import compare
@@ -158,6 +160,54 @@ class TestCommand:
 
         assert found.returncode == 2
         assert "there is no scenario 'fast_under_havy'; there are: fast_under_heavy" in found.stderr
+
+
+class TestJobs:
+    """Queues of jobs: what of `offload` is run as well; what other packages need is not here."""
+
+    def measured(self, **cell):
+        context = Context(
+            settings=Settings(is_quick=True, repeats=0),
+            seconds=0.2,
+            loops_per_ms={"python": 10_000},
+            may_repeat=lambda: False,
+            module=jobs.__name__,
+        )
+        return jobs.once(CONTENDERS[OURS], {"store": "sqlite", **cell}, context)
+
+    def test_one_at_a_time_is_told_from_its_mark(self):
+        """A job begins after it was enqueued, and before its result has come."""
+        found = self.measured(jobs="one at a time", at_once=1).samples
+
+        assert {name: len(each) for name, each in found.items()} == {
+            "enqueue_ms": 5,
+            "begin_ms": 5,
+            "result_ms": 5,
+        }
+        for begin, result in zip(found["begin_ms"], found["result_ms"], strict=True):
+            assert 0 < begin < result
+
+    def test_many_are_counted_as_they_end(self):
+        """All that were enqueued run, and how many a second is known."""
+        values = self.measured(jobs="no work", at_once=10).values
+
+        assert values["jobs_per_second"] > 0
+        assert values["enqueued_per_second"] > 0
+
+    def test_the_first_and_the_last_tenth_do_not_count(self):
+        """A slow begin and a late end say nothing of the rate between them."""
+        ends = [0.0, 5.0, *(10.0 + number / 100 for number in range(16)), 20.0, 30.0]
+
+        found = jobs.per_second([Mark(number, 0.0, end) for number, end in enumerate(ends)])
+
+        assert found == pytest.approx(16 / (20.0 - 10.0))
+        assert jobs.per_second([]) is None
+
+    @pytest.mark.parametrize("name", ["payload", "fast_under_heavy"])
+    def test_a_queue_has_no_part_in_what_is_about_calls(self, name):
+        """It is told as absent, wherever it is installed."""
+        assert run.no_part(catalogue.scenario(name), CONTENDERS["celery"]) is not None
+        assert run.no_part(catalogue.scenario("jobs"), CONTENDERS[RIVAL]) is not None
 
 
 class TestCompare:
