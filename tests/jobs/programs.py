@@ -41,6 +41,9 @@ class Program:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            if "PYTEST_CURRENT_TEST" in os.environ:
+                # Shown if the test fails.
+                print(f"{self.pid}: {line}", end="", file=sys.stderr)
             with self._changed:
                 self.lines.append(line)
                 self._changed.notify_all()

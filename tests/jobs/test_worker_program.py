@@ -121,6 +121,41 @@ class TestRuns:
         assert {line.level for line in lines} == {logging.WARNING}
 
 
+class TestStarts:
+    async def test_nothing_is_imported_while_leases_run(self, url):
+        """What holds the loop at its first use is imported before the first claim."""
+        script = """
+import asyncio, logging, sys
+from offload.jobs import WorkerProgram
+from tests.jobs import job_functions as functions
+
+class Snapshot(logging.Handler):
+    modules = frozenset()
+    def emit(self, record):
+        if "lease" in record.getMessage():
+            self.modules = frozenset(sys.modules)
+
+async def main():
+    snapshot = Snapshot()
+    logger = logging.getLogger("offload.jobs")
+    logger.addHandler(snapshot)
+    logger.setLevel(logging.INFO)
+    async with functions.jobs as jobs:
+        job = await jobs.enqueue(functions.add, 1)
+        await WorkerProgram(jobs, burst=True).run()
+        assert await job.result() == 1
+    assert snapshot.modules
+    late = set(sys.modules) - snapshot.modules
+    print(sorted(name for name in late if name.startswith(("anyio", "offload"))))
+
+asyncio.run(main())
+"""
+        done = await anyio.run_process(
+            [sys.executable, "-c", script], env=os.environ | {"OFFLOAD_JOBS": url}
+        )
+        assert done.stdout.decode().strip() == "[]"
+
+
 class TestFails:
     async def test_error_of_the_function_is_raised(self, jobs, programs):
         """The function's own error is raised where its result is awaited, with its traceback."""

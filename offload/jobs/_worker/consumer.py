@@ -113,12 +113,14 @@ class Consumer:
 
     async def _claim(self, wanted: Wanted) -> None:
         self.asked(wanted.limit)
-        asked_at = time.monotonic()
         claimed: tuple[Claimed, ...] = ()
+        asked_at = 0.0
         try:
             with anyio.CancelScope() as scope:
                 self._waiting = scope, wanted.functions
                 wait = min(self._parts.lease / 8, _MAX_WAIT)
+                # Not sooner: the first scope of a process imports anyio's other half.
+                asked_at = time.monotonic()
                 claimed = await self._parts.engine.claim(wanted, wait=wait)
         finally:
             self._waiting = None

@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakSet
 
+import anyio
+
 from offload._pool.hold import Hold
 from offload.errors import OffloadError
 from offload.jobs._attempt import attempt_of, pool_of
@@ -251,6 +253,10 @@ class WorkerProgram:
     async def _run(self, parts: Parts) -> None:
         for consumer in self._consumers:
             await consumer.pool.open()
+        # Before there is a lease: what anyio imports at its first use holds the loop for a tenth of a
+        # second, and on a machine that is short of CPUs for two.
+        with anyio.move_on_after(0):
+            await anyio.sleep(0)
         duties = Duties(parts, self._consumers, max_over=self._options.max_over)
         background = [
             asyncio.create_task(each)
