@@ -24,6 +24,7 @@ from offload._pool.codec import (
     glance_bytes,
 )
 from offload._pool.observers import tell_ended, tell_submitted
+from offload._pool.outlasting import worker_left
 from offload._pool.request_meta import has_limits, request_meta
 from offload._values.call_record import CallRecord
 from offload._wire.frames import Kind
@@ -190,12 +191,14 @@ class Call:
                     raise
                 except BaseException:
                     shell.leave(task)
+                    await self._outlast(task)
                     raise
                 finally:
                     self.note_attempt(task)
                 if task.error is None:
                     assert task.frame is not None
                     return task.frame
+                await self._outlast(task)
                 if retries_left <= 0 or not isinstance(task.error, WorkerCrashedError):
                     raise_error_of(task)
                 retries_left -= 1
@@ -209,6 +212,10 @@ class Call:
         finally:
             crash = None  # its traceback refers to this frame
             close_request(request)
+
+    async def _outlast(self, task: PoolTask) -> None:
+        if self.invocation.outlasts_worker:
+            await worker_left(self.parts.shell.decider, task)
 
     def note_attempt(self, task: PoolTask) -> None:
         """Record an attempt that a worker was given."""

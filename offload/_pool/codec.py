@@ -151,7 +151,7 @@ async def encode_request(
         ArgumentError: an argument does not pickle, or there is no room for it, or the arguments are
             larger than `max_payload_bytes`.
     """
-    target, arguments, keywords, _ = invocation
+    target, arguments, keywords, *_ = invocation
     kind = Kind.STREAM if meta is not None and "window" in meta else Kind.CALL
     payload: tuple[Any, ...] = (target.reference.wire, arguments, keywords, meta)
     limit: int | None = meta.get("max_payload_bytes") if meta is not None else None
@@ -190,7 +190,7 @@ def _encode_here(payload: tuple[Any, ...], kind: int, *, has_descriptors: bool) 
 
 
 async def _encode_large(invocation: Invocation, payload: tuple[Any, ...], kind: int) -> Request:
-    target, arguments, keywords, _ = invocation
+    target, arguments, keywords, *_ = invocation
     if not target.by_value:
         reference, _, _, meta = payload
         whole = tuple(map(in_pieces, arguments))

@@ -21,12 +21,15 @@ class Invocation(NamedTuple):
         arguments: its positional arguments.
         keywords: its keyword arguments.
         options: how the call is treated.
+        outlasts_worker: whether a call that is stopped ends only when nothing of it runs any more,
+            and not as soon as its worker was told to. Of callers on asyncio.
     """
 
     target: Target
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     options: ResolvedOptions
+    outlasts_worker: bool = False
 
 
 class InvocationRunner(Protocol):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from offload._decisions.words import Phase, TaskState, WorkerState
 from offload._pool.call_errors import crash_error
 from offload._pool.event_loops import call_soon_on_loop_of
+from offload._pool.outlasting import tell_stopped
 from offload._workers.logs import log_safely
 
 if TYPE_CHECKING:
@@ -69,10 +70,12 @@ class WorkerReports:
         """Report that a worker has ended its cancelled task by itself."""
         if worker.task is None:
             self.decider.act(self.decider.dispatcher.recovered, worker, time.monotonic())
+            tell_stopped(worker)
 
     def worker_gone(self, worker: PoolWorker, how: Exit) -> None:
         """Report that a worker, once ready, has ended."""
         was, task = self.decider.act(self._gone, worker, how)
+        tell_stopped(worker)
         if task is not None:
             if how.received:
                 task.lane.account.attempt_lost(crashed=True)

@@ -115,13 +115,15 @@ class PoolWorker(Worker, ABC):
 
     Attributes:
         pid: its process id, None where unknown.
+        stopped_task: that which it was stopped for, if somebody waits for the end of it.
     """
 
-    __slots__ = ("pid",)
+    __slots__ = ("pid", "stopped_task")
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.pid: int | None = None
+        self.stopped_task: WorkerTask | None = None
 
     @abstractmethod
     def send(self, task: WorkerTask) -> bool:

@@ -264,6 +264,8 @@ async def run(
         AttemptFailedError: the function raised.
         OffloadError: see `offload.errors`.
 
+    Whatever it raises, the process that computed is gone by then, or has ended the attempt.
+
     Cancellation: the process that computes is ended, after `grace` seconds.
     """
     options = runnable.options._replace(
@@ -279,7 +281,8 @@ async def run(
     )
     from offload._pool.invocation import Invocation
 
-    invocation = Invocation(runnable.target, (arguments, facts), {}, options)
+    # Before its process is gone, it must not be said that the job may run elsewhere.
+    invocation = Invocation(runnable.target, (arguments, facts), {}, options, outlasts_worker=True)
     reply = await runnable.pool.run_invocation(invocation, may_start)
     if len(reply) == 2:  # noqa: PLR2004 - see `_Reply`
         return Attempted(*reply)

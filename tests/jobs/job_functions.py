@@ -112,6 +112,13 @@ def spin(entered: str, seconds: float) -> int:
 
 
 @offload
+def spin_on(entered: str, seconds: float) -> int:
+    """Compute, whoever asks for an end: only SIGKILL is one."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return spin.__wrapped__(entered, seconds)
+
+
+@offload
 def tell(total: int) -> None:
     context = job_context()
     assert context is not None

@@ -21,9 +21,10 @@ from offload.jobs import (
     JobFailedError,
     JobProgress,
     JobState,
+    WorkerProgram,
 )
 from tests.jobs import job_functions as functions
-from tests.support.processes import PATIENCE, free_port, gone
+from tests.support.processes import PATIENCE, free_port, gone, is_alive
 
 # The client runs on each event loop; programs have one of their own.
 pytestmark = pytest.mark.anyio
@@ -267,6 +268,40 @@ class TestStops:
         assert (status.state, status.attempts, status.crashes) == (JobState.WAITING, 0, 0)
         assert [attempt.outcome for attempt in status.history] == ["released"]
         await gone(pid)
+
+    @pytest.mark.parametrize("how", ["handed back", "timeout"])
+    async def test_process_is_gone_before_the_job_may_run_again(
+        self, jobs, programs, held, entered, how
+    ):
+        """Two attempts never overlap where the program lives, not even one that ignores SIGTERM."""
+        program = await ready(programs, "--drain", "0.0")
+        # So that a process is there, and the timeout is not over before it has begun.
+        assert await jobs.run(functions.add, 1) == 1
+        timeout = None if how == "handed back" else 1.0
+        options = jobs.options(timeout=timeout, max_attempts=2, backoff=0.0)
+        job = await options.enqueue(functions.spin_on, held[0], 600.0)
+        pid = await entered.heard()
+        if how == "handed back":
+            program.signal(signal.SIGTERM)
+        with anyio.fail_after(PATIENCE):
+            # No event: what is looked for is a moment, and the first sight of it.
+            while not (await job.status()).history:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        assert not is_alive(pid)
+        await job.cancel()
+
+
+    async def test_cancelled_program_does_not_drain(self, jobs, held, entered):
+        """A `run` that is cancelled hands back at once, whatever `drain` says."""
+        program = WorkerProgram(jobs, [functions.spin], drain=600.0)
+        async with anyio.create_task_group() as group:
+            group.start_soon(program.run)
+            job = await jobs.enqueue(functions.spin, held[0], 600.0)
+            pid = await entered.heard()
+            group.cancel_scope.cancel()
+        assert not is_alive(pid)
+        status = await job.status()
+        assert (status.state, status.history[-1].outcome) == ("waiting", "released")
 
 
 class TestLeases:

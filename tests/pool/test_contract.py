@@ -284,6 +284,35 @@ async def test_cancelled_while_running(pool: Pool, kind: Kind, entered: Fifo, ga
             await until(lambda: not pool.statistics().busy)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # as worker programs are
+async def test_call_that_outlasts_its_worker(
+    pool: Pool, kind: Kind, entered: Fifo, gate: Fifo, anyio_backend: str
+) -> None:
+    """Where that is wanted, a cancelled call ends when nothing of it runs, and no sooner."""
+    invocation = inside.invocation_of(pool, functions.hold, entered.path, gate.path)
+    ended = anyio.Event()
+    runs_on: list[bool] = []
+
+    async def run() -> None:
+        try:
+            await pool.run_invocation(invocation._replace(outlasts_worker=True))
+        finally:
+            runs_on.append(is_alive(pid) if kind.can_stop else bool(pool.statistics().busy))
+            ended.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run)
+            pid = await entered.heard()
+            group.cancel_scope.cancel()
+            if not kind.can_stop:
+                with anyio.CancelScope(shield=True):
+                    await anyio.wait_all_tasks_blocked()
+                    assert not ended.is_set()
+                    gate.let()
+    assert runs_on == [False]
+
+
 @pytest.mark.guarantee(4)
 async def test_timeout_while_running(pool: Pool, kind: Kind, entered: Fifo, gate: Fifo) -> None:
     """A function that runs longer than its `timeout` fails its call, and is stopped if possible."""

@@ -52,6 +52,7 @@ class RunningAttempt:
     Attributes:
         claimed: its claim and its job.
         runnable: its function.
+        grace: seconds between asking it to stop and ending its process.
         started_at: `time.monotonic()` instant at which a worker process was given it; None: it
             waits for one.
         ended_at: when it ended; None: it has not.
@@ -59,10 +60,16 @@ class RunningAttempt:
     """
 
     def __init__(
-        self, claimed: Claimed, runnable: Runnable, records: RecordKeeper, leases: Leases
+        self,
+        claimed: Claimed,
+        runnable: Runnable,
+        grace: float,
+        records: RecordKeeper,
+        leases: Leases,
     ) -> None:
         self.claimed: Final = claimed
         self.runnable: Final = runnable
+        self.grace: Final = grace
         self.claimed_at: Final = time.monotonic()
         self.started_at: float | None = None
         self.ended_at: float | None = None
@@ -98,19 +105,18 @@ class RunningAttempt:
             if self._task is not None:
                 self._task.cancel()
 
-    async def run(self, *, max_bytes: int | None, max_grace: float) -> Ending | None:
-        """Run it, and return what to report; None: nothing.
+    async def run(self, max_bytes: int | None) -> Ending | None:
+        """Run it, and return what to report, once nothing of it runs any more; None: nothing.
 
         Args:
             max_bytes: size that the result may have.
-            max_grace: seconds that a function may take to stop, at most.
         """
         self._records.begin(self._key)
         self._task = task = asyncio.current_task()
         try:
             if self.stop_reason is not None:
                 return self._stopped()
-            return await self._run(max_bytes, max_grace)
+            return await self._run(max_bytes)
         except asyncio.CancelledError:
             # Not a cancel scope: it would take as long as all the rest of a short attempt.
             if self.stop_reason is None or task is None or task.uncancel():
@@ -120,7 +126,7 @@ class RunningAttempt:
             self._task = None
             self.ended_at = time.monotonic()
 
-    async def _run(self, max_bytes: int | None, max_grace: float) -> Ending:
+    async def _run(self, max_bytes: int | None) -> Ending:
         job = self.claimed.job
         deadline = None
         if job.options.deadline is not None:
@@ -146,7 +152,7 @@ class RunningAttempt:
                     facts,
                     timeout=job.options.timeout,
                     deadline=deadline,
-                    grace=min(self.runnable.grace, max_grace),
+                    grace=self.grace,
                     on_progress=self._note_progress,
                     may_start=self._note_start,
                 )

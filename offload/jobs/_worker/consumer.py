@@ -180,7 +180,7 @@ class Consumer:
             runnable = self.runnables[each.job.function]
             grace = min(runnable.grace, max_grace(self._parts.lease))
             self._parts.leases.claimed(each.claim, asked_at, grace)
-            attempt = RunningAttempt(each, runnable, self._parts.records, self._parts.leases)
+            attempt = RunningAttempt(each, runnable, grace, self._parts.records, self._parts.leases)
             self.attempts[each.claim.token] = attempt
             self._running[each.job.function] += 1
             task = asyncio.create_task(self._attend(attempt))
@@ -198,7 +198,7 @@ class Consumer:
         if attempt.claimed.job.is_cancel_asked:
             attempt.stop(Stop.CANCELLED)
         try:
-            ending = await attempt.run(max_bytes=parts.max_bytes, max_grace=max_grace(parts.lease))
+            ending = await attempt.run(parts.max_bytes)
             self._note_end(attempt, ending)
             if ending is not None:
                 await attempt.tell_last(parts.engine)
@@ -256,7 +256,10 @@ class Consumer:
         self._is_over(report.attempt)
 
     async def _give_up(self, attempt: RunningAttempt) -> None:
-        """Hand back what may still be ours, as far as we know; it costs nothing to try."""
+        """Hand back what may still be ours, as far as we know; it costs nothing to try.
+
+        Nothing of it runs any more. Where that took longer than the lease, it is another's by now.
+        """
         parts = self._parts
         self._count(attempt, AttemptOutcome.LAPSED)
         _logger.warning("%s was stopped: its lease was lost, or could not be extended", attempt)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakSet
 
-import anyio
+import anyio.lowlevel
 
 from offload._pool.hold import Hold
 from offload.errors import OffloadError
@@ -226,8 +226,9 @@ class WorkerProgram:
         finally:
             logging.root.removeHandler(records)
             self.state = ProgramState.ENDED
-            for hold in holds:
-                await hold.release(partial(hold.of.aclose, drain=0.0))
+            with anyio.CancelScope(shield=True):
+                for hold in holds:
+                    await hold.release(partial(hold.of.aclose, drain=0.0))
 
     async def _open(self) -> Engine | None:
         """Return the engine when it answers; None: told to stop before it did."""
@@ -253,10 +254,10 @@ class WorkerProgram:
     async def _run(self, parts: Parts) -> None:
         for consumer in self._consumers:
             await consumer.pool.open()
-        # Before there is a lease: what anyio imports at its first use holds the loop for a tenth of a
-        # second, and on a machine that is short of CPUs for two.
+        # Before there is a lease: what anyio imports at its first use holds the loop for a tenth
+        # of a second, and on a machine that is short of CPUs for two.
         with anyio.move_on_after(0):
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         duties = Duties(parts, self._consumers, max_over=self._options.max_over)
         background = [
             asyncio.create_task(each)
@@ -279,12 +280,17 @@ class WorkerProgram:
             for task in (*claims, *background):
                 if task.done() and not self._stopped.is_set():
                     task.result()
+        except BaseException:
+            # Nobody waits for a program that is cancelled, or broken.
+            self._hurried.set()
+            raise
         finally:
             stopped.cancel()
-            await self._end(claims)
-            for task in (*claims, *background):
-                task.cancel()
-            await asyncio.gather(*claims, *background, return_exceptions=True)
+            with anyio.CancelScope(shield=True):
+                await self._end(claims)
+                for task in (*claims, *background):
+                    task.cancel()
+                await asyncio.gather(*claims, *background, return_exceptions=True)
 
     async def _end(self, claims: list[asyncio.Task[None]]) -> None:
         """Drain, and hand back what is left."""
@@ -302,11 +308,11 @@ class WorkerProgram:
         )
         hurried.cancel()
         if not drained.done():
-            for attempt in [
-                each for consumer in self._consumers for each in consumer.attempts.values()
-            ]:
+            left = [each for consumer in self._consumers for each in consumer.attempts.values()]
+            for attempt in left:
                 attempt.stop(Stop.HANDED_BACK)
-            await asyncio.wait({drained}, timeout=_HAND_BACK_SECONDS)
+            grace = max((attempt.grace for attempt in left), default=0.0)
+            await asyncio.wait({drained}, timeout=grace + _HAND_BACK_SECONDS)
         if not drained.done():
             drained.cancel()
             _logger.warning("the engine does not answer: what was not reported will lapse")
