@@ -1,8 +1,9 @@
-"""Jobs while their worker programs are killed, stopped and told to end, at random.
+"""Jobs while worker programs are killed, stopped and told to end, and their store is harmed.
 
 One question: does every job end exactly once, and does a job run twice only where its worker
-program was harmed? Varied is who is harmed, how and when; held are lease and jobs. It would be
-refuted by a job that is lost, that ends twice, or that runs again though nobody harmed its program.
+program, or the store for longer than a moment, was harmed? Varied is who is harmed, how and when;
+held are lease and jobs. It would be refuted by a job that is lost, that ends twice, or that runs
+again though nobody was harmed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from offload.jobs import AttemptOutcome, Jobs, JobState
+from offload.jobs import AttemptOutcome, Jobs, JobState, JobsUnavailableError
 from tests.jobs import job_functions as functions
 from tests.jobs.programs import Program, Programs
 
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from offload.jobs import Attempt, JobStatus
+    from offload.jobs import Attempt, Job, JobStatus
+    from tests.jobs.chaos_stores import Store
 
 LEASE = 3.0
 PROGRAMS = 3
 _LONG = "long"
 _READY = "worker program"
+# Leases outlast an outage of the store that is over before this, in seconds.
+_MOMENT = 0.75
 # Attempts end so, with another one after them, where somebody was harmed or told to end.
 _HARMED = {AttemptOutcome.LAPSED, AttemptOutcome.CRASHED}
 
@@ -61,6 +65,8 @@ class Report:
         delays: seconds from the harm to the end of each attempt that lapsed.
         faults: what must not be, each a sentence.
         stops: when programs stood still.
+        outages: when the store could not be used, and how that was brought about.
+        blips: what else was done to the store.
         logs: what the programs wrote, by name.
     """
 
@@ -71,17 +77,20 @@ class Report:
     delays: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     stops: list[tuple[datetime, datetime]] = field(default_factory=list)
+    outages: list[tuple[datetime, datetime, str]] = field(default_factory=list)
+    blips: Counter[str] = field(default_factory=Counter)
     logs: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Tell it in a few lines."""
         hows = Counter(harm.how for harms in self.harms.values() for harm in harms)
         delays = sorted(self.delays) or [0.0]
+        outages = Counter(how for _, _, how in self.outages)
         return (
-            f"{self.jobs} jobs; harmed: {dict(hows)}; attempts: {dict(self.outcomes)}; "
-            f"{self.twice} jobs ran more than once; from harm to lapse: "
-            f"p50 {delays[len(delays) // 2]:.2f} s, at most {delays[-1]:.2f} s\n"
-            + "\n".join(self.faults)
+            f"{self.jobs} jobs; programs: {dict(hows)}; store: {dict(outages + self.blips)}; "
+            f"attempts: {dict(self.outcomes)}; {self.twice} jobs ran more than once; "
+            f"from harm to lapse: p50 {delays[len(delays) // 2]:.2f} s, at most {delays[-1]:.2f} s"
+            "\n" + "\n".join(self.faults)
         )
 
 
@@ -89,13 +98,14 @@ class Chaos:
     """One run of it.
 
     Args:
-        url: where the jobs are.
+        store: where the jobs are.
         path: of a file that attempts write to.
         seed: of the harms.
     """
 
-    def __init__(self, url: str, path: Path, seed: int) -> None:
-        self._url = url
+    def __init__(self, store: Store, path: Path, seed: int) -> None:
+        self._store = store
+        self._url = store.url
         self._path = path
         self._random = random.Random(seed)
         self._report = Report()
@@ -114,8 +124,10 @@ class Chaos:
                 )
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._harm, programs, seconds)
+                    group.start_soon(self._harm_store, seconds)
                     made = await self._enqueue(jobs, jobs_count, seconds)
-                ended = [await job.wait(timeout=seconds + 120.0) for job in [long, *made]]
+                with anyio.fail_after(seconds + 180.0):
+                    ended = [await _ended(job) for job in [long, *made]]
             logs = {name: program.text for name, program in self._programs.items()}
         self._judge(ended)
         wrong = [name for name, text in logs.items() if "Traceback" in text]
@@ -126,11 +138,10 @@ class Chaos:
     async def _enqueue(self, jobs: Jobs, count: int, seconds: float) -> list:
         made = []
         for number in range(count):
-            pause = self._random.uniform(0.0, 0.1)
+            word, pause = f"job-{number}", self._random.uniform(0.0, 0.1)
+            options = jobs.options(id=word, max_crashes=1000, backoff=0.05, max_attempts=1)
             made.append(
-                await jobs.options(max_crashes=1000, backoff=0.05, max_attempts=1).enqueue(
-                    functions.append, str(self._path), f"job-{number}", pause
-                )
+                await _accepted(options.enqueue, functions.append, str(self._path), word, pause)
             )
             # Spread over half of the time, so that there is always something to harm.
             await anyio.sleep(seconds / 2 / count)
@@ -166,6 +177,28 @@ class Chaos:
         while len(self._alive) < PROGRAMS:
             name = f"program-{len(self._programs)}"
             self._alive[name] = self._start(programs, name)
+
+    async def _harm_store(self, seconds: float) -> None:
+        store, draw = self._store, self._random
+        if not store.outages:
+            return
+        end = time.monotonic() + seconds
+        while True:
+            pause = draw.uniform(1.0, max(seconds / 30.0, 3.0))
+            if time.monotonic() + pause >= end:
+                return
+            await anyio.sleep(pause)
+            if store.blips and draw.random() < 0.5:
+                how = draw.choice(list(store.blips))
+                self._report.blips[how] += 1
+                await anyio.to_thread.run_sync(store.blips[how])
+                continue
+            how = draw.choice(list(store.outages))
+            begin = datetime.now(UTC)
+            await anyio.to_thread.run_sync(store.outages[how])
+            await anyio.sleep(draw.choice([0.1, draw.uniform(0.5, 2 * LEASE)]))
+            await anyio.to_thread.run_sync(store.repair)
+            self._report.outages.append((begin, datetime.now(UTC), how))
 
     async def _stop(self, name: str, program: Program) -> None:
         # Not to be chosen again meanwhile, and one more is started in its place.
@@ -204,11 +237,11 @@ class Chaos:
             if attempt.outcome not in _HARMED:
                 continue
             before = self._harms_before(attempt)
-            if not before:
+            if not before and not self._was_out(attempt):
                 self._report.faults.append(
                     f"{status.id} {attempt.outcome} on {attempt.worker}, which nobody had harmed"
                 )
-            elif attempt.outcome is AttemptOutcome.LAPSED:
+            elif attempt.outcome is AttemptOutcome.LAPSED and not self._was_out(attempt):
                 harmed_at = before[-1].at
                 others = [
                     stop for stop in self._report.stops if harmed_at < stop[0] <= attempt.ended_at
@@ -216,7 +249,18 @@ class Chaos:
                 if not others:  # as above: one of them may have held up the sweep
                     self._report.delays.append((attempt.ended_at - harmed_at).total_seconds())
 
+    def _was_out(self, attempt: Attempt) -> bool:
+        """Return whether the store was away for long enough that leases could not be extended."""
+        slack = timedelta(seconds=LEASE)  # programs need a moment to find that it is back
+        return any(
+            begin <= attempt.ended_at and attempt.started_at <= end + slack
+            for begin, end, _ in self._report.outages
+            if (end - begin).total_seconds() > _MOMENT
+        )
+
     def _may_have_run(self, attempt: Attempt) -> bool:
+        if self._was_out(attempt):
+            return True
         if attempt.outcome is AttemptOutcome.RELEASED:
             # A program that stands still in the middle of a transaction holds all others up: an
             # SQLite file has one writer at a time. They cannot extend, and stop what they run.
@@ -228,3 +272,20 @@ class Chaos:
     def _harms_before(self, attempt: Attempt) -> list[Harm]:
         harms = self._report.harms.get(attempt.worker, [])
         return [harm for harm in harms if harm.at <= attempt.ended_at]
+
+
+async def _accepted(enqueue: Any, *arguments: Any) -> Job[Any]:
+    """Enqueue a job that has an id of its own, as often as it takes."""
+    while True:
+        try:
+            return await enqueue(*arguments)
+        except JobsUnavailableError:
+            await anyio.sleep(0.1)
+
+
+async def _ended(job: Job[Any]) -> JobStatus:
+    while True:
+        try:
+            return await job.wait()
+        except JobsUnavailableError:
+            await anyio.sleep(0.1)

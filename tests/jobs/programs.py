@@ -43,7 +43,7 @@ class Program:
         for line in self.process.stderr:
             if "PYTEST_CURRENT_TEST" in os.environ:
                 # Shown if the test fails.
-                print(f"{self.pid}: {line}", end="", file=sys.stderr)
+                sys.stderr.write(f"{self.pid}: {line}")
             with self._changed:
                 self.lines.append(line)
                 self._changed.notify_all()

@@ -121,6 +121,11 @@ class PostgresServer:
             cwd="/",
             stderr=subprocess.DEVNULL,
         )
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        assert self.process is not None
         deadline = time.monotonic() + 30
         while True:
             try:
