@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -116,10 +115,8 @@ class Chaos:
         """Enqueue jobs for some time, with harms all the while, and return what came of it."""
         with Programs(self._url) as programs:
             async with Jobs(self._url) as jobs:
-                await anyio.to_thread.run_sync(
-                    partial(self._start, programs, "healthy", "--queues", _LONG)
-                )
-                long = await jobs.options(queue=_LONG).enqueue(
+                await anyio.to_thread.run_sync(self._start_all, programs)
+                long = await jobs.options(queue=_LONG, max_crashes=1000).enqueue(
                     functions.append, str(self._path), "long", 5 * LEASE
                 )
                 async with anyio.create_task_group() as group:
@@ -152,13 +149,22 @@ class Chaos:
         program = self._programs[name] = programs.start(*common, *arguments)
         return program
 
+    def _start_all(self, programs: Programs) -> None:
+        self._start(programs, "healthy", "--queues", _LONG)
+        self._fill_up(programs)
+        for program in self._programs.values():
+            program.says(_READY)
+
+    def _fill_up(self, programs: Programs) -> None:
+        while len(self._alive) < PROGRAMS:
+            name = f"program-{len(self._programs)}"
+            self._alive[name] = self._start(programs, name)
+
     async def _harm(self, programs: Programs, seconds: float) -> None:
         end = time.monotonic() + seconds
         async with anyio.create_task_group() as group:
             while time.monotonic() < end:
-                while len(self._alive) < PROGRAMS:
-                    name = f"program-{len(self._programs)}"
-                    self._alive[name] = self._start(programs, name)
+                self._fill_up(programs)
                 await anyio.sleep(self._random.uniform(0.2, 1.0))
                 # One that has not begun has nothing to lose.
                 ready = [name for name, each in self._alive.items() if each.has_said(_READY)]
@@ -174,9 +180,7 @@ class Chaos:
                     del self._alive[name]
                     number = signal.SIGKILL if how == "kill" else signal.SIGTERM
                     program.signal(number)
-        while len(self._alive) < PROGRAMS:
-            name = f"program-{len(self._programs)}"
-            self._alive[name] = self._start(programs, name)
+        self._fill_up(programs)
 
     async def _harm_store(self, seconds: float) -> None:
         store, draw = self._store, self._random

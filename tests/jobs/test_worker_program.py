@@ -290,7 +290,6 @@ class TestStops:
         assert not is_alive(pid)
         await job.cancel()
 
-
     async def test_cancelled_program_does_not_drain(self, jobs, held, entered):
         """A `run` that is cancelled hands back at once, whatever `drain` says."""
         program = WorkerProgram(jobs, [functions.spin], drain=600.0)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import TYPE_CHECKING
 
 from offload.jobs._errors import JobsCorruptError, JobsUnavailableError
+from offload.jobs._sqlite.holder import holder
+
+if TYPE_CHECKING:
+    from offload.jobs._sqlite.location import Location
 
 __all__ = ["translate"]
 
 # The low byte is the primary result code. https://sqlite.org/rescode.html
 _PRIMARY = 0xFF
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _ADVICE = {
-    sqlite3.SQLITE_BUSY: "another program holds a lock on it, or is stopped while it has one",
-    sqlite3.SQLITE_LOCKED: "another program holds a lock on it, or is stopped while it has one",
+    sqlite3.SQLITE_BUSY: "another program holds a lock on it",
+    sqlite3.SQLITE_LOCKED: "another program holds a lock on it",
     sqlite3.SQLITE_FULL: "the disk is full; free some space",
     sqlite3.SQLITE_READONLY: "this process may not write to the file or to its directory",
     sqlite3.SQLITE_PERM: "this process may not write to the file or to its directory",
@@ -26,11 +32,12 @@ _ADVICE = {
 }
 
 
-def translate(error: BaseException, location: str) -> BaseException:
+def translate(error: BaseException, place: Location) -> BaseException:
     """Return what to raise instead of `error`; itself, if it is not of SQLite or of the OS.
 
     The transaction was rolled back: nothing was stored.
     """
+    location = place.url
     found: JobsUnavailableError
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)
@@ -42,8 +49,11 @@ def translate(error: BaseException, location: str) -> BaseException:
                 location=location,
             )
         elif primary in _ADVICE:
+            advice = _ADVICE[primary]
+            if primary in _LOCKED and (held_by := holder(place.path)):
+                advice = f"{held_by} holds a lock on it"
             found = JobsUnavailableError(
-                f"{location} cannot be used: {_ADVICE[primary]} ({error})", location=location
+                f"{location} cannot be used: {advice} ({error})", location=location
             )
         elif isinstance(error, sqlite3.OperationalError):
             found = JobsUnavailableError(f"{location} cannot be used: {error}", location=location)

@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._sqlite.core import Core
+from offload.jobs._sqlite.holder import holder
 from offload.jobs._sqlite.location import network_filesystem
 from offload.jobs._sqlite.operation import Operation
 from offload.jobs._sqlite.replies import TimedOut, new_reply
@@ -123,9 +124,14 @@ class Store:
             return await operation.reply.wait(self.location.timeout)
         except TimedOut:
             has_begun = operation.abandon()
+            held_by = holder(self.location.path)
+            why = (
+                f"{held_by} has its write lock"
+                if held_by
+                else "another program may be stopped while it has a lock, or the disk is too slow"
+            )
             raise JobsUnavailableError(
-                f"{self.location.url} has not answered within {self.location.timeout:g} s: another "
-                "program may be stopped while it has a lock, or the disk is too slow",
+                f"{self.location.url} has not answered within {self.location.timeout:g} s: {why}",
                 location=self.location.url,
                 may_have_happened=has_begun,
             ) from None

@@ -85,7 +85,7 @@ class DatabaseThread(Generic[S]):
                 self._do(connection, operations)
             except BaseException as error:  # noqa: BLE001 - it is the answer
                 for operation in operations:
-                    operation.fail(translate(error, self._location.url))
+                    operation.fail(translate(error, self._location))
                 if isinstance(error, (sqlite3.Error, OSError)):
                     self._disconnect(connection)
                     connection = None
@@ -253,7 +253,7 @@ class Writer(DatabaseThread[Transaction]):
                 try:
                     self._transact(connection, [operation])
                 except Exception as error:  # noqa: BLE001 - it is the answer
-                    operation.fail(translate(error, self._location.url))
+                    operation.fail(translate(error, self._location))
 
     def _answered_at_a_glance(
         self,
