@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from offload.jobs._values import Claim, Extended
 from offload.jobs._worker.leases import Leases, extend_period, max_grace, stop_margin
+from offload.jobs._worker.pulse import Pulse
 
 ONE = Claim("1", "default", "a")
 TWO = Claim("2", "default", "b")
@@ -91,6 +92,17 @@ def test_several_extensions_fit_into_a_lease(lease):
     assert 3 * extend_period(lease) <= lease
     assert 2 * extend_period(lease) < lease - stop_margin(lease)
     assert extend_period(lease) < lease - stop_margin(lease) - max_grace(lease)
+
+
+def test_pulse_tells_the_longest_stand_still_of_late():
+    """What a busy loop is late by is not told, nor what is long ago."""
+    pulse = Pulse()
+    pulse.beat(1.0, 3.0)
+    pulse.beat(3.1, 3.3)
+    pulse.beat(4.0, 5.0)
+    assert pulse.longest(since=0.0) == 2.0
+    assert pulse.longest(since=3.1) == 1.0
+    assert pulse.longest(since=5.1) == 0.0
 
 
 CLAIMS = [Claim(str(number), "default", str(number)) for number in range(4)]

@@ -331,6 +331,7 @@ class TestLeases:
         await entered.heard()
         first.signal(signal.SIGCONT)
         await gone(pid)
+        await anyio.to_thread.run_sync(first.says, "this program stood still for")
         gate.let()
         await job.result(timeout=PATIENCE)
         status = await job.status()
@@ -398,7 +399,7 @@ class TestOutages:
         began = time.monotonic()
         await gone(pid)
         assert time.monotonic() - began < LEASE + 2.0
-        await anyio.to_thread.run_sync(program.says, "could not be extended")
+        await anyio.to_thread.run_sync(program.says, "its lease was not extended:")
         await anyio.to_thread.run_sync(holder.communicate)
         await entered.heard()
         await job.cancel()

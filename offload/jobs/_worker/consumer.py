@@ -248,7 +248,7 @@ class Consumer:
         else:
             parts.counters.fenced += 1
             self._count(attempt, AttemptOutcome.LAPSED)
-            _logger.warning("%s was overtaken: its report was refused", attempt)
+            _logger.warning("%s was overtaken, its report was refused: %s", attempt, self._why())
         self._is_over(attempt)
 
     def gave_up(self, report: Report) -> None:
@@ -262,12 +262,25 @@ class Consumer:
         """
         parts = self._parts
         self._count(attempt, AttemptOutcome.LAPSED)
-        _logger.warning("%s was stopped: its lease was lost, or could not be extended", attempt)
+        _logger.warning("%s was stopped, its lease was not extended: %s", attempt, self._why())
         if parts.leases.is_held(attempt.claimed.claim):
             try:
                 await parts.engine.finish(attempt.claimed.claim, Release())
             except JobsUnavailableError as error:
                 parts.connection.failed(error)
+
+    def _why(self) -> str:
+        """Return why leases were not extended in time, as far as that can be told."""
+        parts = self._parts
+        still = parts.pulse.longest(time.monotonic() - 2 * parts.lease)
+        if still >= parts.lease / 4:
+            return (
+                f"this program stood still for {still:.1f} s, as it was stopped or no CPU was free "
+                f"for it; a longer lease than {parts.lease:g} s outlasts that"
+            )
+        if not parts.connection.is_up:
+            return "the engine does not answer"
+        return "the engine was away, or slow"
 
     def _count(self, attempt: RunningAttempt, outcome: AttemptOutcome) -> None:
         job = attempt.claimed.job

@@ -70,9 +70,13 @@ class Duties:
 
     async def watch(self) -> None:
         """Stop attempts in time whose lease is not extended; hand back what waits in vain."""
+        parts = self._parts
         while True:
+            due_at = time.monotonic() + _WATCH_SECONDS
             await asyncio.sleep(_WATCH_SECONDS)
-            for claim in self._parts.leases.run_out(time.monotonic()):
+            now = time.monotonic()
+            parts.pulse.beat(due_at, now)
+            for claim in parts.leases.run_out(now):
                 self._stop(claim, Stop.LOST)
             for consumer in self._consumers:
                 consumer.look_after()

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from offload.jobs._engine import Engine
     from offload.jobs._worker.connection import Connection
     from offload.jobs._worker.leases import Leases
+    from offload.jobs._worker.pulse import Pulse
     from offload.jobs._worker.records import RecordKeeper
     from offload.jobs._worker.statistics import Counters
 
@@ -29,6 +30,7 @@ class Parts:
         connection: whether the engine answers.
         records: log records of attempts.
         counters: of all consumers.
+        pulse: whether the program stood still.
     """
 
     engine: Engine
@@ -40,3 +42,4 @@ class Parts:
     connection: Connection
     records: RecordKeeper
     counters: Counters
+    pulse: Pulse

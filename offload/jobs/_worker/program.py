@@ -27,6 +27,7 @@ from offload.jobs._worker.consumer import Consumer
 from offload.jobs._worker.duties import Duties
 from offload.jobs._worker.leases import Leases
 from offload.jobs._worker.parts import Parts
+from offload.jobs._worker.pulse import Pulse
 from offload.jobs._worker.records import RecordKeeper
 from offload.jobs._worker.statistics import Counters, WorkerProgramStatistics
 from offload.pool import Pool
@@ -359,6 +360,7 @@ class WorkerProgram:
             connection=self._connection,
             records=records,
             counters=self._counters,
+            pulse=Pulse(),
         )
 
     def _pool_for(self, function: Any) -> Pool:
