@@ -123,8 +123,11 @@ class Chaos:
                     group.start_soon(self._harm, programs, seconds)
                     group.start_soon(self._harm_store, seconds)
                     made = await self._enqueue(jobs, jobs_count, seconds)
-                with anyio.fail_after(seconds + 180.0):
-                    ended = [await _ended(job) for job in [long, *made]]
+                with anyio.move_on_after(seconds + 120.0):
+                    for job in [long, *made]:
+                        await _ended(job)
+                ended = [await job.status() for job in [long, *made]]
+            self._judge_programs()
             logs = {name: program.text for name, program in self._programs.items()}
         self._judge(ended)
         wrong = [name for name, text in logs.items() if "Traceback" in text]
@@ -213,6 +216,11 @@ class Chaos:
         program.signal(signal.SIGCONT)
         self._report.stops.append((begin, datetime.now(UTC)))
         self._alive[name] = program
+
+    def _judge_programs(self) -> None:
+        for name, program in self._programs.items():
+            if program.process.poll() is not None and name not in self._report.harms:
+                self._report.faults.append(f"{name} ended, which nobody had harmed")
 
     def _judge(self, ended: Iterable[JobStatus]) -> None:
         report = self._report

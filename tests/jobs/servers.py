@@ -1,6 +1,7 @@
 """Servers for tests: real ones, on loopback, each with a directory of its own."""
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -150,8 +152,18 @@ class PostgresServer:
             "EXECUTE 'TRUNCATE bullmq.' || name || ' CASCADE'; END LOOP; END $$"
         )
 
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+        assert self.process is not None
+        first = psutil.Process(self.process.pid)
+        for process in [first, *first.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
     def stop(self) -> None:
         if self.process is not None:
+            # Also one that is frozen.
+            self.signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait()
             self.process = None

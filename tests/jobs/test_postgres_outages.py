@@ -1,5 +1,6 @@
 """Postgres killed and restarted, and what an operator is told."""
 
+import signal
 from contextlib import asynccontextmanager
 
 import anyio
@@ -9,17 +10,26 @@ from offload.jobs._bullmq.pg_location import parse_postgres_url
 from offload.jobs._bullmq.postgres_engine import PostgresEngine
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Complete, EventKind, JobState, Query
+from tests.jobs.chaos_stores import Proxy
 from tests.jobs.servers import PostgresServer
 from tests.jobs.values import claim, claimed_ids, look, new_job, wanted
 
 
-@pytest.fixture
-def server(tmp_path_factory):
-    """One for the test, that it may kill."""
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory):
+    """Have one for these tests alone."""
     server = PostgresServer(tmp_path_factory.mktemp("postgres"))
-    server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def server(own_server):
+    """One that a test may kill: started, and empty."""
+    own_server.stop()
+    own_server.start()
+    own_server.empty()
+    return own_server
 
 
 @asynccontextmanager
@@ -42,13 +52,96 @@ async def refused(call):
     return caught.value
 
 
+@pytest.fixture
+def proxy(server):
+    """Stand between the server and its users."""
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@asynccontextmanager
+async def opened_by(proxy, server):
+    """Have an engine that reaches the server through the proxy, and soon gives up."""
+    url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+    engine = PostgresEngine(f"{url}?timeout=1")
+    await engine.open()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
 @pytest.mark.anyio
-async def test_every_method_says_that_the_server_is_gone(server):
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_silent_connection_costs_one_time_limit(server, proxy):
+    """Not the ten seconds more that psycopg waits for a statement that it has cancelled."""
+    async with opened_by(proxy, server) as engine:
+        await engine.put([new_job("one")])
+        held = await claim(engine)
+        proxy.silence()
+        with anyio.fail_after(5), pytest.raises(JobsUnavailableError, match="within 1 s"):
+            await engine.extend([held], 60.0)
+        assert not (await engine.extend([held], 60.0)).lost
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_lost_connections_cost_one_failure(server, proxy):
+    """However many there were that rested: a lease is not lost to one after the other."""
+    async with opened_by(proxy, server) as engine:
+        await engine.put([new_job("one")])
+        held = await claim(engine)
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(engine.get, ["one"])
+        proxy.reset()
+        with pytest.raises(JobsUnavailableError):
+            await engine.extend([held], 60.0)
+        assert not (await engine.extend([held], 60.0)).lost
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("fault", ["reset", "silence"])
+async def test_connection_that_dies_as_it_begins_to_listen(server, proxy, monkeypatch, fault):
+    """Whoever waits for jobs is told in words of ours, within seconds, and can try again."""
+    async with opened_by(proxy, server) as engine:
+        connect = engine._client.new_connection
+
+        async def connect_and_lose():
+            connection = await connect()
+            getattr(proxy, fault)()
+            return connection
+
+        await engine.counts()  # has a connection that rests
+        monkeypatch.setattr(engine._client, "new_connection", connect_and_lose)
+        with anyio.fail_after(5), pytest.raises(JobsUnavailableError):
+            async with engine.events():
+                pass
+        monkeypatch.undo()
+        async with engine.events() as events:
+            with anyio.fail_after(30):
+                while True:
+                    try:
+                        await engine.put([new_job("one")])
+                        break
+                    except JobsUnavailableError:
+                        await anyio.sleep(0.01)
+                assert (await anext(events)).kind is EventKind.WAITING
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_every_method_says_that_the_server_is_gone(server, fault):
     """Within seconds; and all work again, on what there was."""
     async with opened(server) as engine:
         await engine.put([new_job("one"), new_job("two")])
         held = await claim(engine)
-        server.stop()
+        if fault == "killed":
+            server.stop()
+        else:
+            server.signal(signal.SIGSTOP)
         async with anyio.create_task_group() as group:
             for call in (
                 engine.health,
@@ -64,11 +157,17 @@ async def test_every_method_says_that_the_server_is_gone(server):
                 engine.prune,
             ):
                 group.start_soon(refused, call)
-        server.start()
-        assert not (await engine.extend([held], 60.0)).lost
-        assert (await engine.finish(held, Complete("1"))).is_stored
-        assert (await look(engine, "one")).state is JobState.COMPLETED
-        assert await claimed_ids(engine) == ["two"]
+        if fault == "killed":
+            server.start()
+            assert not (await engine.extend([held], 60.0)).lost
+            assert (await engine.finish(held, Complete("1"))).is_stored
+            assert (await look(engine, "one")).state is JobState.COMPLETED
+            assert await claimed_ids(engine) == ["two"]
+        else:
+            # Whatever was asked of a server that was frozen, it may do late.
+            server.signal(signal.SIGCONT)
+            assert (await look(engine, "one")).state in (JobState.ACTIVE, JobState.COMPLETED)
+            await engine.put([new_job("three")])
 
 
 @pytest.mark.anyio

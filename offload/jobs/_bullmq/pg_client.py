@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, LiteralString, NoReturn
 
@@ -14,7 +16,7 @@ from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Health
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from offload.jobs._bullmq.pg_location import PostgresLocation
 
@@ -54,10 +56,10 @@ class PostgresClient:
         try:
             connection = await self.new_connection()
             try:
-                async with asyncio.timeout(10 * self.location.timeout):
+                with hanging_up(connection, 10 * self.location.timeout):
                     await migrate(connection, self.location.schema)
             except (psycopg.Error, TimeoutError) as error:
-                self._refused(error, is_read=False)
+                self.refused(error, is_read=False)
             finally:
                 await connection.close()
         except BaseException:
@@ -67,6 +69,9 @@ class PostgresClient:
     def close(self) -> None:
         """Disconnect. Whoever waits for an answer gets an error."""
         self._is_open = False
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         for connection in self._idle:
             connection.pgconn.finish()
         self._idle.clear()
@@ -138,15 +143,19 @@ class PostgresClient:
                 connection = self._idle.pop() if self._idle else await self.new_connection()
                 self._busy.add(connection)
                 try:
-                    async with asyncio.timeout(self.location.timeout):
+                    with hanging_up(connection, self.location.timeout):
                         cursor = await connection.execute(statement, arguments, prepare=True)
                         rows = await cursor.fetchall()
                 except (psycopg.Error, TimeoutError) as error:
+                    if connection.closed:
+                        # Those that rest have gone the same way, and each would cost its user
+                        # another failure.
+                        self._drop_idle()
                     collided = getattr(error, "sqlstate", None) in _COLLISIONS
                     # The server was restarted since: nothing was run there.
                     is_stale = was_idle and connection.closed and is_read
                     if is_last or not (collided or is_stale):
-                        self._refused(error, is_read=is_read)
+                        self.refused(error, is_read=is_read)
                 else:
                     return rows
                 finally:
@@ -171,9 +180,10 @@ class PostgresClient:
                     application_name="offload",
                 )
         except (psycopg.Error, TimeoutError) as error:
-            self._refused(error, is_read=True)
+            self.refused(error, is_read=True)
 
-    def _refused(self, error: Exception, *, is_read: bool) -> NoReturn:
+    def refused(self, error: Exception, *, is_read: bool) -> NoReturn:
+        """Raise what an error of the server, or its silence, means for whoever has jobs there."""
         url = self.location.url
         if isinstance(error, psycopg.Error) and error.sqlstate == "OF001":
             raise error
@@ -185,6 +195,35 @@ class PostgresClient:
             location=url,
             may_have_happened=is_unknown,
         ) from error
+
+
+@contextlib.contextmanager
+def hanging_up(connection: Connection, seconds: float) -> Generator[None]:
+    """Close a connection whose server has not answered in time.
+
+    Not by a cancellation, as `asyncio.timeout` does: psycopg then asks the server to end the
+    statement, and waits for ten seconds more.
+
+    Raises:
+        TimeoutError: it was closed for that.
+    """
+    is_late = False
+
+    def hang_up() -> None:
+        nonlocal is_late
+        is_late = True
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(seconds, hang_up)
+    try:
+        yield
+    except psycopg.Error as error:
+        if is_late:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def _undo(done: asyncio.Future[Any], undo: Callable[[Any], None] | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ import psycopg
 from offload.jobs._bullmq.hub import Hub
 from offload.jobs._bullmq.listener import MISSED, event_of
 from offload.jobs._bullmq.names import from_bullmq
+from offload.jobs._bullmq.pg_client import hanging_up
 from offload.jobs._errors import JobsUnavailableError
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ __all__ = ["PostgresHub"]
 
 _LOOK_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 0.5
+# A connection on which nothing was heard for so long may be dead without a word.
+_ASK_SECONDS: Final = 5.0
 # Numbers are given before commits: a smaller one may appear after a larger one.
 _BEHIND: Final = 500
 
@@ -41,6 +45,7 @@ class PostgresHub(Hub):
         self._client = client
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._last = 0
+        self._heard_at = 0.0
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
 
@@ -58,11 +63,15 @@ class PostgresHub(Hub):
     async def _connect(self) -> Connection:
         connection = await self._client.new_connection()
         try:
-            await connection.execute("LISTEN bullmq_jobs")
-            await connection.execute("LISTEN bullmq_events")
-            self._last = 0
-            for number, *_ in await self._events(connection):
-                self._see(number)
+            with hanging_up(connection, self._client.location.timeout):
+                await connection.execute("LISTEN bullmq_jobs")
+                await connection.execute("LISTEN bullmq_events")
+                self._last = 0
+                for number, *_ in await self._events(connection):
+                    self._see(number)
+        except (psycopg.Error, TimeoutError) as error:
+            connection.pgconn.finish()
+            self._client.refused(error, is_read=True)
         except BaseException:
             connection.pgconn.finish()
             raise
@@ -92,11 +101,11 @@ class PostgresHub(Hub):
             while True:
                 try:
                     await self._read_on(connection)
-                except (psycopg.Error, JobsUnavailableError):
+                except (psycopg.Error, TimeoutError):
                     connection.pgconn.finish()
                     self._ring_all()
                     await asyncio.sleep(_RETRY_SECONDS)
-                    with contextlib.suppress(psycopg.Error, JobsUnavailableError):
+                    with contextlib.suppress(JobsUnavailableError):
                         connection = await self._connect()
                         self._tell_all(MISSED)
         finally:
@@ -104,11 +113,18 @@ class PostgresHub(Hub):
 
     async def _read_on(self, connection: Connection) -> None:
         async for notice in connection.notifies(timeout=_LOOK_SECONDS, stop_after=1):
+            self._heard_at = time.monotonic()
             if notice.channel == "bullmq_jobs":
                 self._ring(from_bullmq(notice.payload))
         if not self._listeners:
+            if time.monotonic() - self._heard_at >= _ASK_SECONDS:
+                with hanging_up(connection, self._client.location.timeout):
+                    await connection.execute("SELECT 1")
+                self._heard_at = time.monotonic()
             return
-        for number, bullmq_queue, kind, data in await self._events(connection):
+        with hanging_up(connection, self._client.location.timeout):
+            events = await self._events(connection)
+        for number, bullmq_queue, kind, data in events:
             if number in self._seen:
                 continue
             self._see(number)
