@@ -9,6 +9,11 @@ from typing import Protocol
 __all__ = ["Clock", "SystemClock", "from_seconds", "to_seconds"]
 
 
+# What `datetime` can say.
+_FIRST = datetime.min.replace(tzinfo=UTC).timestamp()
+_LAST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+
+
 class Clock(Protocol):
     """Two clocks that all processes of a machine share."""
 
@@ -34,8 +39,10 @@ class SystemClock:
 
 
 def from_seconds(seconds: float) -> datetime:
-    """Return seconds since the epoch as an instant."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """Return seconds since the epoch as an instant: the last one that there is, if past that."""
+    # Whoever else has written to the file may have put any number there, and one such row must not
+    # end every worker program that comes upon it.
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
 
 
 def to_seconds(instant: datetime) -> float:
