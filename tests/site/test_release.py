@@ -1,7 +1,9 @@
 """What is released: one version, one name at the top of the wheel, and every extra in `all`."""
 
 import importlib.util
+import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -97,3 +99,25 @@ class TestCheckOfTheWheel:
         """A page or a marker that was not packed is missed here and not by users."""
         names = [each for each in self.GOOD if each != name]
         assert script("check_wheel").problems_of(names) == [f"{name} is missing"]
+
+
+class TestBillOfMaterials:
+    def test_every_locked_dependency_is_in_it_with_a_hash(self, monkeypatch):
+        """It names what the extras need, and nothing of the tools of development."""
+        monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        document = script("sbom").sbom()
+        found = {each["name"]: each for each in document["components"]}
+        assert {"anyio", "starlette", "redis", "psycopg"} <= found.keys()
+        assert not {"pytest", "mypy", "ruff"} & found.keys()
+        locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+        versions = {each["name"]: each.get("version") for each in locked}
+        for name, component in found.items():
+            assert component["version"] == versions[name]
+            (first, *_) = component["externalReferences"]
+            assert re.fullmatch("[0-9a-f]{64}", first["hashes"][0]["content"])
+        assert document["metadata"]["component"]["version"] == offload.__version__
+
+    def test_it_is_the_same_each_time(self, monkeypatch):
+        """What was released can be made again, and compared."""
+        monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        assert script("sbom").sbom() == script("sbom").sbom()
