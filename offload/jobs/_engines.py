@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
     from offload.jobs._engine import Engine
@@ -20,7 +20,6 @@ _ENGINES: Final = {
     "sqlite": ("offload.jobs._sqlite", "SqliteEngine", None),
     "redis": ("offload.jobs._bullmq", "new_engine", "redis"),
     "rediss": ("offload.jobs._bullmq", "new_engine", "redis"),
-    "unix": ("offload.jobs._bullmq", "new_engine", "redis"),
     "postgresql": ("offload.jobs._bullmq", "new_engine", "postgres"),
     "postgres": ("offload.jobs._bullmq", "new_engine", "postgres"),
 }
@@ -30,7 +29,11 @@ def url_of(url: str | os.PathLike[str] | None) -> str:
     """Return the URL that is meant: as given, of the environment, or the default file."""
     if url is None:
         return os.environ.get(ENVIRONMENT) or DEFAULT_URL
-    return os.fspath(url)
+    if isinstance(url, str):
+        return url
+    if isinstance(url, os.PathLike):
+        return f"sqlite:///{quote(os.fspath(url))}"
+    raise TypeError(f"url must be a URL, or the path of an SQLite file, not {url!r}")
 
 
 def engine_of(url: str) -> Engine:
@@ -44,9 +47,10 @@ def engine_of(url: str) -> Engine:
     found = _ENGINES.get(scheme)
     if found is None:
         known = ", ".join(f"{each}://" for each in _ENGINES)
+        example = "jobs.db" if scheme or not url else url
         raise ValueError(
             f"{_without_secrets(url)!r} names no engine for jobs: the URL begins with one of "
-            f"{known}, such as sqlite:///jobs.db"
+            f"{known}; for a file, write sqlite:///{example}"
         )
     module, name, extra = found
     try:

@@ -49,8 +49,9 @@ class Jobs:
     used on asyncio and trio, and by several event loops at once.
 
     Args:
-        url: where jobs are kept: `sqlite:///path.db`, `redis://…` or `postgresql://…`; None: as
-            the environment variable OFFLOAD_JOBS says, else the file `.offload/jobs.sqlite3`.
+        url: where jobs are kept: `sqlite:///path.db`, `redis://…` or `postgresql://…`, or a
+            `Path` of an SQLite file; None: as the environment variable OFFLOAD_JOBS says, else the
+            file `.offload/jobs.sqlite3`.
         max_queued: how many jobs may wait or be delayed in one queue; past it, `enqueue` raises
             `JobQueueFullError`. None: no limit.
         max_payload_bytes: size that the arguments of a job, and its result, may have as JSON.

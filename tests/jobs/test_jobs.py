@@ -33,6 +33,7 @@ from offload.jobs import (
 from offload.jobs._call_options import new_id
 from offload.jobs._failures import restored
 from offload.jobs._functions import discover, known
+from offload.jobs._sqlite.location import parse_url
 from offload.jobs._values import Complete, Fail
 from tests.jobs import job_functions as functions
 from tests.jobs.values import claim
@@ -496,13 +497,23 @@ class TestLife:
         assert ".offload/jobs.sqlite3" in repr(Jobs())
         assert default_jobs() is default_jobs()
 
-    @pytest.mark.parametrize("url", ["mysql://user:secret@host/x", "jobs.db", ""])
+    @pytest.mark.parametrize("url", ["mysql://user:secret@host/x", "jobs.db", "unix:///redis", ""])
     def test_wrong_url_is_refused(self, url, monkeypatch):
         """A URL that names no engine is refused, without showing its password."""
         monkeypatch.setenv("OFFLOAD_JOBS", "wrong:")
         with pytest.raises(ValueError, match="names no engine") as caught:
             Jobs(url or None)
         assert "secret" not in str(caught.value)
+
+    def test_path_is_that_of_a_file(self, tmp_path):
+        """A `Path` may be given; one that is written as text is told how a URL is written."""
+        path = tmp_path / "a%20b?.db"
+        location = Jobs(path).statistics().location
+        assert parse_url(location).path == str(path)
+        with pytest.raises(ValueError, match=r"write sqlite:////srv/jobs\.db"):
+            Jobs("/srv/jobs.db")
+        with pytest.raises(TypeError, match="not 5"):
+            Jobs(5)
 
 
 class TestFunctions:

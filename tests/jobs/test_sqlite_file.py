@@ -255,6 +255,12 @@ class TestFailures:
         with pytest.raises(JobsUnavailableError, match="nowhere"):
             await engine.open()
 
+    async def test_directory_is_an_error(self, tmp_path):
+        """Where the user has named the folder, and not a file in it."""
+        engine = SqliteEngine(f"sqlite:///{tmp_path}")
+        with pytest.raises(JobsUnavailableError, match="is a directory"):
+            await engine.open()
+
     async def test_file_that_is_no_database_is_an_error(self, path):
         """Whatever else it is, it is left alone."""
         path.write_bytes(b"these are no jobs\n" * 1000)
@@ -403,6 +409,7 @@ class TestLocation:
         [
             ("sqlite:///jobs.db", "jobs.db"),
             ("sqlite:///a/b%20c.db", "a/b c.db"),
+            ("sqlite:///a%2520b%3F%23.db", "a%20b?#.db"),
             ("sqlite:////var/lib/jobs.db", "/var/lib/jobs.db"),
             ("sqlite://", ".offload/jobs.sqlite3"),
             ("sqlite:///", ".offload/jobs.sqlite3"),

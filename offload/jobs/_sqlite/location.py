@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 __all__ = ["DEFAULT_PATH", "Location", "create_file", "network_filesystem", "parse_url"]
 
@@ -15,6 +15,8 @@ __all__ = ["DEFAULT_PATH", "Location", "create_file", "network_filesystem", "par
 DEFAULT_PATH: Final = os.path.join(".offload", "jobs.sqlite3")
 
 _OPTIONS: Final = ("synchronous", "timeout")
+# What needs no escape in the path of a URL of ours.
+_PLAIN: Final = "/ !$&'()*+,:;=@[]"
 # WAL needs shared memory between all who use the file, which these do not give, and locks, which
 # several of them give by halves. https://sqlite.org/wal.html, https://sqlite.org/faq.html#q5
 _NETWORK_FILESYSTEMS: Final = frozenset(
@@ -56,7 +58,8 @@ class Location:
     @property
     def url(self) -> str:
         """The location as others may read it."""
-        return f"sqlite:///{self.path}"
+        # Readable, and no more escaped than it takes to read it back.
+        return f"sqlite:///{quote(self.path, safe=_PLAIN)}"
 
 
 def parse_url(url: str) -> Location:
@@ -110,7 +113,10 @@ def create_file(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        return
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path} is a directory: name a file in it") from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no directory {directory}: make it first") from None
 
 
 def _create_default_directory(directory: str) -> None:
