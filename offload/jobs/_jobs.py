@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -13,7 +14,7 @@ from weakref import WeakSet
 import anyio
 
 from offload.jobs._call_options import checked
-from offload.jobs._engines import engine_of, url_of
+from offload.jobs._engines import ENVIRONMENT, engine_of, url_of
 from offload.jobs._enqueuer import Enqueuer, JobsWithOptions
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._functions import reference_of
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from offload.jobs._values import Count, Health
 
 __all__ = ["JobPage", "Jobs", "default_jobs"]
+
+_logger: Final = logging.getLogger("offload.jobs")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -367,4 +370,15 @@ class JobPage:
 @cache
 def default_jobs() -> Jobs:
     """Return the jobs of this process where none are named: as OFFLOAD_JOBS says."""
-    return Jobs()
+    others = sorted({each.statistics().location for each in Jobs.all()})
+    jobs = Jobs()
+    location = jobs.statistics().location
+    if others and location not in others and not os.environ.get(ENVIRONMENT):
+        _logger.warning(
+            "a function without jobs of its own is enqueued at %s, and not at %s: decorate it by "
+            "@offload(jobs=…), use `jobs.enqueue(function, …)`, or set %s",
+            location,
+            " or ".join(others),
+            ENVIRONMENT,
+        )
+    return jobs

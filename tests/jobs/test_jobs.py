@@ -497,6 +497,22 @@ class TestLife:
         assert ".offload/jobs.sqlite3" in repr(Jobs())
         assert default_jobs() is default_jobs()
 
+    def test_second_store_is_told(self, monkeypatch, tmp_path, caplog):
+        """A function enqueued without jobs of its own, beside a `Jobs` elsewhere, is a mistake."""
+        monkeypatch.delenv("OFFLOAD_JOBS", raising=False)
+        monkeypatch.chdir(tmp_path)
+        default_jobs.cache_clear()
+        mine = Jobs("sqlite:///mine.db")
+        made = default_jobs()
+        assert made.statistics().location != mine.statistics().location
+        assert "mine.db" in caplog.text
+        caplog.clear()
+        default_jobs.cache_clear()
+        monkeypatch.setenv("OFFLOAD_JOBS", "sqlite:///meant.db")
+        default_jobs()
+        assert caplog.text == ""
+        default_jobs.cache_clear()
+
     @pytest.mark.parametrize("url", ["mysql://user:secret@host/x", "jobs.db", "unix:///redis", ""])
     def test_wrong_url_is_refused(self, url, monkeypatch):
         """A URL that names no engine is refused, without showing its password."""

@@ -84,7 +84,7 @@ class AnyCoder(Coder):
 def _any_advice(kind: type) -> str:
     if kind is tuple:
         return "Without an annotation it would come back as a list: annotate it, or pass a list."
-    return "Annotate the parameter with this type, so that it can be rebuilt."
+    return "Annotate the parameter, or the result, with this type, so that it can be rebuilt."
 
 
 class _ItemsCoder(Coder):
