@@ -48,7 +48,12 @@ class Store(Protocol):
 
 
 class Proxy:
-    """Passes connections on to a server, as long as it is told to; on a thread of its own."""
+    """Passes connections on to a server, as long as it is told to; on a thread of its own.
+
+    Attributes:
+        port: where it listens.
+        accepted: how many connections there have been.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -57,6 +62,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
+        self.accepted = 0
         self._is_cut = False
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -70,6 +76,7 @@ class Proxy:
         self._server = await asyncio.start_server(self._serve, sock=self._listener)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         if self._is_cut:
             writer.transport.abort()
             return

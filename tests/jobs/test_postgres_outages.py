@@ -103,6 +103,18 @@ async def test_lost_connections_cost_one_failure(server, proxy):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_waiting_again_and_again_takes_one_connection(server, proxy):
+    """An idle worker program does not connect anew for each time that it waits."""
+    async with opened_by(proxy, server) as engine:
+        await engine.claim(wanted(), wait=0.01)
+        before = proxy.accepted
+        for _ in range(5):
+            assert await engine.claim(wanted(), wait=0.01) == ()
+        assert proxy.accepted == before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("fault", ["reset", "silence"])
 async def test_connection_that_dies_as_it_begins_to_listen(server, proxy, monkeypatch, fault):
     """Whoever waits for jobs is told in words of ours, within seconds, and can try again."""

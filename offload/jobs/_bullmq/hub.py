@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import asyncio
-
     from offload.jobs._bullmq.listener import Listener
     from offload.jobs._values import JobEvent
 
 __all__ = ["Hub"]
 
-_NO_QUEUES: frozenset[str] = frozenset()
+_NO_QUEUES: Final[frozenset[str]] = frozenset()
+# A worker program waits for jobs again and again: a connection for each time costs the server more
+# than one that rests in between.
+_REST_SECONDS: Final = 2.0
 
 
 class Hub(ABC):
     """Those who listen and those who wait for jobs, on one asyncio loop.
 
-    It reads what the server tells while there is anybody.
+    It reads what the server tells while there is anybody, and for a moment longer.
     """
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._claimers: set[tuple[frozenset[str], asyncio.Event]] = set()
+        self._resting: asyncio.TimerHandle | None = None
 
     @abstractmethod
     async def _start(self, queues: frozenset[str]) -> None:
@@ -69,9 +72,17 @@ class Hub(ABC):
         self._ring_all()
         self._listeners.clear()
         self._claimers.clear()
-        self._rest()
+        if self._resting is not None:
+            self._resting.cancel()
+        self._stop_resting()
 
     def _rest(self) -> None:
+        if self._resting is None and not self._listeners and not self._claimers:
+            loop = asyncio.get_running_loop()
+            self._resting = loop.call_later(_REST_SECONDS, self._stop_resting)
+
+    def _stop_resting(self) -> None:
+        self._resting = None
         if not self._listeners and not self._claimers:
             self._stop()
 
