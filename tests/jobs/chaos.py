@@ -298,6 +298,9 @@ async def _accepted(enqueue: Any, *arguments: Any) -> Job[Any]:
 async def _ended(job: Job[Any]) -> JobStatus:
     while True:
         try:
-            return await job.wait()
+            status = await job.status()
         except JobsUnavailableError:
-            await anyio.sleep(0.1)
+            continue
+        if status.state.is_over:
+            return status
+        await anyio.sleep(0.1)
