@@ -63,15 +63,17 @@ class Entry:
         job: its job, once it is enqueued.
         started_at: when it began, or its job was enqueued; None: it has not.
         is_cancelled: whether somebody has it stopped.
+        is_waiting: whether it waits for a run to end, of whatever process.
     """
 
-    __slots__ = ("_scope", "fire", "is_cancelled", "job", "started_at")
+    __slots__ = ("_scope", "fire", "is_cancelled", "is_waiting", "job", "started_at")
 
     def __init__(self, fire: Fire) -> None:
         self.fire: Final = fire
         self.job: Job[Any] | None = None
         self.started_at: datetime | None = None
         self.is_cancelled: bool = False
+        self.is_waiting: bool = False
         self._scope: anyio.CancelScope | None = None
 
     def cancel(self) -> None:

@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from offload._workers.logs import log_safely
 from offload.schedules._agenda import Agenda
+from offload.schedules._memory import policy_here
 from offload.schedules._records import FireReason, SkippedOverlap
 from offload.schedules._runs import Runs
 
@@ -188,7 +189,11 @@ class RunningScheduler:
         self._schedules[name] = schedule, store
         self.carry_out(
             self.agenda.add(
-                name, schedule.fire_times, schedule.policy, now=self.now(), snapshot=snapshot
+                name,
+                schedule.fire_times,
+                policy_here(schedule, store),
+                now=self.now(),
+                snapshot=snapshot,
             )
         )
         self.changed()
@@ -228,6 +233,8 @@ class RunningScheduler:
         self.carry_out(act(name, now=self.now()))
         runs = self._runs.get(name)
         if runs is not None:
+            if is_paused:
+                runs.cancel_waiting()
             runs.settle_waiters(lambda fire: self._is_known(name, fire))
         self.changed()
 

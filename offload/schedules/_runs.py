@@ -143,6 +143,12 @@ class Runs:
             if and_jobs or entry.job is None:
                 entry.cancel()
 
+    def cancel_waiting(self) -> None:
+        """Stop what waits here for a run of whatever process to end."""
+        for entry in list(self._entries.values()):
+            if entry.is_waiting:
+                entry.cancel()
+
     def adopt(self, fire: Fire, job: Job[Any]) -> None:
         """Follow a job that was enqueued before this scheduler began."""
         entry = self._entries[fire.id] = Entry(fire)
@@ -267,7 +273,7 @@ class Runs:
             case EventKind.FIRED_ELSEWHERE | EventKind.SKIPPED_OVERLAP:
                 self._tell(kind, fire.id, fire.fire_time, reason=fire.reason)
                 error = NotFiredError(
-                    f"{fire.id} did not run here: another process runs the schedule",
+                    f"{fire.id} did not run here: another process has it, or runs the schedule",
                     schedule=fire.schedule,
                 )
             case _:

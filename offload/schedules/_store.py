@@ -5,6 +5,7 @@
  schedule/spec/NAME      whether it is paused; all of a schedule that was made at run time
  schedule/fire/ID        who has taken a fire that runs in memory
  schedule/lease/NAME     who runs it in memory now
+ schedule/next/NAME      which fire waits for that run to end
  schedule/version        changes with each spec
 ```
 
@@ -48,6 +49,7 @@ _STATE: Final = "schedule/state/"
 _SPEC: Final = "schedule/spec/"
 _FIRE: Final = "schedule/fire/"
 _LEASE: Final = "schedule/lease/"
+_NEXT: Final = "schedule/next/"
 _VERSION: Final = "schedule/version"
 
 
@@ -261,6 +263,37 @@ class ScheduleStore:
         if value is not None:
             notes = await self._notes()
             await notes.swap([Swap(_LEASE + name, value, None)])
+
+    async def take_place(self, name: str, fire: str, *, replaces: bool) -> bool:
+        """Have a fire be the one that runs next; False: another one is, and is not replaced."""
+        value = f"{self.owner} {fire}"
+        notes = await self._notes()
+        before: str | None = None
+        while not (await notes.swap([Swap(_NEXT + name, before, value, LEASE_SECONDS)]))[0]:
+            if not replaces:
+                return False
+            (before,) = await notes.read([_NEXT + name])
+        return True
+
+    async def keep_place(self, name: str, fire: str) -> bool:
+        """Go on waiting; False: a later fire has the place, or it has lapsed."""
+        value = f"{self.owner} {fire}"
+        notes = await self._notes()
+        (text,) = await notes.read([_NEXT + name])
+        return (
+            text == value
+            and (await notes.swap([Swap(_NEXT + name, value, value, LEASE_SECONDS)]))[0]
+        )
+
+    async def leave_place(self, name: str, fire: str) -> None:
+        """Wait no longer."""
+        notes = await self._notes()
+        await notes.swap([Swap(_NEXT + name, f"{self.owner} {fire}", None)])
+
+    async def is_waited_for(self, name: str) -> bool:
+        """Return whether a fire waits for the run of a schedule to end."""
+        notes = await self._notes()
+        return (await notes.read([_NEXT + name]))[0] is not None
 
     async def extend(self) -> list[str]:
         """Go on holding what is held, in one round trip; return what is another's by now."""
