@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from offload._cli.loading import ApplicationError, import_module, load
 from offload._cli.program_log import set_up_logging
+from offload._pool.hold import Hold
+from offload.pool import Pool
 from offload.roles import Role
 from offload.roles._role import ENVIRONMENT, role_entered
 
@@ -18,8 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from offload.jobs import Jobs, WorkerProgram
+    from offload.schedules import Scheduler
 
 __all__ = ["add_arguments", "add_options", "positive", "run", "seconds", "work"]
+
+_logger = logging.getLogger("offload.roles")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--burst", action="store_true", help="end when there is nothing left to run"
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="MODULE[:SCHEDULER]",
+        help="fire these schedules, too: the roles worker and scheduler in one program",
     )
     parser.add_argument("--log-level", default="info", metavar="LEVEL", help="(info)")
     add_options(parser)
@@ -99,14 +112,26 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the worker program until it is told to stop."""
     try:
         set_up_logging(arguments.log_level)
+        role = Role.WORKER if arguments.scheduler is None else Role.WORKER | Role.SCHEDULER
         # For what is imported now, and for worker processes.
-        os.environ[ENVIRONMENT] = str(Role.WORKER)
+        os.environ[ENVIRONMENT] = str(role)
         sys.path.insert(0, os.path.abspath(arguments.app_dir or os.getcwd()))
         jobs = _jobs_of(arguments.modules)
+        scheduler = _scheduler_of(arguments)
     except (ApplicationError, ValueError, ModuleNotFoundError) as error:
         print(f"offload worker: {error}", file=sys.stderr)
         return 2
-    return work(jobs, arguments, command="offload worker")
+    return work(jobs, arguments, command="offload worker", scheduler=scheduler)
+
+
+def _scheduler_of(arguments: argparse.Namespace) -> Scheduler | None:
+    if arguments.scheduler is None:
+        return None
+    if arguments.burst:
+        raise ApplicationError("with --scheduler there is always something to come: no --burst")
+    from offload._cli.code_base import find_scheduler
+
+    return find_scheduler(arguments.scheduler)
 
 
 def work(
@@ -115,6 +140,7 @@ def work(
     *,
     command: str,
     ready: Callable[[], None] | None = None,
+    scheduler: Scheduler | None = None,
 ) -> int:
     """Run a worker program until SIGTERM or SIGINT.
 
@@ -123,6 +149,7 @@ def work(
         arguments: see `add_options`; and `drain`, perhaps `burst`.
         command: what errors are told of.
         ready: called when it has begun.
+        scheduler: what fires in this program, too; None: nothing does.
 
     Returns:
         The exit status.
@@ -135,8 +162,8 @@ def work(
         print(f"{command}: {error}", file=sys.stderr)
         return 2
     try:
-        with role_entered(Role.WORKER):
-            asyncio.run(_serve(jobs, program, arguments, ready))
+        with role_entered(Role.WORKER if scheduler is None else Role.WORKER | Role.SCHEDULER):
+            asyncio.run(_serve(jobs, program, arguments, ready, scheduler))
     except (OffloadError, ValueError, OSError) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
@@ -198,15 +225,18 @@ async def _serve(
     program: WorkerProgram,
     arguments: argparse.Namespace,
     ready: Callable[[], None] | None,
+    scheduler: Scheduler | None,
 ) -> None:
     from offload.jobs._worker.health import HealthFile, HealthServer
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, program.stop)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(program.stop))
+    firing = None if scheduler is None else _Firing(scheduler, program)
+
+    def stop() -> None:
+        program.stop()
+        if firing is not None:
+            firing.stop()
+
+    _on_signals(stop)
     watchers: list[Any] = []
     if arguments.health is not None:
         watchers.append(HealthServer(program, arguments.health, {"/metrics": _metrics}))
@@ -218,10 +248,73 @@ async def _serve(
         running = asyncio.create_task(program.run())
         # What it can run is settled in its first step; its engine may come later.
         await asyncio.sleep(0)
+        if firing is not None and not running.done():
+            firing.start()
         if ready is not None and not running.done():
             ready()
         await running
     finally:
+        if firing is not None:
+            await firing.aclose()
         for watcher in watchers:
             await watcher.aclose()
         await jobs.aclose()
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
+class _Firing:
+    """The schedules of a worker program, from its start to its end.
+
+    Args:
+        scheduler: what has them.
+        program: the worker; it ends where the scheduler cannot go on.
+    """
+
+    def __init__(self, scheduler: Scheduler, program: WorkerProgram) -> None:
+        self._scheduler = scheduler
+        self._program = program
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Begin to fire."""
+        _logger.info("scheduler: %d schedules", len(self._scheduler))
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        if self._is_stopping:
+            return
+        # The worker closes its pools when its jobs have ended; what was fired may run on still.
+        holds = [await Hold.take(pool) for pool in Pool.all()]
+        try:
+            await self._scheduler.run()
+        except Exception:
+            self._program.stop()
+            raise
+        finally:
+            for hold in holds:
+                await hold.release(partial(hold.of.aclose, drain=0.0))
+
+    def stop(self) -> None:
+        """Fire no more, and let what runs in memory end; the second time: stop that."""
+        if self._is_stopping and self._task is not None:
+            self._task.cancel()
+        self._is_stopping = True
+        self._scheduler.stop()
+
+    async def aclose(self) -> None:
+        """Wait for the end, which this brings about if nobody else has."""
+        if not self._is_stopping:
+            self.stop()
+        if self._task is not None:
+            # Cancelled by a second signal, if at all.
+            with suppress(asyncio.CancelledError):
+                await self._task
