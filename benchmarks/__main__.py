@@ -1,7 +1,7 @@
 """Runs and reports the benchmarks.
 
 python -m benchmarks run [SCENARIO …] [--contender NAME …] [--quick]
-python -m benchmarks report [FILE …] [--readme README.md]
+python -m benchmarks report [FILE …] [--readme README.md] [--ways docs/ways-to-run.md]
 python -m benchmarks compare BEFORE.json AFTER.json
 """
 
@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="also put the headline between the two marker comments of this file",
     )
+    reports.add_argument(
+        "--ways", type=Path, help="also put the figures of the ways to run work into this page"
+    )
     compares = commands.add_parser("compare", help="tell regressions from noise")
     compares.add_argument("before", type=Path)
     compares.add_argument("after", type=Path)
@@ -86,7 +89,9 @@ def main(argv: list[str] | None = None) -> int:
                 # Plots need matplotlib, which measuring does not.
                 from benchmarks.suite.report import report
 
-                for path in report(options.files, options.results, options.output, options.readme):
+                for path in report(
+                    options.files, options.results, options.output, options.readme, options.ways
+                ):
                     print(path)
             case _:
                 found = compare(read(options.before), read(options.after), options.at_least)

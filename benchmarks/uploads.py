@@ -36,7 +36,7 @@ _TIMEOUT_SECONDS = 10
 
 def skips(contender: Contender) -> str | None:
     """Refuse servers that have no such route."""
-    return "its server has no route for uploads" if contender.open is None else None
+    return "its server has no route for uploads" if contender.language == "node" else None
 
 
 def cells(_: Contender, settings: Settings) -> list[Parameters]:

@@ -28,6 +28,8 @@ NAMES = (
     "shared_resource",
     "jobs",
     "fast_beside_jobs",
+    "ways_to_run",
+    "scheduled_work",
 )
 # Where a scenario is not in the module of its name.
 _MODULES = {"payload": "payload_sizes"}

@@ -70,12 +70,14 @@ class Contender:
         label: for readers.
         family: which plots it is in.
         packages: those whose versions make a difference.
-        open: gives calls in this process; None: it is a server of another language, or a queue.
+        open: gives calls in this process; None: it is a server of another language, a
+            queue, or programs.
         language: of what it runs.
         has_processes: whether it runs functions in processes of their own, that can be killed.
         is_bounded: whether its queue has a limit, past which it refuses.
         takes_files: whether a worker can be given an open file.
         is_default: whether it takes part unless others are asked for.
+        only_in: the scenarios that it can take part in; none: all of them.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Contender:
     is_bounded: bool = False
     takes_files: bool = False
     is_default: bool = True
+    only_in: tuple[str, ...] = ()
 
     @property
     def is_ours(self) -> bool:
@@ -320,6 +323,8 @@ def _queue(
 
 
 OURS = "offload-forkserver"
+# The scenarios about programs, and not about calls in one of them.
+WAYS: tuple[str, ...] = ("scheduled_work", "ways_to_run")
 CONTENDERS: dict[str, Contender] = {
     each.name: each
     for each in (
@@ -445,6 +450,22 @@ CONTENDERS: dict[str, Contender] = {
             family="node",
             language="node",
             has_processes=False,
+        ),
+        Contender(
+            name="offload-jobs",
+            label="offload, jobs in a worker program",
+            family="offload",
+            packages=("offload",),
+            is_default=False,
+            only_in=WAYS,
+        ),
+        Contender(
+            name="node-cron",
+            label="node-cron, background task",
+            family="node",
+            language="node",
+            is_default=False,
+            only_in=WAYS,
         ),
         Contender(
             name="prototype",

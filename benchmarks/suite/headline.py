@@ -56,17 +56,17 @@ Eight clients keep two workers busy with 200 ms computations, `/fast` is asked 2
 [All contenders, scenarios and losses]({folder}/README.md)."""
 
 
-def insert(path: Path, told: str) -> None:
-    """Put text between the marker comments of a file.
+def insert(path: Path, told: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put text between two marker comments of a file.
 
     Raises:
         ResultsError: it has not both of them.
     """
     before = path.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(before):
         raise ResultsError(
-            f"{path} needs these two lines, where the headline is to be:\n{BEGIN}\n{END}"
+            f"{path} needs these two lines, where the figures are to be:\n{begin}\n{end}"
         )
-    block = f"{BEGIN}\n\n{told}\n\n{END}"
+    block = f"{begin}\n\n{told}\n\n{end}"
     path.write_text(pattern.sub(lambda _: block, before, count=1), encoding="utf-8")

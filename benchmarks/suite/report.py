@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.suite import catalogue, claims, headline, picture, plots
+from benchmarks.suite import catalogue, claims, headline, picture, plots, ways
 from benchmarks.suite.losses import WORTH_TELLING, losses_text
 from benchmarks.suite.results import ResultsError, describe, read
 from benchmarks.suite.tables import table
@@ -23,7 +23,11 @@ _RENDERED = "<!-- Rendered by `python -m benchmarks report` from the raw results
 
 
 def report(
-    files: Sequence[Path], folder: Path, output: Path, readme: Path | None = None
+    files: Sequence[Path],
+    folder: Path,
+    output: Path,
+    readme: Path | None = None,
+    ways_page: Path | None = None,
 ) -> list[Path]:
     """Render raw results.
 
@@ -32,6 +36,7 @@ def report(
         folder: of the raw results.
         output: where the index (README.md) and the folders of pages and plots are written.
         readme: a file with the two marker comments, between which the headline is put.
+        ways_page: likewise, for the figures of the ways to run work.
 
     Returns:
         what was written.
@@ -69,6 +74,10 @@ def report(
             raise ResultsError(f"there are no raw results of {headline.SCENARIO} for {readme}")
         headline.insert(readme, headline.text(first, output.name))
         written.append(readme)
+    if ways_page is not None:
+        told = ways.text({each.scenario: each for each in found})
+        headline.insert(ways_page, told, ways.BEGIN, ways.END)
+        written.append(ways_page)
     return written
 
 

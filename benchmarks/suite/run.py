@@ -158,6 +158,10 @@ def no_part(scenario: Scenario, contender: Contender) -> str | None:
     """Return why a contender has no part in a scenario; None if it has."""
     if contender.family == "queue" and contender.name not in scenario.only:
         return "it is a queue of jobs: no calls"
+    if contender.only_in and scenario.name not in contender.only_in:
+        return f"it is only in {', '.join(contender.only_in)}"
+    if scenario.only and contender.name not in scenario.only:
+        return f"{scenario.name} compares {', '.join(scenario.only)}"
     return scenario.skips(contender)
 
 

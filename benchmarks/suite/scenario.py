@@ -321,9 +321,7 @@ class Scenario:
 
 def in_process(contender: Contender) -> str | None:
     """Return why a contender cannot be called from Python; None if it can."""
-    return (
-        "a server of another language: no call in this process" if contender.open is None else None
-    )
+    return "it is no call in this process" if contender.open is None else None
 
 
 def without_workers(contender: Contender) -> str | None:

@@ -54,8 +54,12 @@ class Server:
 
     def ask(self, path: str, *, timeout: float = 60.0) -> Any:
         """Return the answer to a request, as JSON tells it."""
+        return json.loads(self.ask_text(path, timeout=timeout))
+
+    def ask_text(self, path: str, *, timeout: float = 60.0) -> str:
+        """Return the answer to a request, as text."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=timeout) as got:
-            return json.loads(got.read())
+            return str(got.read().decode())
 
     def lags(self) -> list[float]:
         """Return by how many ms its event loop was late since this was last asked."""
