@@ -136,7 +136,8 @@ class InMemory:
         self._reporter.note_start(entry, EventKind.STARTED)
         self._running.add(entry)
         if self._store is not None and self._schedule.policy.overlap is Overlap.CANCEL_RUNNING:
-            self._host.follow(lambda: self._give_way(entry))
+            # Not what ends with the scheduler: a run that drains has to give way as well.
+            self._host.start(lambda: self._give_way(entry))
         try:
             with entry.entered():
                 try:

@@ -213,3 +213,35 @@ async def test_of_jobs_one_is_cancelled_for_the_next(clock, url):
         await fleet.come({"01": "waiting"})
         await fleet.come({"01": "cancelled", "02": "waiting"})
         await fleet.come({"01": "cancelled", "02": "cancelled", "03": "waiting"})
+
+
+async def test_a_fire_that_gets_its_turn_at_the_end_runs(clock, url):
+    """While a scheduler drains, a fire that has waited may run, and nothing is left behind."""
+    async with Jobs(url) as jobs:
+        watched = Watched()
+        watched.let.set()
+        leaving = anyio.Event()
+        scheduler = clock.scheduler(jobs, drain=PATIENCE)
+        made = Schedule(MINUTE, watched.function, name="a", overlap="cancel_running")
+        scheduler.add(made)
+        scheduler.observe(watched.note)
+        notes = (await jobs.engine()).notes
+        # The run of another process, which ends while this one drains.
+        assert (await notes.swap([Swap("schedule/lease/a", None, "another", 3600.0)]))[0]
+        async with anyio.create_task_group() as group, scheduler:
+            await ready(scheduler)
+            clock.move(60)
+            store = scheduler.levers.store_of(made)
+            await eventually(lambda: store.is_waited_for("a"))
+            group.start_soon(end_the_other, leaving, notes)
+            # From here to where it fires no more there is no await.
+            leaving.set()
+
+    assert watched.ended == ["01"]
+    assert watched.told["01", "finished"] == 1
+
+
+async def end_the_other(leaving, notes):
+    """End the run of another process once a scheduler drains."""
+    await leaving.wait()
+    assert (await notes.swap([Swap("schedule/lease/a", "another", None)]))[0]
