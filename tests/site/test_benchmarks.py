@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from benchmarks import jobs
 from benchmarks.overload import right_share
 from benchmarks.queues.marks import Mark
-from benchmarks.suite import catalogue, machine, results, run
+from benchmarks.suite import catalogue, machine, results, run, ways
 from benchmarks.suite.claims import verdict as verdict_on
 from benchmarks.suite.compare import compare
 from benchmarks.suite.contenders import CONTENDERS, OURS, Contender
@@ -100,7 +101,51 @@ def made(folder, name="before", *, medians=(1.0, 1.0), seed=1, repetitions=5, le
     return path
 
 
+def made_of_ways(folder, scenario):
+    """Make a file of raw results of a scenario about ways: ours has all, jobs have one cell."""
+    path = made(folder, repetitions=1)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    names = {OURS: "offload", "offload-jobs": "jobs"}
+    rows = [
+        {
+            "contender": name,
+            "repetition": 0,
+            **Measured(
+                {"load": load, "workers": 2},
+                values={"fast_p99_ratio": 1.5, "work_per_second": 9.0, "web_threads": 3.0},
+                samples={"fast_ms": [milliseconds] * 200},
+            ).to_json(),
+        }
+        for name, loads in ((OURS, ("idle", "a fire each second")), ("offload-jobs", ("idle",)))
+        for load, milliseconds in zip(loads, (2.0, 3.0), strict=False)
+    ]
+    contenders = [
+        {"name": name, "label": label, "family": "offload", "versions": {}}
+        for name, label in names.items()
+    ]
+    document |= {"scenario": scenario, "rows": rows, "contenders": contenders}
+    path = folder / f"{scenario}-made.json"
+    results.write(path, document)
+    return path
+
+
 class TestCommand:
+    def test_scheduled_work_is_measured_in_turns(self, tmp_path):
+        """A web server and a worker program run, fires end, both kinds of turn have requests."""
+        ran = command(
+            *("run", "scheduled_work", "--quick", "--results", tmp_path),
+            *("--contender", "offload-jobs", "--contender", "inline"),
+        )
+
+        assert ran.returncode == 0, ran.stderr
+        found = results.read(Path(ran.stdout.strip()))
+        assert found.document["failures"] == []
+        assert "compares" in found.document["absent"][0]["reason"]
+        idle, fires = found.document["rows"]
+        assert len(idle["samples"]["fast_ms"]) > 300
+        assert len(fires["samples"]["fast_ms"]) > 300
+        assert fires["values"]["worker_processes"] >= 2
+
     def test_quick_run_measures_and_reports_every_cell(self, tmp_path):
         """Servers, load, raw results, tables and plots work; who is missing is told."""
         # Node is not on this path, whatever the machine has.
@@ -405,6 +450,23 @@ class TestReport:
         for name in (OURS, "executor-fork"):
             label = results.read(path).label(name)
             assert f"<!-- {label} -->".encode() in drawn[0]["headline-light.svg"]
+
+    def test_page_of_the_ways_has_figures_of_each_way(self, tmp_path):
+        """Every figure comes from the results; a way that was not measured somewhere has a dash."""
+        page = tmp_path / "ways.md"
+        page.write_text(f"above\n{ways.BEGIN}\n{ways.END}\nbelow\n", encoding="utf-8")
+        files = [made_of_ways(tmp_path, name) for name in ways.NAMES]
+
+        report(files, tmp_path, tmp_path, ways_page=page)
+
+        lines = page.read_text(encoding="utf-8").splitlines()
+        rows = [line for line in lines if line.startswith("| on the pool |")]
+        assert len(rows) == 5
+        # Of `/fast` p99: 2 ms idle, 3 ms beside fires.
+        assert rows[4].startswith("| on the pool | 2.00 | 3.00 | 1.50 [1.50, 1.50] |")
+        assert any(re.match(r"\| as jobs \| \W \|", line) for line in lines)
+        with pytest.raises(results.ResultsError, match="no raw results of scheduled_work"):
+            report(files[:1], tmp_path, tmp_path, ways_page=page)
 
     def test_file_without_markers_is_refused(self, tmp_path):
         """Where the headline is to be is for the author to say."""
