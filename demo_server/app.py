@@ -22,6 +22,7 @@ from demo_server.heavy_jobs import HeavyJobs
 from demo_server.page import Page
 from demo_server.settings import Settings
 from demo_server.uploads import read_upload
+from demo_server.visitors import Visitors
 from offload import Pool
 from offload.dashboard import Dashboard
 from offload.metrics import metrics_app
@@ -78,7 +79,7 @@ class Demo:
     def __init__(self, settings: Settings, pool: Pool) -> None:
         self._settings = settings
         self._pool = pool
-        self.jobs = HeavyJobs(settings.jobs, settings.workers, self._n)
+        self.jobs = HeavyJobs(settings, self._n)
 
     def routes(self) -> list[BaseRoute]:
         """Return a route for each endpoint."""
@@ -90,6 +91,7 @@ class Demo:
             Route("/heavy/thread", self.heavy_thread),
             *self.jobs.routes(),
             Route("/burst", self.burst, methods=["POST"]),
+            Route("/alone", self.alone),
             Route("/thumbnail", self.thumbnail, methods=["POST"]),
             Route("/csv", self.csv, methods=["POST"]),
             Route("/health", self.health),
@@ -131,6 +133,12 @@ class Demo:
             raise HTTPException(403, "A page of another site may not ask for that.")
         count = _whole_number(request, "count", default=8, least=1, greatest=self._most_at_once())
         return Burst(count, partial(_WAYS[way], self._n(request)))
+
+    async def alone(self, request: Request) -> Response:
+        """Tell a page whether it may play a round by itself: nobody else would be disturbed."""
+        now = self._pool.statistics()
+        is_alone = request.scope["demo_visitors"].is_alone(request.scope)
+        return JSONResponse({"alone": is_alone and not now.busy and not now.queued})
 
     async def thumbnail(self, request: Request) -> Response:
         """Shrink the posted image in a worker process."""
@@ -271,6 +279,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         max_queued=settings.max_queued,
         queue_timeout=settings.queue_timeout,
         timeout=settings.timeout,
+        os_priority=settings.os_priority,
         preload=("demo_server.work",),
     )
     demo = Demo(settings, pool)
@@ -289,6 +298,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             # Outermost, so that everything below it is named.
             *([Middleware(Watchdog)] if settings.watchdog else []),
             Middleware(CancelOnDisconnect),
+            Middleware(Visitors),
         ],
         exception_handlers={
             **exception_handlers,

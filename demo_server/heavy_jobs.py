@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from demo_server.settings import Settings
     from offload.jobs import JobStatus
 
 __all__ = ["HeavyJobs"]
@@ -31,13 +32,12 @@ class HeavyJobs:
     """Endpoints of jobs.
 
     Args:
-        url: where they are; None: in a file that lives as long as the server.
-        slots: attempts at once; None: as the CPUs allow.
+        settings: where they are, and how they are run.
         n_of: reads `n` from a request.
     """
 
-    def __init__(self, url: str | None, slots: int | None, n_of: Callable[[Request], int]) -> None:
-        self.keeper = Keeper(url, slots)
+    def __init__(self, settings: Settings, n_of: Callable[[Request], int]) -> None:
+        self.keeper = Keeper(settings.jobs, settings.workers, settings.os_priority)
         self.jobs = Jobs(self.keeper.url, max_queued=10_000, keep=3600.0, max_crashes=5)
         self._n_of = n_of
 

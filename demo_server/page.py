@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import mimetypes
+from importlib.metadata import PackageNotFoundError, metadata
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+
+from demo_server.uploads import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +55,9 @@ class Page:
         # Read once: the event loop opens no file.
         self._files = {each.name: each.read_bytes() for each in static.iterdir() if each.is_file()}
         self._page = self._files.pop("index.html").decode()
-        for name in ("max_n", "max_queued", "max_size"):
+        self._page = self._page.replace("{documentation}", _documentation())
+        self._page = self._page.replace("{max_body}", size_text(settings.max_body_bytes))
+        for name in ("max_n", "max_queued", "max_size", "os_priority"):
             self._page = self._page.replace(f"{{{name}}}", str(getattr(settings, name)))
 
     def routes(self) -> list[Route]:
@@ -77,6 +82,19 @@ class Page:
         kinds = {".js": "text/javascript", ".css": "text/css"}
         kind = kinds.get(name[name.rfind(".") :]) or mimetypes.guess_type(name)[0]
         return Response(self._files[name], media_type=kind, headers=_HEADERS)
+
+
+def _documentation() -> str:
+    """Return what leads to the documentation: a link, once the project has an address."""
+    try:
+        known = metadata("offload").get_all("Project-URL") or []
+    except PackageNotFoundError:  # a copy of the source that was never installed
+        known = []
+    for each in known:
+        name, _, url = each.partition(",")
+        if name.strip() == "Documentation":
+            return f'<a href="{html.escape(url.strip())}">Documentation</a>'
+    return "<span>Documentation: <code>docs/</code> of the repository</span>"
 
 
 def _link(method: str, path: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["PREFIX", "Settings", "SettingsError"]
+__all__ = ["PREFIX", "OsPriority", "Settings", "SettingsError"]
 
 PREFIX = "DEMO_"
+OsPriority = Literal["idle", "low", "normal"]
 
 
 class SettingsError(ValueError):
@@ -38,6 +39,14 @@ def _switch(text: str) -> bool:
     if text.lower() not in switches:
         raise ValueError("neither on nor off")
     return switches[text.lower()]
+
+
+def _priority(text: str) -> OsPriority:
+    known: tuple[OsPriority, ...] = ("idle", "low", "normal")
+    for each in known:
+        if text == each:
+            return each
+    raise ValueError("must be idle, low or normal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,9 @@ class Settings:
     watchdog: bool = _setting(default=True, rule=_Rule(_switch, "name what holds the event loop"))
     workers: int | None = _setting(
         None, _Rule(_integer, "worker processes; unset: as the CPUs allow", least=1, greatest=256)
+    )
+    os_priority: Literal["idle", "low", "normal"] = _setting(
+        "idle", _Rule(_priority, "of workers: idle, low, or normal, beside busy programs")
     )
     jobs: str | None = _setting(
         None, _Rule(str, "where jobs are, as redis://localhost; unset: a file of its own")

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from offload.starlette import SharedFile
 
-__all__ = ["Upload", "read_upload"]
+__all__ = ["Upload", "read_upload", "size_text"]
 
 _FORM = "multipart/form-data"
 # Between two parts of what a client sends.
+_KIB = 1024
 _STALL_SECONDS = 20.0
 
 
@@ -91,7 +92,7 @@ def _limit(request: Request, max_bytes: int) -> Request:
     # before the next request, whatever its size (RFC 9110, section 15.5.14).
     too_large = HTTPException(
         413,
-        f"The body is larger than the {max_bytes} bytes that are taken.",
+        f"The body is larger than the {size_text(max_bytes)} that are taken.",
         headers={"Connection": "close"},
     )
     declared = request.headers.get("content-length", "")
@@ -113,6 +114,15 @@ def _limit(request: Request, max_bytes: int) -> Request:
         return message
 
     return Request(request.scope, receive)
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes in the largest unit in which it is a whole number."""
+    units = ["bytes", "KiB", "MiB", "GiB"]
+    while count and not count % _KIB and len(units) > 1:
+        count //= _KIB
+        del units[0]
+    return f"{count} {units[0]}"
 
 
 def _content_type(header: str) -> tuple[str, str | None]:

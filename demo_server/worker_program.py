@@ -22,7 +22,7 @@ import threading
 import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from anyio.abc import Process
+
+    from demo_server.settings import OsPriority
 
 __all__ = ["LEASE_SECONDS", "Keeper", "main"]
 
@@ -39,6 +41,8 @@ _DRAIN_SECONDS = 1.0
 # Between the end of one program and the start of the next, as `RestartSec` of systemd.
 _RESTART_SECONDS = 0.5
 _PATIENCE_SECONDS = 5.0
+# Of the worker program, which needs one with another OS priority than the usual.
+_POOL = "jobs"
 
 
 class Keeper:
@@ -47,12 +51,14 @@ class Keeper:
     Args:
         url: where the jobs are; None: in a file of its own, which is removed at the end.
         slots: attempts at once; None: as the CPUs allow.
+        os_priority: of the processes that run them.
     """
 
-    def __init__(self, url: str | None, slots: int | None) -> None:
+    def __init__(self, url: str | None, slots: int | None, os_priority: str) -> None:
         self._folder = None if url else tempfile.mkdtemp(prefix="offload-demo-")
         self.url = url or f"sqlite:///{self._folder}/jobs.sqlite3?synchronous=normal"
         self._slots = slots
+        self._os_priority = os_priority
         self._process: Process | None = None
         self._started = 0
 
@@ -110,10 +116,10 @@ class Keeper:
         return os.environ | {"OFFLOAD_JOBS": self.url, "PYTHONPATH": path}
 
     def _command(self) -> list[str]:
-        slots = () if self._slots is None else ("--concurrency", str(self._slots))
         return [
-            *(sys.executable, "-m", __name__, self._folder or ""),
-            *(f"{__package__}.work", "--pool", "default", *slots),
+            *(sys.executable, "-m", __name__),
+            *(self._folder or "", str(self._slots or ""), self._os_priority),
+            *(f"{__package__}.work", "--pool", _POOL),
             *("--lease", str(LEASE_SECONDS), "--drain", str(_DRAIN_SECONDS)),
             *("--log-level", "error"),
         ]
@@ -135,17 +141,24 @@ def main(arguments: Sequence[str]) -> int:
     """Be the worker program until the server's end of standard input closes.
 
     Args:
-        arguments: the folder to remove when the server is gone, or nothing; then those of
-            `offload worker`.
+        arguments: the folder to remove when the server is gone, or nothing; how many attempts run
+            at once, or nothing; the OS priority of workers; then those of `offload worker`.
     """
+    from offload import Pool
     from offload._cli import main as offload
 
+    folder, slots, os_priority, *rest = arguments
+    Pool(
+        _POOL,
+        max_workers=int(slots) if slots else None,
+        os_priority=cast("OsPriority", os_priority),
+    )
     threading.Thread(target=_end_with_server, daemon=True).start()
     try:
-        return offload(["worker", *arguments[1:]])
+        return offload(["worker", *rest])
     finally:
-        if arguments[0] and _is_server_gone.is_set():
-            shutil.rmtree(arguments[0], ignore_errors=True)
+        if folder and _is_server_gone.is_set():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _is_server_gone = threading.Event()

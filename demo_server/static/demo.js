@@ -2,14 +2,19 @@
 
 import { Chart, INTERVAL } from "./chart.js";
 import { runJobs, watchProgram } from "./jobs.js";
+import { compare, playByItself } from "./round.js";
 import { duration, find, reason, sleep, text, whole } from "./text.js";
 import { sample, send } from "./upload.js";
 
 const POLL = 500;
+// Offloaded work gives way to everything else on the machine, if need be for ever.
+const LONGEST_BY_ITSELF = 20_000;
 const NAMES = { inline: "Inline", thread: "In a thread", offloaded: "Offloaded", job: "As a job" };
 // More jobs at once than one wants to wait for: a store takes any number.
 const MOST_JOBS = 64;
 const settings = document.documentElement.dataset;
+// By which the server tells whether this page is its only visitor.
+const HEADERS = { "X-Demo-Page": Math.random().toString(36).slice(2) };
 const chart = new Chart(find("chart"));
 const quantile = (sorted, fraction) =>
   sorted.length ? sorted[Math.min(Math.floor(sorted.length * fraction), sorted.length - 1)] : undefined;
@@ -35,7 +40,7 @@ async function probe() {
     await sleep(next - performance.now());
     chart.pendingSince = next;
     try {
-      const response = await fetch("fast", { cache: "no-store" });
+      const response = await fetch("fast", { cache: "no-store", headers: HEADERS });
       await response.text();
       online(response.ok);
     } catch {
@@ -54,6 +59,8 @@ async function probe() {
   }
 }
 
+const isOffline = () => document.body.classList.contains("offline");
+
 function online(is) {
   document.body.classList.toggle("offline", !is);
   if (!is) text("now", "no answer");
@@ -67,7 +74,7 @@ function showChart() {
   const recent = chart.since(performance.now() - 10_000);
   const waited = chart.pendingSince === undefined ? 0 : performance.now() - chart.pendingSince;
   const last = chart.points.at(-1);
-  if (last && !document.body.classList.contains("offline")) {
+  if (last && !isOffline()) {
     text("now", duration(Math.max(last.took, waited)));
   }
   text("median", duration(quantile(recent, 0.5)));
@@ -86,25 +93,31 @@ function describeChart() {
 
 let running;
 
-async function fire(way) {
-  if (running || document.body.classList.contains("offline")) return;
-  const asked = Number(find("count").value);
+// Runs heavy requests in one way; returns the run, or nothing if it was not done.
+async function fire(way, { count: asked = Number(find("count").value), n = find("n").value, byItself = false } = {}) {
+  if (running || isOffline()) return undefined;
   const count = way === "job" ? Math.min(asked, MOST_JOBS) : asked;
-  const run = { way, count, ran: [], done: 0, refused: 0, failed: 0, stop: new AbortController() };
+  const run = { way, count, byItself, ran: [], done: 0, refused: 0, failed: 0, stop: new AbortController() };
   running = run;
   const span = { way, from: performance.now(), to: undefined };
   run.span = span;
   chart.spans.push(span);
+  if (byItself) {
+    setTimeout(() => {
+      run.isCut = running === run;
+      run.stop.abort();
+    }, LONGEST_BY_ITSELF);
+  }
   showButtons();
   text("status", `${NAMES[way]}: ${requests(count)} under way.`);
   let stopped = false;
   try {
     if (way === "job") {
-      await runJobs(run, find("n").value);
+      await runJobs(run, n);
       stopped = run.stop.signal.aborted;
     } else {
-      const question = new URLSearchParams({ way, count, n: find("n").value });
-      const response = await fetch(`burst?${question}`, { method: "POST", signal: run.stop.signal });
+      const question = new URLSearchParams({ way, count, n });
+      const response = await fetch(`burst?${question}`, { method: "POST", headers: HEADERS, signal: run.stop.signal });
       if (!response.ok) throw new Error((await response.json()).detail);
       for await (const line of lines(response)) take(run, line);
     }
@@ -127,6 +140,7 @@ async function fire(way) {
   if (stopped) await showStop(run, span.to);
   running = undefined;
   showButtons();
+  return (stopped && !run.isCut) || run.broken !== undefined ? undefined : run;
 }
 
 const requests = (count) => (count === 1 ? "1 request" : `${whole.format(count)} requests`);
@@ -160,6 +174,7 @@ function showRun(run, span) {
   const row = document.querySelector(`#results tr[data-way="${run.way}"]`);
   const median = quantile(meanwhile, 0.5);
   const worst = meanwhile.at(-1);
+  run.worst = worst;
   const ran = quantile(run.ran.sort((a, b) => a - b), 0.5);
   const took = (span.to ?? performance.now()) - span.from;
   const cells = [
@@ -212,12 +227,21 @@ async function showStop(run, from) {
 }
 
 function showButtons() {
-  for (const button of document.querySelectorAll("button[data-way]")) {
-    // Not `disabled`, which would take the focus away from under the user's fingers.
-    const isGone = document.body.classList.contains("offline");
-    button.setAttribute("aria-disabled", String(Boolean(running) || isGone));
+  // Not `disabled`, which would take the focus away from under the user's fingers.
+  const isGone = isOffline();
+  for (const button of document.querySelectorAll("button[data-way], #compare")) {
+    button.setAttribute("aria-disabled", String(Boolean(running && !running.byItself) || isGone));
   }
+  for (const button of document.querySelectorAll("#upload button")) button.setAttribute("aria-disabled", String(isGone));
+  // When it is back, the worker program is asked for.
+  if (isGone) find("kill").setAttribute("aria-disabled", "true");
   find("stop").setAttribute("aria-disabled", String(!running));
+}
+
+// Whoever presses a button does not wait for what plays by itself: the touch has ended it.
+async function afterRound(act) {
+  while (running?.byItself) await sleep(20);
+  act();
 }
 
 // --- the pool ---
@@ -248,6 +272,13 @@ async function poll() {
 }
 
 function showPool(pool) {
+  // Nothing fails then: calls only take for ever, and one would think that it is the library.
+  const remedy = settings.osPriority === "normal" ? "Fewer workers (DEMO_WORKERS) would leave more to each."
+    : "DEMO_OS_PRIORITY=normal would have workers share the CPUs.";
+  text("starved", pool.starved_workers
+    ? "The machine starves the workers: other programs keep its CPUs busy, and go first. Heavy requests " +
+      `take long now. ${remedy}`
+    : "");
   const most = Number(settings.maxQueued);
   text("queued", whole.format(pool.queued));
   find("queue").value = most ? pool.queued / most : 0;
@@ -301,16 +332,31 @@ for (const [name] of COUNTERS) {
   find("counters").append(group);
 }
 for (const button of document.querySelectorAll("button[data-way]")) {
-  button.addEventListener("click", () => fire(button.dataset.way));
+  button.addEventListener("click", () => afterRound(() => fire(button.dataset.way)));
 }
+find("compare").addEventListener("click", () => afterRound(() => compare(fire)));
 find("stop").addEventListener("click", () => running?.stop.abort());
 find("upload").addEventListener("submit", (event) => {
   event.preventDefault();
-  send(find("file").files[0]);
+  if (!isOffline()) send(find("file").files[0]);
 });
-find("sample").addEventListener("click", () => send(sample()));
+find("sample").addEventListener("click", () => {
+  if (!isOffline()) send(sample());
+});
 setInterval(showChart, 100);
 setInterval(describeChart, 2000);
 probe();
 poll();
 watchProgram(visible);
+playByItself({
+  fire,
+  stop: () => running?.stop.abort(),
+  isIdle: () => !running && !isOffline(),
+  ask: async () => {
+    try {
+      return (await (await fetch("alone", { cache: "no-store", headers: HEADERS })).json()).alone;
+    } catch {
+      return false;
+    }
+  },
+});

@@ -1,5 +1,6 @@
 """What the demo page asks its server for, without a browser."""
 
+import contextlib
 import errno
 import json
 import signal
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from demo_server.uploads import read_upload
+from demo_server.visitors import Visitors
 from tests.site.test_demo_server import PATIENCE, started
 
 MAX_QUEUED = 3
@@ -84,6 +86,70 @@ def test_a_burst_ends_with_its_client(http):
     assert now["cancelled"] == before["cancelled"] + 5
 
 
+class TestVisitors:
+    """Who may have a round play by itself."""
+
+    @pytest.fixture
+    def visits(self):
+        """Return a way to visit a path as a page, and to move the clock."""
+        self.now = 0.0
+
+        async def app(scope, receive, send):
+            """Do nothing."""
+
+        visitors = Visitors(app, lambda: self.now)
+
+        def visit(path, page=""):
+            headers = [(b"host", b"demo"), *([(b"x-demo-page", page.encode())] if page else [])]
+            scope = {"type": "http", "path": path, "headers": headers}
+            with contextlib.suppress(StopIteration):
+                visitors(scope, None, None).send(None)
+            return visitors.is_alone(scope)
+
+        return visit
+
+    def test_only_page_is_alone(self, visits):
+        """The one that asks, as long as nobody else does; one that was never heard of is not."""
+        assert not visits("/alone", "a")
+        assert visits("/fast", "a")
+        assert visits("/alone", "a")
+
+    @pytest.mark.parametrize("path", ["/fast", "/heavy?n=1", "/heavy/inline", "/burst", "/csv"])
+    @pytest.mark.parametrize("other", ["", "b"])
+    def test_other_page_or_program_is_company(self, visits, path, other):
+        """Until it has not been heard of for some seconds."""
+        assert visits("/fast", "a")
+        visits(path, other)
+        assert not visits("/fast", "a")
+        self.now = 10.0
+        assert visits("/fast", "a")
+
+    @pytest.mark.parametrize("path", ["/", "/static/demo.js", "/metrics", "/health", "/dashboard/"])
+    def test_who_looks_after_the_server_is_none(self, visits, path):
+        """Probes and scrapers want no work of it."""
+        assert visits("/fast", "a")
+        visits(path)
+        assert visits("/fast", "a")
+
+    def test_many_names_take_no_memory(self, visits):
+        """A client that takes a new name each time is forgotten."""
+        for number in range(10_000):
+            visits("/fast", f"{number}" * 100)
+        self.now = 10.0
+        assert visits("/fast", "a")
+        assert not visits("/alone", "0" * 32)
+
+
+def test_units_are_those_that_people_read(http):
+    """Limits are told in MiB, on the page and in refusals."""
+    assert "Up to 16 MiB." in http.get("/").text
+    form = {"file": ("a.csv", b"a\n" * 9_000_000, "text/csv")}
+    answer = http.post("/csv", files=form)
+
+    assert answer.status_code == 413
+    assert "larger than the 16 MiB that are taken" in answer.json()["detail"]
+
+
 def test_the_page_is_guarded(http):
     """No inline code, nothing from another host, no frame."""
     answer = http.get("/")
@@ -92,7 +158,7 @@ def test_the_page_is_guarded(http):
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     # What it refers to is there.
-    for name in ("demo.css", "demo.js", "chart.js", "text.js", "upload.js"):
+    for name in ("demo.css", "demo.js", "chart.js", "round.js", "text.js", "upload.js"):
         assert http.get(f"/static/{name}").headers["x-content-type-options"] == "nosniff"
     assert http.get("/static/index.html").status_code == 404
     assert "{" not in answer.text.partition("<main>")[2]

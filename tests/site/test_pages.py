@@ -19,7 +19,14 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from tests.site.test_demo_server import encoded, started
 
@@ -59,8 +66,11 @@ def browser() -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def opened(browser: Browser, url: str) -> Iterator[Page]:
-    """Open a page, and fail if it does what its policy forbids, or breaks."""
+def opened(browser: Browser, url: str, *, moves: bool = False) -> Iterator[Page]:
+    """Open a page, and fail if it does what its policy forbids, or breaks.
+
+    Nothing of it plays by itself unless it `moves`.
+    """
     complaints = []
 
     def note(message: ConsoleMessage) -> None:
@@ -68,7 +78,7 @@ def opened(browser: Browser, url: str) -> Iterator[Page]:
         if message.type == "error" and "Failed to load resource" not in message.text:
             complaints.append(message.text)
 
-    page = browser.new_page(viewport=WIDE)
+    page = browser.new_page(viewport=WIDE, reduced_motion="no-preference" if moves else "reduce")
     page.set_default_timeout(PATIENCE * 1000)
     page.on("console", note)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -147,7 +157,68 @@ class TestDemoPage:
             expect(page.locator("#median")).to_contain_text("ms")
             expect(page.locator("#workers tr").first).to_be_visible()
             check_looks(page, ("ink", "soft", "accent", "inline", "thread", "offloaded", "job"))
+            for size in (WIDE, NARROW):
+                page.set_viewport_size(size)
+                for scheme in ("light", "dark"):
+                    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                    check_axe(page)
+
+    def test_an_untouched_page_plays_one_round(self, browser):
+        """Whoever only looks sees what it is about: inline, then offloaded, both compared."""
+        with started() as server, opened(browser, server.url, moves=True) as page:
+            status = page.locator("#status")
+            expect(status).to_have_attribute("data-round", "soon")
+            expect(status).to_contain_text("unless you touch something")
+            expect(status).to_have_attribute("data-round", "plays")
             check_axe(page)
+            expect(status).to_have_attribute("data-round", "played", timeout=2 * PATIENCE * 1000)
+            told = status.inner_text()
+            worst = {
+                way: float(page.locator(f"#results tr[data-way={way}]").get_attribute("data-worst"))
+                for way in ("inline", "offloaded")
+            }
+            server.end(signal.SIGTERM)
+
+        assert told.startswith("The same work twice. Inline, an answer of /fast took up to ")
+        assert worst["offloaded"] < worst["inline"], worst
+
+    def test_a_round_gives_way_to_whoever_is_there(self, browser):
+        """Nothing plays for who touches something, wants no motion, or beside a second visitor."""
+        with started() as server:
+            with opened(browser, server.url, moves=True) as page:
+                page.locator("#count").focus()
+                page.keyboard.press("Tab")
+                expect(page.locator("#status")).to_have_attribute("data-round", "left out")
+                expect(page.locator("#status")).to_have_text("Nothing runs.")
+            with (
+                opened(browser, server.url) as still,
+                opened(browser, server.url, moves=True) as page,
+            ):
+                for each in (page, still):
+                    expect(each.locator("#status")).to_have_attribute("data-round", "left out")
+            # What plays ends with the first touch, and the button that it was for is obeyed.
+            with opened(browser, server.url, moves=True) as page:
+                # Not beside those that have just left.
+                expect(page.locator("#status")).to_have_attribute("data-round", "plays")
+                page.select_option("#count", "1")
+                page.click("button[data-way=offloaded]")
+                expect(page.locator("#status")).to_contain_text("Offloaded: 1 request done")
+            server.end(signal.SIGTERM)
+
+    def test_a_machine_that_starves_workers_is_told(self, browser, demo):
+        """Calls that take for ever are no fault of the library: the page says whose."""
+
+        def starve(route: Route) -> None:
+            told = route.fetch().json()
+            route.fulfill(json=told | {"starved_workers": 2})
+
+        with opened(browser, demo) as page:
+            expect(page.locator("#workers tr").first).to_be_visible()
+            page.route("**/stats", starve)
+            expect(page.locator("#starved")).to_contain_text("starves the workers")
+            check_axe(page)
+            page.unroute("**/stats")
+            expect(page.locator("#starved")).to_be_hidden()
 
     def test_the_chart_jumps_inline_and_stays_flat_offloaded(self, browser, demo):
         """What the page is for: inline, /fast waits as long as the work runs; offloaded, not."""
@@ -161,8 +232,8 @@ class TestDemoPage:
                 page.select_option("#n", "300000")
                 page.click(f"button[data-way={way}]")
                 row = page.locator(f"#results tr[data-way={way}]")
-                # Offloaded work gives way to everything else on the machine: one will do, and the
-                # others keep the workers busy until then.
+                # On a machine that is busy with other tests one will do, and the others keep the
+                # workers busy until then.
                 done = "8" if way == "inline" else re.compile("[1-8]")
                 expect(row).to_have_attribute("data-done", done)
                 results[way] = {
@@ -225,10 +296,15 @@ class TestDemoPage:
             server.end(signal.SIGKILL)
             expect(page.locator("#gone")).to_contain_text("does not answer")
             expect(page.locator("button[data-way=job]")).to_have_attribute("aria-disabled", "true")
-            page.click("button[data-way=offloaded]", force=True)
-            shown = page.locator("#results tr[data-way=offloaded] td").all_inner_texts()
+            for button in ("button[data-way=offloaded]", "#compare", "#sample", "#kill"):
+                expect(page.locator(button)).to_have_attribute("aria-disabled", "true")
+                page.click(button, force=True)
+            shown = page.locator("#results td").all_inner_texts()
+            said = page.locator("#upload-status, #kill-status").all_inner_texts()
+            check_axe(page)
 
         assert set(shown) == {"\N{EN DASH}"}
+        assert said == ["", ""]
 
     def test_closing_the_connection_stops_the_workers(self, browser, demo):
         """Work that nobody waits for any more ends, and the page shows it."""
