@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         FailureRecord,
         FunctionStatistics,
         PoolStatistics,
+        TaskStatistics,
         WorkerStatistics,
     )
     from offload._version import __version__ as __version__
@@ -81,6 +82,7 @@ __all__ = [
     "TaskCpuError",
     "TaskKilledError",
     "TaskMemoryError",
+    "TaskStatistics",
     "TaskTimeoutError",
     "WorkerCrashedError",
     "WorkerStartError",

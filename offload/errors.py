@@ -277,15 +277,17 @@ class PoolClosedError(OffloadError, RuntimeError):
 
 
 class TaskKilledError(OffloadError):
-    """Somebody stopped the task by hand, with `Pool.kill_task`. It may have run in part.
+    """Somebody stopped the task by hand. It may have run in part; `may_have_run` says so.
+
+    By `Pool.kill_task` or `Pool.stop_task`, or an action of the dashboard.
 
     Attributes:
-        pid: process id of its worker.
+        pid: process id of its worker; None if it had none yet.
     """
 
     outcome = Outcome.CANCELLED
 
-    def __init__(self, message: str, *, pid: int, **common: Any) -> None:
+    def __init__(self, message: str, *, pid: int | None, **common: Any) -> None:
         super().__init__(message, **common)
         self.pid = pid
 

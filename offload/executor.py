@@ -239,7 +239,8 @@ class PoolExecutor(Executor):
             self._items.appendleft(call)
             keeper.hold()  # `_begin` lets go of it
         if not self._under_way and not self._items:
-            self._width = Width(self._width.most)  # all maps are over: the next one starts afresh
+            # All maps are over: the next one starts afresh, with the workers that there are then.
+            self._width = Width(self._pool.max_workers + 2)
         self._feed()
 
     def _begin(self, call: _Call, ended: Callable[[], None] | None = None) -> None:

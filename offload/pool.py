@@ -35,7 +35,7 @@ from offload._pool.setup import Setup
 from offload._pool.short_cut import call
 from offload._pool.target import bound_arguments
 from offload._pool.undecorated import PreparedFunctions
-from offload._values.options import NO_OPTIONS, CallOptionsDict, check_name
+from offload._values.options import INHERIT, NO_OPTIONS, CallOptionsDict, Inherit, check_name
 from offload._values.pool_options import PoolOptions, PoolOptionsDict
 from offload._with_options import PoolWithOptions
 from offload.errors import PoolNotFoundError
@@ -47,9 +47,10 @@ if TYPE_CHECKING:
 
     from offload._pool.invocation import Invocation
     from offload._pool.running_pool import RunningPool
+    from offload._pool.window import WindowStatistics
     from offload._values.call_record import Observer
     from offload._values.options import CallOptions, ResolvedOptions
-    from offload._values.statistics import PoolStatistics
+    from offload._values.statistics import PoolStatistics, TaskStatistics
     from offload.executor import PoolExecutor
 
 __all__ = ["Pool"]
@@ -111,6 +112,9 @@ class Pool:
         harden: True: the kernel keeps workers from changing files, from the network and from other
             processes (Linux); with exceptions: a `Hardening`. Where the system does not allow all
             of it, `WorkerStartError`, unless that says otherwise. Not for workers of an `executor`.
+        show_arguments: whether `tasks`, and so the dashboard, may show the arguments of calls that
+            wait or run, cut to 1,000 characters: off, since they may be secrets. Calls of such a
+            pool cost some microseconds more.
 
     Raises:
         TypeError: an option has the wrong type.
@@ -260,6 +264,47 @@ class Pool:
         """
         running = self._periods.running
         return running is not None and running.kill_task(pid)
+
+    def stop_task(self, task_id: str) -> bool:
+        """Stop a task, whether it waits or runs; its caller gets `TaskKilledError`.
+
+        Args:
+            task_id: as `tasks` has told it.
+
+        Returns:
+            False if no such task waits or runs any more.
+        """
+        running = self._periods.running
+        return running is not None and running.stop_task(task_id)
+
+    def set_limits(
+        self,
+        *,
+        max_workers: int | Inherit = INHERIT,
+        max_queued: int | Inherit | None = INHERIT,
+    ) -> None:
+        """Change how many calls run and wait at once, from now on; from any thread.
+
+        What runs goes on and what waits stays, also where there are too many now. More workers are
+        started as calls need them. It holds for this process, until it is changed again, also if
+        the pool is closed and opened meanwhile. One executor that all workers share (`executor`)
+        runs no more at once than it can.
+
+        Args:
+            max_workers: as for `Pool`; not given: as it is.
+            max_queued: as for `Pool`; not given: as it is.
+
+        Raises:
+            TypeError: one is not an int.
+            ValueError: one is out of range, or `max_workers` is less than `min_workers`.
+        """
+        setup = self._setup
+        with self._periods.lock:  # a period that begins has either the new ones, or is told below
+            setup.set_limits(max_workers, max_queued)
+            self.max_workers = setup.max_workers
+            running = self._periods.running
+        if running is not None:
+            running.set_limits(setup.max_workers, setup.options.max_queued)
 
     def recycle(self, pid: int) -> bool:
         """Replace a worker: at once if it is idle, after its task if it is busy.
@@ -441,7 +486,38 @@ class Pool:
             self._accounts,
             state="closed" if self.is_closed else "new",
             max_workers=self.max_workers,
+            max_queued=self._setup.options.max_queued,
         )
+
+    def tasks(self, limit: int = 100) -> tuple[TaskStatistics, ...]:
+        """Return the tasks that run, the longest first, and those that wait, the next first.
+
+        Args:
+            limit: how many of those that wait at most; `statistics().queued` counts all.
+        """
+        running = self._periods.running
+        return () if running is None else running.tasks(limit)
+
+    def task(self, task_id: str) -> TaskStatistics | None:
+        """Return one task; None if no such task waits or runs any more.
+
+        Args:
+            task_id: as `tasks` has told it.
+        """
+        running = self._periods.running
+        return None if running is None else running.task(task_id)
+
+    def load(self) -> tuple[int, int, int] | None:
+        """Return how many workers are up, are busy, and how many calls wait; None: not open.
+
+        Without any lock: to be asked often.
+        """
+        running = self._periods.running
+        return None if running is None else running.load()
+
+    def take_window(self) -> WindowStatistics:
+        """Return what has ended since this was called last: for the one who keeps a history."""
+        return self._accounts.take_window()
 
     def story(self) -> tuple[str, ...]:
         """Return what happened to the pool of late, a line each, for a bug report.
@@ -477,4 +553,5 @@ class Pool:
             self._accounts,
             variables=variables,
             observers=self._all_observers(),
+            shows_arguments=setup.options.show_arguments,
         )

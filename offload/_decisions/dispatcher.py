@@ -22,6 +22,7 @@ Guarantees:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -343,9 +344,14 @@ class Dispatcher:
             self._leave(worker, now, StopReason.CLOSE)
         self.roster.idle.clear()
 
-    def set_capacity(self, max_workers: int, now: float) -> None:
-        """Change how many tasks may run at once. What runs goes on; idle workers too many leave."""
-        self.story.note(now, "set capacity", detail=str(max_workers))
+    def set_limits(self, max_workers: int, max_queued: int | None, now: float) -> None:
+        """Change how many tasks may run at once, and how many may wait.
+
+        What runs goes on and what waits stays; idle workers too many leave.
+        """
+        self.story.note(now, "set limits", detail=f"{max_workers} run, {max_queued} wait")
+        limits = replace(self.limits, max_workers=max_workers, max_queued=max_queued)
+        self.limits = self.queue.limits = self.growth.limits = limits
         self.roster.set_max_workers(max_workers)
         if self.phase is Phase.CLOSED:
             return

@@ -35,17 +35,17 @@ class Growth:
         "_failing",
         "_hold_until",
         "_is_held_back",
-        "_limits",
         "_queue",
         "_retry_start_at",
         "_roster",
         "failed_starts",
         "floor",
+        "limits",
         "starting",
     )
 
     def __init__(self, limits: Limits, queue: WaitQueue, roster: Roster) -> None:
-        self._limits = limits
+        self.limits = limits
         self._queue = queue
         self._roster = roster
         self.starting = 0
@@ -66,7 +66,7 @@ class Growth:
         self.starting -= 1
         self.failed_starts = self._failing = 0
         self._retry_start_at = self._hold_until
-        self.floor = self._limits.min_workers
+        self.floor = self.limits.min_workers
 
     def failed(self, now: float) -> None:
         """A worker that was starting did not come up: the next attempt waits a little."""
@@ -107,7 +107,7 @@ class Growth:
         Also where no task waits. Otherwise a first start that fails would not be tried again, and
         whoever opens the pool would wait for ever.
         """
-        self.floor = max(self._limits.min_workers, 1)
+        self.floor = max(self.limits.min_workers, 1)
 
     def keep_as_many(self) -> None:
         """Keep as many workers as there are, also where nothing has been asked of them for long."""
@@ -115,7 +115,7 @@ class Growth:
 
     def forget_floor(self) -> None:
         """Keep no more than `min_workers` beyond what the load asks for."""
-        self.floor = self._limits.min_workers
+        self.floor = self.limits.min_workers
 
     # --- how many workers to have ---
 
@@ -131,7 +131,7 @@ class Growth:
 
     def is_surplus(self) -> bool:
         """Return whether more workers are alive than may ever be needed at once."""
-        most = self._roster.max_workers + self._limits.spare_workers
+        most = self._roster.max_workers + self.limits.spare_workers
         return self.starting + self._roster.up > most
 
     def start(self, now: float, phase: Phase) -> int:
@@ -142,7 +142,7 @@ class Growth:
         wanted = min(roster.busy + self._queue.runnable, roster.capacity)
         if phase is Phase.OPEN:
             if wanted:
-                wanted += self._limits.spare_workers
+                wanted += self.limits.spare_workers
             wanted = max(wanted, min(self.floor, roster.max_workers))
         missing = wanted - roster.up - self.starting
         if missing <= 0:
@@ -164,10 +164,10 @@ class Growth:
         To retire workers by idle time alone would stop and start the spare of a steadily loaded
         pool for ever.
         """
-        timeout = self._limits.idle_timeout
+        timeout = self.limits.idle_timeout
         if timeout is None:
             return []
-        roster, limits = self._roster, self._limits
+        roster, limits = self._roster, self.limits
         peak = min(roster.peak_busy, roster.max_workers)
         least = min(limits.min_workers, roster.max_workers)
         keep = max(least, peak + limits.spare_workers if peak else 0)
@@ -188,8 +188,8 @@ class Growth:
 
     def wait_to_retire(self, now: float) -> float | None:
         """Return seconds until an idle worker may have to retire; None: none will."""
-        timeout, roster = self._limits.idle_timeout, self._roster
-        if timeout is None or self.starting + roster.up <= self._limits.min_workers:
+        timeout, roster = self.limits.idle_timeout, self._roster
+        if timeout is None or self.starting + roster.up <= self.limits.min_workers:
             return None
         # A worker that is busy now, or kept because of a recent peak, is looked at again one window
         # later.

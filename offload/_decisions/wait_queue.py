@@ -35,23 +35,26 @@ class WaitQueue:
     Args:
         limits: how long it may become.
         on_expired: is given each task that is taken out because its `start_by` has passed.
+
+    Attributes:
+        limits: the same; what waits when they are lowered stays.
     """
 
     __slots__ = (
         "_by_priority",
         "_lanes",
-        "_limits",
         "_on_expired",
         "_parking",
         "count",
         "heap",
+        "limits",
         "runnable",
         "size_bytes",
         "stale",
     )
 
     def __init__(self, limits: Limits, on_expired: Callable[[Task], object]) -> None:
-        self._limits = limits
+        self.limits = limits
         self._on_expired = on_expired
         self.count = 0
         self.size_bytes = 0
@@ -72,7 +75,7 @@ class WaitQueue:
                 not count as queued, since they wait only for a worker that is starting: else a
                 pool with max_queued=0 could never take its first call.
         """
-        most = self._limits.max_queued
+        most = self.limits.max_queued
         return most is not None and self.count >= most + free
 
     def check_room(self, task: Task, free: int) -> None:
@@ -88,7 +91,7 @@ class WaitQueue:
         if self.is_full(free):
             limit = "max_queued"
             raise Full(limit)
-        most = self._limits.max_queued_bytes
+        most = self.limits.max_queued_bytes
         # One that is larger than the whole limit may wait alone, or it could never run.
         if most is not None and self.count and self.size_bytes + task.size_bytes > most:
             limit = "max_queued_bytes"
@@ -150,6 +153,13 @@ class WaitQueue:
                 self._leave(task)
                 return task
         return None
+
+    def entries(self) -> list[tuple[int, int, Task]]:
+        """Return a copy of the heaps: the smallest entry is served first.
+
+        Tasks that were withdrawn may be among them; they are in no state of waiting.
+        """
+        return [*self.heap, *(entry for lane in self._parking for entry in lane.parked)]
 
     def clear(self) -> list[Task]:
         """Take all tasks out, and return them in order of arrival."""

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from offload._pool.call_errors import outcome_of
+from offload._pool.window import Window
 from offload._values.histogram import Histogram
 from offload._values.outcome import Outcome
 from offload._values.statistics import FailureRecord, FunctionStatistics
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from offload._decisions.story import Transition
     from offload._decisions.words import Lane
+    from offload._pool.window import WindowStatistics
 
 __all__ = ["FOLD_AT", "Accounts", "FunctionAccount"]
 
@@ -37,7 +39,8 @@ T = TypeVar("T")
 FOLD_AT = 256
 _KEPT_FAILURES = 50
 _MESSAGE_CHARACTERS = 2000
-_TRACEBACK_CHARACTERS = 8000
+# Deep enough for whatever people write; a hundred thousand frames are folded by Python itself.
+_TRACEBACK_CHARACTERS = 32_000
 
 
 class FunctionAccount:
@@ -56,19 +59,21 @@ class FunctionAccount:
         "_lock",
         "_run",
         "_wait",
+        "_window",
         "attempts",
         "ended",
         "lost",
         "name",
     )
 
-    def __init__(self, name: str, lock: threading.Lock) -> None:
+    def __init__(self, name: str, lock: threading.Lock, window: Window) -> None:
         self.name = name
         self.ended: deque[Outcome] = deque()
         self.attempts: deque[tuple[float, float, float]] = deque()
         # Of each attempt without a reply, whether its worker died; others were stopped.
         self.lost: deque[bool] = deque()
         self._lock = lock
+        self._window = window
         self._counts: Counter[Outcome] = Counter()
         self._attempts = 0
         self._crashes = 0
@@ -92,18 +97,24 @@ class FunctionAccount:
         """
         if self._lock.acquire(blocking=False):
             try:
-                self._fold()
+                self.fold()
             finally:
                 self._lock.release()
 
-    def _fold(self) -> None:
+    def fold(self) -> None:
+        """Count what was appended; under the lock."""
         times = list(_taken(self.attempts))
-        self._wait.extend([started - queued for queued, started, _ in times])
-        self._run.extend([ended - started for _, started, ended in times])
+        wait = [started - queued for queued, started, _ in times]
+        run = [ended - started for _, started, ended in times]
+        self._wait.extend(wait)
+        self._run.extend(run)
         lost = list(_taken(self.lost))
         self._attempts += len(times) + len(lost)
         self._crashes += sum(lost)
-        self._counts.update(_taken(self.ended))
+        outcomes = list(_taken(self.ended))
+        self._counts.update(outcomes)
+        if self._window.is_kept:
+            self._window.add(outcomes, wait, run)
 
     def statistics(self, lane: Lane | None) -> FunctionStatistics:
         """Return what is known now.
@@ -112,7 +123,7 @@ class FunctionAccount:
             lane: the function's tasks in the pool that is open; None if it has none.
         """
         with self._lock:
-            self._fold()
+            self.fold()
             return FunctionStatistics(
                 name=self.name,
                 running=0 if lane is None else lane.running,
@@ -142,6 +153,7 @@ class Accounts:
     def __init__(self, pool: str) -> None:
         self._pool = pool
         self._lock = threading.Lock()
+        self._window = Window()
         # By name: what is sent by value has another reference each time that a global changes.
         self._functions: dict[str, FunctionAccount] = {}
         self._failures: deque[_Failure] = deque(maxlen=_KEPT_FAILURES)
@@ -155,7 +167,9 @@ class Accounts:
         account = self._functions.get(function)
         if account is None:
             # setdefault: two threads may be here at once.
-            account = self._functions.setdefault(function, FunctionAccount(function, self._lock))
+            account = self._functions.setdefault(
+                function, FunctionAccount(function, self._lock, self._window)
+            )
         return account
 
     def ended(
@@ -209,6 +223,13 @@ class Accounts:
         accounts = sorted(self._functions.copy().items())
         return tuple(account.statistics(lanes.get(name)) for name, account in accounts)
 
+    def take_window(self) -> WindowStatistics:
+        """Return what has ended since this was called last; at the first call, nothing."""
+        with self._lock:
+            for account in self._functions.copy().values():
+                account.fold()
+            return self._window.taken()
+
     @staticmethod
     def totals(functions: Iterable[FunctionStatistics]) -> dict[str, Any]:
         """Return the sum of each counter of a pool, by the name of its statistics."""
@@ -261,4 +282,6 @@ def _texts(error: Exception) -> tuple[str, str]:
         message = str(error)
     except BaseException as failure:  # noqa: BLE001 - whatever the class of a user does
         message = f"its text cannot be had: {type(failure).__name__}"
-    return message[:_MESSAGE_CHARACTERS], text[-_TRACEBACK_CHARACTERS:]
+    if (left_out := len(text) - _TRACEBACK_CHARACTERS) > 0:
+        text = f"… ({left_out:,} characters before this)\n{text[-_TRACEBACK_CHARACTERS:]}"
+    return message[:_MESSAGE_CHARACTERS], text

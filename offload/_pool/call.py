@@ -32,6 +32,7 @@ from offload._wire.payload import Request
 from offload.errors import OffloadError, WorkerCrashedError
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
     from contextvars import ContextVar
 
@@ -59,9 +60,18 @@ class PoolParts:
         variables: context variables whose value crosses with each call, by "module:name".
         observers: who is told of each call.
         story: returns what happened to the pool of late.
+        shows_arguments: whether those who look at tasks may see their arguments.
     """
 
-    __slots__ = ("accounts", "observers", "shell", "single_flight", "story", "variables")
+    __slots__ = (
+        "accounts",
+        "observers",
+        "shell",
+        "shows_arguments",
+        "single_flight",
+        "story",
+        "variables",
+    )
 
     def __init__(
         self,
@@ -77,6 +87,7 @@ class PoolParts:
         self.variables = variables
         self.story = story
         self.observers: tuple[Observer, ...] = ()
+        self.shows_arguments = False
 
 
 class Call:
@@ -180,7 +191,7 @@ class Call:
         shell = self.parts.shell
         try:
             while True:
-                task = shell.submit(self.invocation.target, request, options, may_start=may_start)
+                task = self.submit(request, options, may_start=may_start)
                 may_start = None  # a future is set running once, however often it is tried
                 try:
                     await task.future
@@ -216,6 +227,20 @@ class Call:
     async def _outlast(self, task: PoolTask) -> None:
         if self.invocation.outlasts_worker:
             await worker_left(self.parts.shell.decider, task)
+
+    def submit(
+        self,
+        request: Request,
+        options: ResolvedOptions,
+        items: deque[Frame] | None = None,
+        may_start: Callable[[], bool] | None = None,
+    ) -> PoolTask:
+        """Admit one attempt at it; see `Shell.submit`."""
+        invocation = self.invocation
+        task = self.parts.shell.submit(invocation.target, request, options, items, may_start)
+        if self.parts.shows_arguments:
+            task.arguments = invocation.arguments, invocation.keywords
+        return task
 
     def note_attempt(self, task: PoolTask) -> None:
         """Record an attempt that a worker was given."""

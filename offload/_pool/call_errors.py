@@ -185,11 +185,12 @@ def shared_deadline_error(function: str, deadline: float) -> DeadlineError:
     )
 
 
-def task_killed_error(function: str, pid: int, *, may_have_run: bool) -> TaskKilledError:
+def task_killed_error(function: str, pid: int | None, *, may_have_run: bool) -> TaskKilledError:
     """Return the error of a call whose task somebody stopped by hand."""
     what = "it ran in part" if may_have_run else "it did not run"
+    where = "while it waited for a worker" if pid is None else f"in process {pid}"
     return TaskKilledError(
-        f"{function} was stopped by hand (Pool.kill_task, process {pid}); {what}",
+        f"{function} was stopped by hand (Pool.kill_task or Pool.stop_task), {where}; {what}",
         pid=pid,
         may_have_run=may_have_run,
         function=function,

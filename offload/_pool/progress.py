@@ -1,4 +1,4 @@
-"""Progress that a running function reports, told to its caller."""
+"""Progress that a running function reports: kept for who looks, and told to its caller."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _logger = logging.getLogger("offload.pool")
 
 
 def tell_progress(task: PoolTask, body: bytes) -> None:
-    """Call the task's `on_progress`, if it has one, with what its function has reported."""
+    """Keep what the function of a task has reported, and call `on_progress`, if it has that."""
+    task.progress = body
     if task.on_progress is None:
         return
     try:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import pickle
 import time
 from asyncio import events
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from offload._decisions.words import StopReason, TaskState, WorkerState
+from offload._decisions.words import WAITING, StopReason, TaskState, WorkerState
 from offload._pool.call import Call, PoolParts, decode_value, raise_error_of
 from offload._pool.call_errors import task_killed_error
 from offload._pool.codec import is_small
@@ -23,9 +23,16 @@ from offload._pool.request_meta import request_meta
 from offload._pool.shell import Shell
 from offload._pool.single_flight import SingleFlight
 from offload._pool.stream_call import StreamCall
+from offload._pool.task_list import (
+    find_task,
+    progress_of,
+    task_id_of,
+    task_told,
+    tasks_of,
+)
 from offload._values.histogram import merge
 from offload._values.outcome import Outcome
-from offload._values.statistics import PoolStatistics, WorkerStatistics
+from offload._values.statistics import PoolStatistics, TaskStatistics, WorkerStatistics
 from offload._wire.frames import Kind, pack_header
 from offload._wire.payload import Request
 from offload.errors import OffloadError
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
     from offload._pool.task import PoolTask
     from offload._values.call_record import Observer
     from offload._values.options import ResolvedOptions
-    from offload._workers.backend import WorkerBackend, WorkerOwner
+    from offload._workers.backend import PoolWorker, WorkerBackend, WorkerOwner
 
 __all__ = ["RunningPool"]
 
@@ -62,6 +69,7 @@ class RunningPool:
         accounts: the pool's books.
         variables: context variables whose value crosses with each call, by "module:name".
         observers: who is told of each call.
+        shows_arguments: whether those who look at tasks may see their arguments.
 
     Attributes:
         life: opens, drains and ends it.
@@ -78,14 +86,18 @@ class RunningPool:
         *,
         variables: dict[str, ContextVar[Any]],
         observers: tuple[Observer, ...],
+        shows_arguments: bool = False,
     ) -> None:
         self._opened_at = time.time()
+        # Numbers of tasks begin anew with each period, and a page may be of the one before.
+        self._period = f"{int(self._opened_at * 1000):x}"
         self._accounts = accounts
         self.shell = Shell(pool, limits, new_backend, modules, accounts)
         self.life = PoolLife(self.shell)
         self._parts = PoolParts(
             self.shell, accounts, SingleFlight(), variables, self._last_transitions
         )
+        self._parts.shows_arguments = shows_arguments
         self.takes_short_cut = False
         self.observe(observers)
 
@@ -94,7 +106,10 @@ class RunningPool:
         parts = self._parts
         parts.observers = observers
         self.takes_short_cut = (
-            self.shell.backend.has_descriptors and not parts.variables and not observers
+            self.shell.backend.has_descriptors
+            and not parts.variables
+            and not observers
+            and not parts.shows_arguments
         )
 
     # --- the short cut ---
@@ -176,8 +191,15 @@ class RunningPool:
     def kill_task(self, pid: int) -> bool:
         """Stop the task of a worker; its caller is told. False if there is none."""
         task = next((task for task in self.shell.running() if task.pid == pid), None)
-        if task is None:
-            return False
+        return task is not None and self._stop_by_hand(task)
+
+    def stop_task(self, task_id: str) -> bool:
+        """Stop a task that waits or runs; its caller is told. False if there is none."""
+        task = find_task(self.shell, self._period, task_id)
+        return task is not None and self._stop_by_hand(task)
+
+    def _stop_by_hand(self, task: PoolTask) -> bool:
+        pid = None if task.state in WAITING else task.pid
         may_have_run = self.shell.stop(task, StopReason.KILL)
         if may_have_run is None:
             return False
@@ -199,12 +221,26 @@ class RunningPool:
         backend.renew()
         decider.act(decider.dispatcher.renew, backend.workers(), time.monotonic())
 
-    def set_capacity(self, max_workers: int) -> None:
-        """Change how many tasks may run at once."""
+    def set_limits(self, max_workers: int, max_queued: int | None) -> None:
+        """Change how many tasks may run at once, and how many may wait."""
         decider = self.shell.decider
-        decider.act(decider.dispatcher.set_capacity, max_workers, time.monotonic())
+        decider.act(decider.dispatcher.set_limits, max_workers, max_queued, time.monotonic())
 
     # --- what it is ---
+
+    def tasks(self, limit: int) -> tuple[TaskStatistics, ...]:
+        """Return the tasks that run, and so many of those that wait, in their order."""
+        return tasks_of(self.shell, self._period, limit)
+
+    def task(self, task_id: str) -> TaskStatistics | None:
+        """Return one task that waits or runs; None if there is none of this id."""
+        task = find_task(self.shell, self._period, task_id)
+        return None if task is None else task_told(task, self._period, time.monotonic())
+
+    def load(self) -> tuple[int, int, int]:
+        """Return how many workers are up, are busy, and how many tasks wait; without the lock."""
+        dispatcher = self.shell.dispatcher
+        return dispatcher.roster.up, dispatcher.roster.busy, dispatcher.queue.count
 
     def story(self) -> tuple[str, ...]:
         """Return the last transitions, the oldest first, and then what runs now; a line each."""
@@ -231,46 +267,52 @@ class RunningPool:
         with shell.decider.lock:
             dispatcher = shell.dispatcher
             roster, queue, limits = dispatcher.roster, dispatcher.queue, dispatcher.limits
-            workers = self._workers()
-            return PoolStatistics(
-                name=shell.pool,
-                state=dispatcher.phase.value,
-                max_workers=roster.max_workers,
-                starting=dispatcher.growth.starting,
-                idle=len(roster.idle),
-                busy=roster.busy,
-                leaving=roster.leaving,
-                queued=queue.count,
-                queued_bytes=queue.size_bytes,
-                running_bytes=sum(task.size_bytes for task in shell.running()),
-                wait=merge(function.wait for function in functions),
-                run=merge(function.run for function in functions),
-                workers=workers,
-                functions=functions,
-                failures=self._accounts.failures(),
-                recycled=self._accounts.recycled,
-                starved_workers=sum(worker.starved for worker in workers),
-                starved_seconds=self._accounts.starved_seconds,
-                throttled_seconds=self._accounts.throttled_seconds,
-                opened_at=self._opened_at,
-                max_queued=limits.max_queued,
-                max_queued_bytes=limits.max_queued_bytes,
-                missing_walls=shell.backend.missing_walls,
-                **self._accounts.totals(functions),
-            )
+            workers = [
+                (worker, worker.state.value, cast("PoolTask | None", worker.task))
+                for worker in shell.backend.workers()
+                if worker.state is not WorkerState.GONE
+            ]
+            now: dict[str, Any] = {
+                "state": dispatcher.phase.value,
+                "max_workers": roster.max_workers,
+                "starting": dispatcher.growth.starting,
+                "idle": len(roster.idle),
+                "busy": roster.busy,
+                "leaving": roster.leaving,
+                "queued": queue.count,
+                "queued_bytes": queue.size_bytes,
+                "running_bytes": sum(task.size_bytes for task in shell.running()),
+                "max_queued": limits.max_queued,
+                "max_queued_bytes": limits.max_queued_bytes,
+            }
+        # Without the lock: what functions have reported is unpickled.
+        told = tuple(self._told(*each) for each in workers)
+        return PoolStatistics(
+            name=shell.pool,
+            wait=merge(function.wait for function in functions),
+            run=merge(function.run for function in functions),
+            workers=told,
+            functions=functions,
+            failures=self._accounts.failures(),
+            recycled=self._accounts.recycled,
+            starved_workers=sum(worker.starved for worker in told),
+            starved_seconds=self._accounts.starved_seconds,
+            throttled_seconds=self._accounts.throttled_seconds,
+            opened_at=self._opened_at,
+            missing_walls=shell.backend.missing_walls,
+            **now,
+            **self._accounts.totals(functions),
+        )
 
-    def _workers(self) -> tuple[WorkerStatistics, ...]:
-        now = time.monotonic()
-        return tuple(
-            WorkerStatistics(
-                pid=worker.pid,
-                state=worker.state.value,
-                function=task.lane.name if (task := worker.task) is not None else None,
-                tasks_done=worker.tasks_done,
-                run_seconds=now - task.started_at if task is not None else None,
-                recycling=worker.is_recycled,
-                starved=self.shell.cpu_watch.is_starved(worker),
-            )
-            for worker in self.shell.backend.workers()
-            if worker.state is not WorkerState.GONE
+    def _told(self, worker: PoolWorker, state: str, task: PoolTask | None) -> WorkerStatistics:
+        return WorkerStatistics(
+            pid=worker.pid,
+            state=state,
+            function=None if task is None else task.function,
+            tasks_done=worker.tasks_done,
+            run_seconds=None if task is None else time.monotonic() - task.started_at,
+            recycling=worker.is_recycled,
+            starved=self.shell.cpu_watch.is_starved(worker),
+            task_id=None if task is None else task_id_of(task, self._period),
+            progress=None if task is None else progress_of(task),
         )

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from offload._values.options import Inherit, check_integer
 from offload._values.pool_options import name_of
 
 if TYPE_CHECKING:
@@ -37,10 +38,28 @@ class Setup:
         self.options = options
         self._initializer = _initializer_of(options)
         self.max_workers = options.max_workers or _default_max_workers()
-        if options.min_workers > self.max_workers:
+        self._check_least(self.max_workers)
+
+    def set_limits(self, max_workers: int | Inherit, max_queued: int | Inherit | None) -> None:
+        """Change how many calls may run and wait at once; what is `INHERIT` stays.
+
+        Raises:
+            TypeError: one is no number.
+            ValueError: one is out of range.
+        """
+        workers = self.max_workers if isinstance(max_workers, Inherit) else max_workers
+        queued = self.options.max_queued if isinstance(max_queued, Inherit) else max_queued
+        check_integer("max_workers", workers, minimum=1)
+        check_integer("max_queued", queued, minimum=0, optional=True)
+        self._check_least(workers)
+        self.max_workers = workers
+        self.options = self.options._replace(max_queued=queued)
+
+    def _check_least(self, max_workers: int) -> None:
+        if self.options.min_workers > max_workers:
             message = (
-                f"min_workers ({options.min_workers}) must not exceed max_workers "
-                f"({self.max_workers})"
+                f"min_workers ({self.options.min_workers}) must not exceed max_workers "
+                f"({max_workers})"
             )
             raise ValueError(message)
 

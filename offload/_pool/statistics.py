@@ -14,7 +14,7 @@ __all__ = ["of_pool_at_rest"]
 
 
 def of_pool_at_rest(
-    name: str, accounts: Accounts, *, state: str, max_workers: int
+    name: str, accounts: Accounts, *, state: str, max_workers: int, max_queued: int | None
 ) -> PoolStatistics:
     """Return the statistics of a pool that has not been opened yet, or was closed."""
     functions = accounts.statistics({})
@@ -22,6 +22,7 @@ def of_pool_at_rest(
         name=name,
         state=state,
         max_workers=max_workers,
+        max_queued=max_queued,
         wait=merge(function.wait for function in functions),
         run=merge(function.run for function in functions),
         functions=functions,

@@ -59,9 +59,7 @@ class StreamCall(Call):
             target = self.invocation.target
             self.parts.shell.admission.refuse_early(target.name)
             self._request = await self.encode(window=self._window)
-            task = self._task = self.parts.shell.submit(
-                target, self._request, self.invocation.options, self._frames
-            )
+            task = self._task = self.submit(self._request, self.invocation.options, self._frames)
             while (frame := await self._next_frame(task)) is not None:
                 self._is_waiting = True
                 value = await decode_reply(frame, target)

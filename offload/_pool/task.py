@@ -12,7 +12,8 @@ from offload._decisions.words import Task, TaskState
 if TYPE_CHECKING:
     import asyncio
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from offload._pool.lane import FunctionLane
     from offload._values.options import Progress, ResolvedOptions
@@ -60,6 +61,10 @@ class PoolTask(Task):
     items: deque[Frame] | None = None
     # Asked right before it is sent; False drops it.
     may_start: Callable[[], bool] | None = None
+    # What its function has reported last, as it came: few look.
+    progress: bytes | None = None
+    # Where the pool may show them.
+    arguments: tuple[Sequence[Any], Mapping[str, Any]] | None = None
 
     def __init__(
         self, lane: FunctionLane, request: Request, options: ResolvedOptions, now: float
@@ -87,6 +92,9 @@ class PoolTask(Task):
         self.state = TaskState.NEW
         self.worker = None  # pyright: ignore[reportIncompatibleVariableOverride] - those of its pool
         self.started_at = 0.0
+        # Of its caller, in which its request and its trace are found if somebody asks. A copy takes
+        # no longer than a look into it.
+        self.context = copy_context()
         self.loop = events.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
 

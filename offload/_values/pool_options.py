@@ -15,7 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypedDict
 
 from offload._values.hardening import Hardening
-from offload._values.options import CALL_OPTIONS, check_integer, check_number, unknown_option
+from offload._values.options import (
+    CALL_OPTIONS,
+    check_integer,
+    check_number,
+    check_type,
+    unknown_option,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -51,6 +57,7 @@ class PoolOptionsDict(TypedDict, total=False):
     max_payload_bytes: int | None
     start_timeout: float
     harden: bool | Hardening
+    show_arguments: bool
 
 
 def _check_names(option: str, names: object) -> None:
@@ -93,6 +100,7 @@ def _any(_: str, __: object) -> None:
 _count = partial(check_integer, minimum=0)
 _at_least_one = partial(check_integer, minimum=1, optional=True)
 _above_zero = partial(check_number, above=0.0)
+_flag = partial(check_type, kind=bool, what="True or False")
 
 
 class _PoolOptions(NamedTuple):
@@ -119,6 +127,7 @@ class _PoolOptions(NamedTuple):
     max_payload_bytes: Annotated[int | None, _at_least_one] = None
     start_timeout: Annotated[float, partial(check_number, above=0.0, optional=False)] = 60.0
     harden: Annotated[bool | Hardening, _check_hardening] = False
+    show_arguments: Annotated[bool, _flag] = False
 
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from offload._values.histogram import HistogramSnapshot
     from offload._values.outcome import Outcome
 
-__all__ = ["FailureRecord", "FunctionStatistics", "PoolStatistics", "WorkerStatistics"]
+__all__ = [
+    "FailureRecord",
+    "FunctionStatistics",
+    "PoolStatistics",
+    "TaskStatistics",
+    "WorkerStatistics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,8 @@ class WorkerStatistics:
         run_seconds: seconds since its current task was sent; None if it has none.
         recycling: whether it will be replaced when its task has ended.
         starved: whether it got next to no CPU time of late (Linux).
+        task_id: its current task, see `TaskStatistics`; None if it has none.
+        progress: what the function of its task has reported last, with the total if there is one.
     """
 
     pid: int | None
@@ -33,6 +43,43 @@ class WorkerStatistics:
     run_seconds: float | None
     recycling: bool = False
     starved: bool = False
+    task_id: str | None = None
+    progress: tuple[float, float | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStatistics:
+    """A task that waits or runs, at one instant.
+
+    Attributes:
+        id: its name in this pool, for `Pool.stop_task`; no other task of that pool has it.
+        function: `module:qualname`.
+        state: "waiting" for a worker; "held", until its function is below its `max_concurrency`;
+            "running"; or "unwanted", which runs on although nobody wants it, in an executor that
+            cannot stop it.
+        priority: those of a higher one go first.
+        wait_seconds: between admission and start; until now, where it has not started.
+        run_seconds: since it was given to its worker; None while it waits.
+        pid: process id of its worker, None where it has none or it is unknown.
+        timeout: seconds that it may run; None: no limit.
+        size_bytes: size of its pickled arguments.
+        progress: what its function has reported last, with the total if there is one.
+        arguments: as they would be written, cut; None unless the pool has `show_arguments`.
+        context: the context variables of its caller when it called.
+    """
+
+    id: str
+    function: str
+    state: str
+    priority: int
+    wait_seconds: float
+    run_seconds: float | None
+    pid: int | None
+    timeout: float | None
+    size_bytes: int
+    progress: tuple[float, float | None] | None
+    arguments: str | None
+    context: Context = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +133,7 @@ class FailureRecord:
         kind: its outcome, such as "failed" or "crashed".
         error: name of the error's type.
         message: its text, at most 2,000 characters.
-        traceback: the worker's traceback, its last 8,000 characters; "" where there is none.
+        traceback: the worker's traceback, its last 32,000 characters; "" where there is none.
         pid: process id of the worker; None if it had none.
         story: what happened to the pool before that, the oldest first; see `Pool.story`.
     """

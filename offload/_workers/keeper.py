@@ -26,6 +26,7 @@ _logger = logging.getLogger("offload.workers")
 
 # Enough for a few large payloads at once; each is bound by memory bandwidth, not by CPU.
 _PAYLOAD_THREADS = 4
+_BEAT_SECONDS = 1.0
 
 
 class Keeper:
@@ -36,6 +37,9 @@ class Keeper:
         self._holders = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        # What is called once a second, and the loop on which that has begun.
+        self._beats: tuple[Callable[[], object], ...] = ()
+        self._beating: asyncio.AbstractEventLoop | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -88,7 +92,31 @@ class Keeper:
             except RuntimeError:  # closed between the two lines: there is nothing left to keep
                 return
 
+    def add_beat(self, beat: Callable[[], object]) -> None:
+        """Call `beat` once a second on the thread, for good, whenever there is the thread.
+
+        Not on time to the millisecond, and for what takes far less than one.
+        """
+        with self._lock:
+            self._beats = (*self._beats, beat)
+        self.post(self._begin_to_beat)
+
+    def _begin_to_beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._beats and self._beating is not loop:
+            self._beating = loop
+            loop.call_later(_BEAT_SECONDS, self._beat, loop)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(_BEAT_SECONDS, self._beat, loop)
+        for beat in self._beats:
+            try:
+                beat()
+            except Exception:  # noqa: BLE001 - it is logged
+                log_safely(_logger, logging.ERROR, "what is done each second raised", exc_info=True)
+
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon(self._begin_to_beat, context=contextvars.Context())
         try:
             while True:
                 try:
@@ -111,7 +139,9 @@ class Keeper:
 
     def forget(self) -> None:
         """Drop everything without touching it: this is a forked copy of the process."""
+        beats = self._beats
         self.__init__()  # type: ignore[misc]
+        self._beats = beats
 
 
 def submit_once(

@@ -51,6 +51,7 @@ one_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])
         ({"timeout": float("inf")}, ValueError),
         ({"queue_timeout": -1}, ValueError),
         ({"start_timeout": None}, TypeError),
+        ({"show_arguments": 1}, TypeError),
         ({"start_timeout": float("nan")}, ValueError),
         ({"os_priority": "high"}, ValueError),
         ({"start_method": "fork"}, ValueError),

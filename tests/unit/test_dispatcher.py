@@ -580,7 +580,7 @@ class TestCapacity:
         pool = dispatcher(2, max_workers=2)
         first, second = submit(pool), submit(pool)
         waiting = submit(pool)
-        pool.set_capacity(1, 0.0)
+        pool.set_limits(1, None, 0.0)
         assert take(pool) == []
         assert pool.finish(first.worker, 1.0) is None
         assert waiting.state is TaskState.QUEUED
@@ -591,7 +591,7 @@ class TestCapacity:
         pool = dispatcher(max_workers=3)
         cold, _, _ = ready(pool), ready(pool, 1.0), ready(pool, 2.0)
         take(pool)
-        pool.set_capacity(2, 3.0)
+        pool.set_limits(2, None, 3.0)
         assert take(pool) == [StopWorker(cold, StopReason.IDLE)]
 
     def test_larger_capacity_serves_what_waits(self):
@@ -600,7 +600,7 @@ class TestCapacity:
         submit(pool)
         submit(pool)
         assert take(pool) == []
-        pool.set_capacity(2, 0.0)
+        pool.set_limits(2, None, 0.0)
         assert take(pool) == [START]
 
 

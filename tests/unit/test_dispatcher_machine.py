@@ -6,6 +6,7 @@ fast path, so that it cannot share a mistake with what it judges.
 
 import math
 from collections import Counter
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -531,13 +532,14 @@ class DispatcherMachine(RuleBasedStateMachine):
         else:
             self.close_now()
 
-    @rule(count=st.integers(1, 5))
-    def set_capacity(self, count):
+    @rule(count=st.integers(1, 5), max_queued=st.sampled_from((None, 1000, 0, 1, 3)))
+    def set_limits(self, count, max_queued):
         self.max_workers = count
+        self.limits = replace(self.limits, max_workers=count, max_queued=max_queued)
         self.allowed = max(self.allowed, self.busy)
         self.floor = max(self.floor or 0, self.limits.min_workers)
         idle = list(self.idle_since)  # in the order in which they came to rest
-        self.dispatcher.set_capacity(count, self.now)
+        self.dispatcher.set_limits(count, max_queued, self.now)
         if self.phase is not Phase.CLOSED:
             while idle and self.alive > count + self.limits.spare_workers:
                 worker = idle.pop(0)

@@ -69,7 +69,6 @@ class Consumer:
         self._parts: Final = parts
         self.pool: Final = pool
         self.runnables: Final = runnables
-        self.slots: Final = pool.max_workers
         self.attempts: dict[str, RunningAttempt] = {}
         self.is_idle = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +83,11 @@ class Consumer:
         self._mean_seconds = float("inf")
         self._rests_until = 0.0
         self._waiting: tuple[anyio.CancelScope, frozenset[str]] | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many attempts its pool can run at once."""
+        return self.pool.max_workers
 
     # Claiming
 

@@ -91,6 +91,13 @@ def hold(entered: str, gate: str, value: Any = None) -> tuple[Any, int]:
     return value, os.getpid()
 
 
+def report_and_hold(gate: str) -> None:
+    task = task_context()
+    assert task is not None
+    task.progress(1, 4)
+    pass_gate(gate)
+
+
 class HeldWhenLoaded:
     """An argument that tells the test that it is being unpickled, and waits at a gate."""
 
