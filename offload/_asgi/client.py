@@ -37,7 +37,7 @@ class RequestClient:
         # Whether the response has begun, and whether a call was refused after that.
         self.has_response = False
         self.has_refused = False
-        self._scope = scope
+        self.scope = scope
         self._receive = receive
         self._thread = threading.get_ident()
         self._waits: set[_Wait] = set()
@@ -122,7 +122,7 @@ class RequestClient:
             case "unasked":
                 # Asking for the body would tell the client to send it, which is the
                 # application's to decide (RFC 9110, section 10.1.1).
-                return all(name != b"expect" for name, _ in self._scope["headers"])
+                return all(name != b"expect" for name, _ in self.scope["headers"])
             case "body":
                 return self._unread is None
             case "read":

@@ -5,25 +5,29 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import re
 import sys
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from offload._values.options import check_number
+from offload._values.options import check_number, check_type
 from offload.dashboard._access import Token, forgery, stranger
-from offload.dashboard._actions import ACTIONS
+from offload.dashboard._actions import ACTIONS, target_of
 from offload.dashboard._feed import Feed, Feeds
+from offload.dashboard._history import SPANS, Recorder
 from offload.dashboard._jobs_app import JobPages
+from offload.dashboard._plain import plain_page
 from offload.dashboard._schedules_app import SchedulePages
 from offload.dashboard._state import Sampler
 from offload.dashboard._stream import EventStream
+from offload.dashboard._tasks import task_detail, task_rows
 from offload.pool import Pool
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from offload.jobs import Jobs
 
 __all__ = ["Dashboard"]
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("offload.dashboard")
 
@@ -66,16 +72,17 @@ class Dashboard:
     For one's own server, `Mount("/offload", Dashboard(authorize=...))` of Starlette or
     `app.mount("/offload", Dashboard(authorize=...))` of FastAPI, or by itself under any ASGI
     server. Under its path it has the page (`/`), its files, the same as JSON (`/state`) and as
-    server-sent events (`/events`), the whole text of one failure (`/failure`) and the actions
+    server-sent events (`/events`), single tasks (`/tasks`, `/task`), the last hours (`/history`),
+    the whole text of one failure (`/failure`), a page of plain tables (`/plain`) and the actions
     (`POST /actions/...`); and the pages of jobs (`/jobs`) and of schedules (`/schedules`), whose
     data are below these.
 
     The pages show names of functions, texts of errors and tracebacks, which may quote what users
-    have sent, and arguments, results and log records of jobs. Without `authorize` they are
-    refused to everybody but this machine, which is told by the addresses of both ends of the
-    connection, by the headers that proxies add, and by the name that the client asks for. **A
-    proxy on the same machine that adds nothing of itself cannot be told from a local browser:
-    behind a proxy, give `authorize`.**
+    have sent, and arguments, results and log records of jobs; arguments of tasks only of a pool
+    that has `show_arguments`. Without `authorize` they are refused to everybody but this machine,
+    which is told by the addresses of both ends of the connection, by the headers that proxies add,
+    and by the name that the client asks for. **A proxy on the same machine that adds nothing of
+    itself cannot be told from a local browser: behind a proxy, give `authorize`.**
 
     A sample is taken at most once per `interval` and event loop, on a thread, however many watch;
     none when nobody does.
@@ -86,15 +93,18 @@ class Dashboard:
         authorize: called with each request; whether it may see the page and, with `actions`, act
             (a POST). May be async, and may raise Starlette's `HTTPException`, such as a 401 that
             makes the browser ask for a password. It must not read the body.
-        actions: whether tasks can be cancelled, workers recycled, pools drained and opened again;
-            jobs retried, cancelled and forgotten, queues paused and resumed; schedules run, paused
-            and resumed: by whom `authorize` lets in, or by whom a function of the request, which
-            may be async, returns True for. True without `authorize`: by who has the token that is
-            in the log.
+        actions: whether tasks can be cancelled, workers recycled, limits of pools changed, pools
+            drained and opened again; jobs retried, cancelled and forgotten, queues paused and
+            resumed; schedules run, paused and resumed: by whom `authorize` lets in, or by whom a
+            function of the request, which may be async, returns True for. True without
+            `authorize`: by who has the token that is in the log.
         interval: seconds between two samples.
+        history: whether to keep how the pools of this process did over the last 24 hours, from now
+            on: some 50 KB for each, and a look once a second, on a thread of the pools' own.
 
     Raises:
-        TypeError: `authorize` or `actions` cannot be called, or `interval` is not a number.
+        TypeError: `authorize` or `actions` cannot be called, `interval` is not a number, or
+            `history` not a bool.
         ValueError: `interval` is not above 0.
     """
 
@@ -106,12 +116,14 @@ class Dashboard:
         authorize: Callable[[Request], bool | Awaitable[bool]] | None = None,
         actions: bool | Callable[[Request], bool | Awaitable[bool]] = False,
         interval: float = 0.5,
+        history: bool = True,
     ) -> None:
         if authorize is not None and not callable(authorize):
             raise TypeError(f"authorize must be a function of a request, not {authorize!r}")
         if isinstance(pools, str):
             raise TypeError(f"pools must be several, such as [{pools!r}], not one str")
         check_number("interval", interval, above=0.0, optional=False)
+        check_type("history", history, bool, "True or False")
         self._names = None if pools is None else {getattr(each, "name", each) for each in pools}
         self._jobs = None if jobs is None else tuple(jobs)
         self._authorize = authorize
@@ -122,6 +134,7 @@ class Dashboard:
         self._token = Token() if actions is True and authorize is None else None
         self._interval = interval
         self._feeds = Feeds(self._new_feed)
+        self._recorder = Recorder.started() if history else None
         static = files("offload.dashboard") / "static"
         # Read once: the event loop opens no file.
         self._files = {each.name: each.read_bytes() for each in static.iterdir() if each.is_file()}
@@ -131,6 +144,11 @@ class Dashboard:
                 Route("/static/{name}", self._file),
                 Route("/state", self._state),
                 Route("/events", self._events),
+                Route("/plain", self._plain),
+                Route("/functions", self._functions),
+                Route("/tasks", self._tasks),
+                Route("/task", self._task),
+                Route("/history", self._history),
                 Route("/failure", self._failure),
                 Route("/actions/{action}", self._act, methods=["POST"]),
                 *JobPages(
@@ -199,8 +217,15 @@ class Dashboard:
         raise HTTPException(404, "There is no such pool.")
 
     def _new_feed(self) -> Feed:
-        sampler = Sampler(self._shown, actions=self._actions, interval=self._interval)
-        return Feed(sampler.take, self._interval)
+        return Feed(self._new_sampler().take, self._interval)
+
+    def _new_sampler(self) -> Sampler:
+        return Sampler(
+            self._shown,
+            actions=self._actions,
+            interval=self._interval,
+            history=self._recorder is not None,
+        )
 
     # --- endpoints ---
 
@@ -232,18 +257,48 @@ class Dashboard:
     async def _events(self, request: Request) -> Response:  # noqa: ARG002 - as in _state
         return EventStream(self._feeds.here(), _HEADERS)
 
+    async def _plain(self, request: Request) -> Response:  # noqa: ARG002 - as in _state
+        sample = await self._feeds.here().after(0)
+        page = await _on_thread(lambda: plain_page(json.loads(sample.data)))
+        return Response(page, media_type="text/html", headers=_HEADERS)
+
+    async def _functions(self, request: Request) -> Response:
+        pool, text = self._named(request), request.query_params.get("contains", "")
+        data = await _on_thread(lambda: self._new_sampler().functions(pool, text))
+        return Response(data, media_type="application/json", headers=_HEADERS)
+
+    async def _tasks(self, request: Request) -> Response:
+        pool, text = self._named(request), request.query_params.get("contains", "")
+        return _told(await _on_thread(lambda: task_rows(pool, text)))
+
+    async def _task(self, request: Request) -> Response:
+        pool, task_id = self._named(request), request.query_params.get("id", "")
+        task = await _on_thread(lambda: pool.task(task_id))
+        if task is None:
+            raise HTTPException(404, "The task has ended.")
+        return _told(await _on_thread(lambda: task_detail(task)))
+
+    async def _history(self, request: Request) -> Response:
+        pool, span = self._named(request), request.query_params.get("span", "3600")
+        recorder = self._recorder
+        if recorder is None:
+            raise HTTPException(404, "No history is kept: Dashboard(history=False).")
+        if span not in map(str, SPANS):
+            raise HTTPException(400, f"span must be one of {', '.join(map(str, SPANS))}.")
+        return _told(await _on_thread(lambda: recorder.told(pool.name, int(span))))
+
     async def _failure(self, request: Request) -> Response:
         asked = request.query_params
         for failure in self._named(request).statistics().failures:
             # A number has one shortest form in JSON, whoever writes it: it names the failure.
             if repr(failure.at) == asked.get("at") and failure.function == asked.get("function"):
-                told = {
-                    "message": failure.message,
-                    "traceback": failure.traceback,
-                    "story": failure.story,
-                }
-                # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
-                return Response(json.dumps(told), media_type="application/json", headers=_HEADERS)
+                return _told(
+                    {
+                        "message": failure.message,
+                        "traceback": failure.traceback,
+                        "story": failure.story,
+                    }
+                )
         raise HTTPException(404, "It is not among the last failures any more.")
 
     async def _act(self, request: Request) -> Response:
@@ -255,20 +310,30 @@ class Dashboard:
         if action is None:
             raise HTTPException(404, f"There are these actions: {', '.join(ACTIONS)}.")
         pool = self._named(request)
-        pid = request.query_params.get("pid", "")
-        if (pid or action.of_worker) and not re.fullmatch("[0-9]{1,9}", pid):
-            raise HTTPException(400, "pid must be that of a worker.")
+        target = target_of(action, request.query_params)
         # An operator's hand explains what the logs of the pool and of its callers say next.
         _logger.warning(
-            "dashboard: %s, pool %r, worker %s, asked for by %s",
+            "dashboard: %s, pool %r, %s, asked for by %s",
             action.name,
             pool.name,
-            pid or "-",
+            target,
             request.client.host if request.client else "unknown",
         )
-        done, told = await action.run(pool, int(pid or 0))
+        done, told = await action.run(pool, target)
         status = 200 if done else 409
         return JSONResponse({"done": done, "text": told}, status, headers=_HEADERS)
+
+
+async def _on_thread(function: Callable[[], T]) -> T:
+    """Run what may take a millisecond or more, on a thread, and return what it returns."""
+    # Its own: the threads that the application shares may all be busy, with what is looked at.
+    return await anyio.to_thread.run_sync(function, limiter=anyio.CapacityLimiter(1))
+
+
+def _told(told: Any) -> Response:
+    # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
+    text = json.dumps(told, allow_nan=False, separators=(",", ":"))
+    return Response(text, media_type="application/json", headers=_HEADERS)
 
 
 async def _refused(

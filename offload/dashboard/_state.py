@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from offload._values.outcome import Outcome
+from offload.dashboard._tasks import finite
 from offload.dashboard._usage import Meter, Usage
 
 if TYPE_CHECKING:
@@ -44,13 +45,19 @@ class Sampler:
         pools: which pools there are now.
         actions: whether the page may offer to act.
         interval: seconds between two samples, told to the page.
+        history: whether the page may ask for the last hours.
     """
 
     def __init__(
-        self, pools: Callable[[], Iterable[Pool]], *, actions: bool, interval: float
+        self,
+        pools: Callable[[], Iterable[Pool]],
+        *,
+        actions: bool,
+        interval: float,
+        history: bool = False,
     ) -> None:
         self._pools = pools
-        self._about = {"actions": actions, "interval": interval}
+        self._about = {"actions": actions, "interval": interval, "history": history}
         self._meter = Meter()
         # By pool, function and kind. Most functions are not called between two samples.
         self._histograms: dict[tuple[str, str, str], tuple[HistogramSnapshot, dict[str, Any]]] = {}
@@ -72,6 +79,13 @@ class Sampler:
         # that stands still without a word.
         return json.dumps(sample, allow_nan=False, separators=(",", ":")).encode()
 
+    def functions(self, pool: Pool, text: str) -> bytes:
+        """Return the functions of a pool whose name contains a text, as JSON."""
+        wanted = text.casefold()
+        found = [each for each in pool.statistics().functions if wanted in each.name.casefold()]
+        told = [self._function(pool.name, each) for each in found[:_MOST_FUNCTIONS]]
+        return json.dumps(told, allow_nan=False, separators=(",", ":")).encode()
+
     def _pool(self, now: PoolStatistics, usage: dict[int, Usage]) -> dict[str, Any]:
         functions = now.functions
         if len(functions) > _MOST_FUNCTIONS:
@@ -92,6 +106,8 @@ class Sampler:
                     "run_seconds": each.run_seconds,
                     "recycling": each.recycling,
                     "starved": each.starved,
+                    "task": each.task_id,
+                    "progress": finite(each.progress),
                     **usage.get(each.pid or 0, _NOBODY)._asdict(),
                 }
                 for each in now.workers

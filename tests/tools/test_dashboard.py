@@ -173,7 +173,10 @@ class TestForgery:
         assert forgery(scope(method="POST", **headers))
 
 
-PATHS = ("/", "/static/dashboard.js", "/state", "/events", "/failure", "/no-such-page")
+PATHS = (
+    *("/", "/static/dashboard.js", "/state", "/events", "/failure", "/no-such-page"),
+    *("/plain", "/tasks", "/task", "/functions", "/history", "/jobs/overview"),
+)
 
 
 @pytest.mark.anyio
@@ -439,6 +442,13 @@ class TestActions:
             ("cancel", {"pool": POOL, "pid": "-1"}, 400),
             ("cancel", {"pool": POOL, "pid": "1"}, 409),
             ("recycle", {"pool": POOL, "pid": "9" * 20}, 400),
+            ("stop", {"pool": POOL}, 400),
+            ("stop", {"pool": POOL, "task": "../../x"}, 400),
+            ("stop", {"pool": POOL, "task": "1a22db6662c-7"}, 409),
+            ("limits", {"pool": POOL}, 400),
+            ("limits", {"pool": POOL, "max_workers": "none"}, 400),
+            ("limits", {"pool": POOL, "max_workers": "-1"}, 400),
+            ("limits", {"pool": POOL, "max_workers": "0"}, 409),
             # Not needed, but not left unread: it is logged.
             ("drain", {"pool": POOL, "pid": "1\nWARNING all is well"}, 400),
         ],
@@ -687,6 +697,7 @@ def test_without_starlette_the_error_names_the_extra():
         ({"pools": "demo"}, TypeError),
         ({"interval": 0}, ValueError),
         ({"interval": "1"}, TypeError),
+        ({"history": None}, TypeError),
     ],
 )
 def test_wrong_options_are_refused(options, error):

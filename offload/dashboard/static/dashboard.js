@@ -1,19 +1,16 @@
-// The dashboard: listens to the server's samples, shows them, and sends what an operator asks for.
+// The dashboard: listens to the server's samples and shows them.
 
 import { showPools } from "./pools.js";
 import { cells, duration, find, keyed, memory, newRow, part, share, text, whole } from "./text.js";
+import { change, onChange, view } from "./view.js";
 
 // Milliseconds without a sample after which what is shown counts as old: at the least, and in
 // intervals between two of them.
 const PATIENCE = 3000;
 const INTERVALS = 2.5;
 const RETRY = 2000;
-const SURE = {
-  cancel: ["Cancel the task of worker {pid}? Its caller gets an error; what it has done so far stays done.", "Cancel the task"],
-  drain: ["Drain pool {pool}? It refuses every new call until it is opened again.", "Drain the pool"],
-};
-
 let source;
+let latest;
 let heardAt = 0;
 let patience = PATIENCE;
 
@@ -25,6 +22,7 @@ function listen() {
     connection("live", "Live");
     const sample = JSON.parse(event.data);
     patience = Math.max(PATIENCE, INTERVALS * 1000 * sample.interval);
+    latest = sample;
     show(sample);
   });
   source.addEventListener("error", () => {
@@ -47,7 +45,7 @@ function show(sample) {
   text(part(server, "memory"), memory(sample.server));
   find("none").hidden = sample.pools.length > 0;
   showLoop(sample.loop);
-  showPools(sample, act);
+  showPools(sample);
 }
 
 function showLoop(loop) {
@@ -60,44 +58,26 @@ function showLoop(loop) {
   part(find("loop"), "blocks").dataset.kind = loop.blocks ? "bad" : "";
   find("places-box").hidden = loop.places.length === 0;
   keyed(find("places"), loop.places, (place) => [place.file, place.line, place.function, place.route, place.cause].join("\n"),
-    () => newRow(["function", "", "", "number", "number", "number", "wide"]),
+    () => newRow(["function", "", "", "number", "number", "number", "wide"],
+      ["Where", "Route", "Cause", "times", "longest", "all", "What to do"]),
     (row, place) => cells(row, [place.file ? `${place.function}\n${place.file}:${place.line}` : "–", place.route || "–",
       `${place.cause}: ${place.what}`, whole.format(place.count), duration(place.longest),
       duration(place.total), place.advice]));
 }
 
-// --- actions ---
+// --- search ---
 
-async function act(action, pool, pid) {
-  if (!(await isSure(action, pool, pid))) return;
-  const question = new URLSearchParams(pid === undefined ? { pool } : { pool, pid });
-  try {
-    const response = await fetch(`actions/${action}?${question}`,
-      { method: "POST", headers: { "X-Offload-Action": "1" } });
-    const isJson = response.headers.get("content-type")?.startsWith("application/json");
-    text(find("said"), isJson ? (await response.json()).text : await response.text());
-  } catch {
-    text(find("said"), "The server does not answer; whether it was done is not known.");
-  }
+function startSearch() {
+  const { q, kind } = find("filter").elements;
+  q.value = view.q;
+  kind.value = view.kind;
+  q.addEventListener("input", () => change({ q: q.value }));
+  kind.addEventListener("change", () => change({ kind: kind.value }));
+  find("filter").addEventListener("submit", (event) => event.preventDefault());
+  // At once, and not with the next sample.
+  onChange(() => latest && show(latest));
+  addEventListener("offload-theme", () => latest && show(latest));
 }
-
-function isSure(action, pool, pid) {
-  if (!(action in SURE)) return Promise.resolve(true);
-  const [question, label] = SURE[action];
-  const dialog = find("sure");
-  text(find("sure-text"), question.replace("{pid}", pid).replace("{pool}", pool));
-  text(find("sure-yes"), label);
-  dialog.returnValue = "";
-  dialog.showModal();
-  // On the harmless one: a hasty Enter changes nothing.
-  find("sure-no").focus();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
-}
-
-find("sure-no").addEventListener("click", () => find("sure").close(""));
-find("sure-yes").addEventListener("click", () => find("sure").close("yes"));
 
 // --- the start ---
 
@@ -106,6 +86,7 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) source?.close();
   else listen();
 });
+startSearch();
 setInterval(() => {
   if (!document.hidden && heardAt && Date.now() - heardAt > patience) {
     connection("lost", "Not connected; trying again");

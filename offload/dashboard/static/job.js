@@ -110,7 +110,8 @@ function showAttempts(job) {
   const body = find("attempts");
   while (body.rows.length > job.history.length) body.lastElementChild.remove();
   job.history.forEach((attempt, index) => {
-    const row = body.rows[index] ?? body.appendChild(newRow(["", "", "number", "", "wide"]));
+    const row = body.rows[index] ?? body.appendChild(newRow(["", "", "number", "", "wide"],
+      ["Started", "Outcome", "took", "Worker program", "Error"]));
     cells(row, [at(attempt.started_at), attempt.outcome, duration(attempt.ended_at - attempt.started_at), attempt.worker,
       attempt.failure ? `${attempt.failure.type}: ${attempt.failure.message}` : ""]);
   });

@@ -113,7 +113,8 @@ function remember(queue, at) {
 }
 
 function newQueue(queue) {
-  const row = newRow(["", "number", "number", "number", "number", "number", "number", "", "actions"]);
+  const row = newRow(["", "number", "number", "number", "number", "number", "number", "", "actions"],
+    ["Queue", ...COUNTED, "waiting, last 10 min", ""]);
   COUNTED.forEach((state, index) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -200,7 +201,8 @@ function showList(now) {
 }
 
 function newJob(job) {
-  const row = newRow(["actions", "", "state", "function", "", "number", "number", "number", "told"]);
+  const row = newRow(["actions", "", "state", "function", "", "number", "number", "number", "told"],
+    ["", "Id", "State", "Function", "Queue", "age", "tries", "ran for", "Progress or error"]);
   const box = Object.assign(document.createElement("input"), { type: "checkbox" });
   box.setAttribute("aria-label", `Choose job ${job.id}`);
   box.addEventListener("change", () => {

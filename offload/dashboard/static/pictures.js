@@ -67,3 +67,41 @@ export function bars(canvas, histogram, label) {
   canvas.setAttribute("aria-label", `${label} of ${whole.format(histogram.count)}: ` +
     `median ${duration(histogram.p50)}, p99 ${duration(histogram.p99)}, worst ${duration(histogram.max)}`);
 }
+
+// Several lines over hours. at: when each entry ended; lines: [{values, colour, label}], of which
+// null is not known. Where nothing was kept, there is no line.
+export function chart(canvas, at, lines, { now, seconds, step, title, show }) {
+  const { pen, width, height, colour } = prepare(canvas);
+  const known = lines.map((each) => each.values.filter((value) => value !== null));
+  const most = Math.max(...known.map((values) => Math.max(...values, 0)), Number.EPSILON);
+  const x = (time) => width - ((now - time) / seconds) * width;
+  const y = (value) => height - 2 - (value / most) * (height - 6);
+  pen.fillStyle = colour("line");
+  for (let part = 0; part <= 4; part += 1) pen.fillRect((width - 1) * (part / 4), 0, 1, height);
+  pen.fillRect(0, height - 1, width, 1);
+  lines.forEach((each, index) => {
+    pen.strokeStyle = colour(each.colour);
+    pen.lineWidth = 1.5;
+    pen.setLineDash(index ? [4, 2] : []);
+    pen.beginPath();
+    let last = null;
+    at.forEach((time, place) => {
+      const value = each.values[place];
+      if (value === null || value === undefined) {
+        last = null;
+      } else {
+        if (last === null || time - last > 2.5 * step) pen.moveTo(x(time) - 1, y(value));
+        pen.lineTo(x(time), y(value));
+        last = time;
+      }
+    });
+    pen.stroke();
+  });
+  pen.setLineDash([]);
+  const told = lines.map((each, index) => {
+    const values = known[index];
+    return values.length ? `${each.label} ${show(values.at(-1))}, at most ${show(Math.max(...values))}` : `${each.label} –`;
+  }).join("; ");
+  canvas.setAttribute("aria-label", `${title}: ${told}`);
+  return told;
+}

@@ -1,13 +1,19 @@
 // One card for each pool: its load, workers, functions and failures.
 
 import { bars, line } from "./pictures.js";
-import { bytes, cells, duration, find, keyed, memory, newRow, part, share, text, time, whole } from "./text.js";
+import { act } from "./actions.js";
+import { watchHistory } from "./history.js";
+import { openTask, watchTasks } from "./tasks.js";
+import { bytes, cells, duration, find, keyed, memory, newRow, part, progress, removeRow, share, showProgress, text, time, whole } from "./text.js";
+import { has, sortable, sorted, view } from "./view.js";
 
 const HISTORY = 120;
 // Seconds over which a rate is taken: shorter, it would jump.
 const RATE = 2;
 // Milliseconds that a worker which is gone can still be seen.
 const FAREWELL = 3000;
+// Milliseconds between two searches among functions that samples leave out.
+const SEARCH = 2000;
 // Outcomes that are no fault of anybody, and those that are no news.
 const CALM = new Set(["completed", "cancelled"]);
 const words = (outcome) => (outcome === "completed" ? "done" : outcome.replaceAll("_", " "));
@@ -26,14 +32,24 @@ const tiles = (pool) => [
   ["waiting, size", (pool) => bytes(pool.queued_bytes)],
 ];
 
-const histories = new Map();
+const WORKERS = { worker: (each) => each.pid, state: (each) => each.state, function: (each) => each.function,
+  run: (each) => each.run_seconds, cpu: (each) => each.cpu, memory: (each) => each.pss_bytes ?? each.rss_bytes, tasks: (each) => each.tasks_done };
+const FUNCTIONS = { function: (each) => each.name, running: (each) => each.running, queued: (each) => each.queued,
+  completed: (each) => each.completed, others: (each) => each.others, run: (each) => (each.run.count ? each.run.p99 : null),
+  wait: (each) => (each.wait.count ? each.wait.p99 : null) };
+const WORKER_LABELS = ["Worker", "State", "Function", "running for", "CPU", "memory", "tasks", ""];
+const FUNCTION_LABELS = ["Function", "running", "waiting", "done", "not done", "Run time", "Queue wait"];
 
-export function showPools(sample, act) {
-  keyed(find("pools"), sample.pools, (pool) => pool.name, (pool) => newCard(pool, act), (card, pool) =>
-    showPool(card, pool, sample, act));
+const histories = new Map();
+// Of pools with more functions than a sample has: what the server has found by name.
+const found = new Map();
+
+export function showPools(sample) {
+  keyed(find("pools"), sample.pools, (pool) => pool.name, (pool) => newCard(pool, sample), (card, pool) =>
+    showPool(card, pool, sample));
 }
 
-function newCard(pool, act) {
+function newCard(pool, sample) {
   const card = find("pool").content.firstElementChild.cloneNode(true);
   for (const [name] of tiles(pool)) {
     const tile = document.createElement("div");
@@ -41,13 +57,34 @@ function newCard(pool, act) {
     part(card, "tiles").append(tile);
   }
   for (const button of card.querySelectorAll("[data-action]")) {
-    button.addEventListener("click", () => act(button.dataset.action, card.dataset.key));
+    button.addEventListener("click", () => act(button.dataset.action, pool.name));
   }
+  sortable(part(card, "workers-table"), "workers");
+  sortable(part(card, "functions-table"), "functions");
+  watchTasks(card, pool.name);
+  part(card, "history-box").hidden = !sample.history;
+  if (sample.history) watchHistory(card, pool.name);
+  const form = part(card, "limits");
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const { max_workers: workers, max_queued: queued } = form.elements;
+    act("limits", pool.name, { max_workers: workers.value, max_queued: queued.value || "none" });
+    part(card, "limits-box").open = false;
+  });
+  part(card, "limits-box").addEventListener("toggle", (event) => {
+    if (!event.target.open) return;
+    // As they are now; what somebody is typing is left alone by samples.
+    form.elements.max_workers.value = card.dataset.workers;
+    form.elements.max_queued.value = card.dataset.queued;
+    form.elements.max_workers.focus();
+  });
   return card;
 }
 
-function showPool(card, pool, sample, act) {
+function showPool(card, pool, sample) {
   const { history, rate } = remember(pool, sample.at);
+  card.dataset.workers = pool.max_workers;
+  card.dataset.queued = pool.max_queued ?? "";
   text(card.querySelector("h2"), pool.name);
   card.setAttribute("aria-label", `Pool ${pool.name}`);
   text(part(card, "state"), pool.state);
@@ -71,17 +108,49 @@ function showPool(card, pool, sample, act) {
 
   // Those that have no process id are told apart by their order.
   pool.workers.forEach((worker, index) => { worker.key = worker.pid ?? `no ${index}`; });
-  keyed(part(card, "workers"), pool.workers, (worker) => worker.key,
-    (worker) => newWorker(worker, pool.name, act, history.length > 1), showWorker, sayFarewell);
-  keyed(part(card, "functions"), pool.functions, (each) => each.name, newFunction,
-    (row, each) => showFunction(row, each, pool.outcomes));
-  text(part(card, "left-out"), pool.functions_left_out ? ` (${pool.functions_left_out} more, called less, are not shown)` : "");
+  const workers = sorted(pool.workers.filter((worker) => has(worker.function, worker.pid, worker.state)), "workers", WORKERS);
+  const isThere = new Set(pool.workers.map((worker) => String(worker.key)));
+  keyed(part(card, "workers"), workers, (worker) => worker.key,
+    (worker) => newWorker(worker, pool.name, history.length > 1), showWorker,
+    (row) => (isThere.has(row.dataset.key) ? row.remove() : sayFarewell(row)));
+  showFunctions(card, pool);
   showFailures(card, pool);
+}
+
+function showFunctions(card, pool) {
+  const all = pool.functions_left_out && view.q.trim() ? searched(pool) : pool.functions;
+  for (const each of all) {
+    each.others = pool.outcomes.reduce((sum, outcome) => sum + (outcome === "completed" ? 0 : each[outcome]), 0);
+  }
+  const functions = sorted(all.filter((each) => has(each.name)), "functions", FUNCTIONS);
+  keyed(part(card, "functions"), functions, (each) => each.name, newFunction,
+    (row, each) => showFunction(row, each, pool.outcomes));
+  text(part(card, "left-out"), view.q.trim() ? ` (${whole.format(functions.length)} found)`
+    : pool.functions_left_out ? ` (${pool.functions_left_out} more, called less, are found by their name)` : "");
+}
+
+function searched(pool) {
+  const contains = view.q.trim();
+  const last = found.get(pool.name);
+  if (!last || last.contains !== contains || Date.now() - last.at > SEARCH) {
+    // Until the answer is there, what was found last.
+    found.set(pool.name, { contains, at: Date.now(), functions: last?.contains === contains ? last.functions : pool.functions });
+    fetch(`functions?${new URLSearchParams({ pool: pool.name, contains })}`)
+      .then((response) => (response.ok ? response.json() : null))
+      .then((functions) => {
+        const now = found.get(pool.name);
+        if (functions && now.contains === contains) now.functions = functions;
+      })
+      .catch(() => {});
+  }
+  return found.get(pool.name).functions;
 }
 
 function remember(pool, at) {
   let history = histories.get(pool.name);
-  if (!history || history.at(-1).opened !== pool.opened_at) histories.set(pool.name, (history = []));
+  if (!history || history.at(-1)?.opened !== pool.opened_at) histories.set(pool.name, (history = []));
+  // Shown anew, by another search or theme, it is still one sample.
+  if (history.at(-1)?.at === at) return { history, rate: history.at(-1).rate };
   const ended = pool.outcomes.reduce((sum, name) => sum + (name === "refused" ? 0 : pool[name]), 0);
   const then = history.findLast((point) => point.at <= at - RATE) ?? history[0];
   const rate = then && at > then.at ? Math.max(ended - then.ended, 0) / (at - then.at) : 0;
@@ -110,8 +179,11 @@ function showMeter(card, name, value, most) {
   meter.value = value;
 }
 
-function newWorker(worker, pool, act, isLater) {
-  const row = newRow(["", "", "function", "number", "number", "number", "number", "actions"]);
+function newWorker(worker, pool, isLater) {
+  const row = newRow(["", "", "function", "number", "number", "number", "number", "actions"], WORKER_LABELS);
+  const open = Object.assign(document.createElement("button"), { type: "button", className: "link" });
+  open.addEventListener("click", () => openTask(pool, open.dataset.task));
+  row.cells[2].append(open, progress(`Progress of worker ${worker.pid ?? ""}`));
   // Those that are there when the page opens are not new.
   if (isLater) row.className = "new";
   if (worker.pid === null) return row;
@@ -122,7 +194,7 @@ function newWorker(worker, pool, act, isLater) {
     button.dataset.action = action;
     button.setAttribute("aria-label", `${label} of worker ${worker.pid}`);
     button.addEventListener("click", () => {
-      if (button.getAttribute("aria-disabled") !== "true") act(action, pool, worker.pid);
+      if (button.getAttribute("aria-disabled") !== "true") act(action, pool, { pid: worker.pid });
     });
     group.append(button);
   }
@@ -134,10 +206,15 @@ function showWorker(row, worker) {
   row.dataset.state = worker.state;
   const state = worker.state + (worker.starved ? ", no CPU" : "") + (worker.recycling ? ", to be replaced" : "");
   const running = worker.run_seconds === null ? "" : duration(worker.run_seconds);
-  cells(row, [worker.pid ?? "–", state, worker.function ?? "", running, share(worker.cpu), memory(worker),
-    whole.format(worker.tasks_done)]);
+  [worker.pid ?? "–", state, null, running, share(worker.cpu), memory(worker), whole.format(worker.tasks_done)]
+    .forEach((value, index) => { if (value !== null) text(row.cells[index], value); });
+  const [open, bar] = row.cells[2].children;
+  open.dataset.task = worker.task ?? "";
+  open.hidden = worker.task === null;
+  text(open, worker.function ?? "");
+  showProgress(bar, worker.progress);
   const isAble = { cancel: worker.state === "busy", recycle: ["idle", "busy"].includes(worker.state) && !worker.recycling };
-  for (const button of row.querySelectorAll("button")) {
+  for (const button of row.querySelectorAll("[data-action]")) {
     button.setAttribute("aria-disabled", String(!isAble[button.dataset.action]));
   }
 }
@@ -146,11 +223,11 @@ function sayFarewell(row) {
   if (row.dataset.state === "gone") return;
   row.dataset.state = "gone";
   text(row.cells[1], "gone");
-  setTimeout(() => row.remove(), FAREWELL);
+  setTimeout(() => removeRow(row), FAREWELL);
 }
 
 function newFunction() {
-  const row = newRow(["function", "number", "number", "number", "number", "", ""]);
+  const row = newRow(["function", "number", "number", "number", "number", "", ""], FUNCTION_LABELS);
   for (const cell of [row.cells[5], row.cells[6]]) {
     const box = document.createElement("span");
     box.className = "bars";
@@ -177,11 +254,14 @@ function showFunction(row, each, outcomes) {
 
 function showFailures(card, pool) {
   const list = part(card, "failures");
-  text(part(card, "failures-count"), pool.failures.length ? "" : "none");
-  keyed(list, pool.failures.toReversed(), (failure) => `${failure.at} ${failure.function}`,
+  const failures = pool.failures.toReversed().filter((each) => (!view.kind || each.kind === view.kind)
+    && has(each.function, each.error, each.message, each.pid));
+  text(part(card, "failures-count"), failures.length === pool.failures.length ? (failures.length ? "" : "none")
+    : `${failures.length} of ${pool.failures.length}`);
+  keyed(list, failures, (failure) => `${failure.at} ${failure.function}`,
     (failure) => newFailure(failure, pool.name), () => {},
-    // What somebody reads is not taken away.
-    (element) => { if (!element.open) element.remove(); });
+    // What somebody reads is not taken away, unless they look for something else.
+    (element) => { if (!element.open || view.q || view.kind) element.remove(); });
 }
 
 function newFailure(failure, pool) {

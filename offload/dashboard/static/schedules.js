@@ -95,7 +95,8 @@ function showList(now) {
 }
 
 function newSchedule(schedule) {
-  const row = newRow(["", "state", "times", "number", "state", "number", "number", "actions"]);
+  const row = newRow(["", "state", "times", "number", "state", "number", "number", "actions"],
+    ["Name", "Status", "Fire times", "next in", "Last run", "took", "late, p50 / worst", ""]);
   const button = Object.assign(document.createElement("button"), { type: "button", className: "id" });
   button.addEventListener("click", () => openHistory(schedule.key));
   row.cells[0].append(button);
@@ -158,7 +159,8 @@ async function showHistory() {
   });
   try {
     const { runs } = await ask("history", { key: schedule.key });
-    keyed(find("runs"), runs, (run) => run.id, () => newRow(["", "", "state", "number", "told"]), showRun);
+    keyed(find("runs"), runs, (run) => run.id, () => newRow(["", "", "state", "number", "told"],
+      ["Fire time", "Why", "Outcome", "took", "Error"]), showRun);
     text(find("runs-count"), runs.length ? whole.format(runs.length) : "There was none yet.");
   } catch (error) {
     text(find("runs-count"), error instanceof TypeError ? "Not connected" : error.message);

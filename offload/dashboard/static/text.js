@@ -53,6 +53,7 @@ export function time(at) {
 export function keyed(parent, items, key, make, fill, leave = (element) => element.remove()) {
   const there = new Map([...parent.children].map((element) => [element.dataset.key, element]));
   const wanted = new Set(items.map((item) => String(key(item))));
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   const done = new Set();
   let before = null;
   for (const item of items) {
@@ -73,17 +74,53 @@ export function keyed(parent, items, key, make, fill, leave = (element) => eleme
     before = element;
   }
   for (const element of there.values()) leave(element);
+  // To move an element takes its focus; what has gone leaves it to what it was in.
+  if (focused && focused !== document.activeElement) {
+    (focused.isConnected ? focused : parent.closest("[tabindex]") ?? parent).focus({ preventScroll: true });
+  }
+}
+
+// Removes a row later than `keyed` would; a focus in it goes to what it was in.
+export function removeRow(row) {
+  const box = row.contains(document.activeElement) ? row.closest("[tabindex]") : null;
+  row.remove();
+  box?.focus({ preventScroll: true });
 }
 
 export function cells(row, values) {
   values.forEach((value, index) => text(row.cells[index], value));
 }
 
-export function newRow(classes) {
+// labels: what each cell is, for narrow screens, where a row is a block of its own. With roles, since
+// a table that is not laid out as one is none to some screen readers.
+export function newRow(classes, labels = []) {
   const row = document.createElement("tr");
-  for (const name of classes) {
+  row.setAttribute("role", "row");
+  classes.forEach((name, index) => {
     const cell = row.insertCell();
+    cell.setAttribute("role", "cell");
     if (name) cell.className = name;
-  }
+    if (labels[index]) cell.dataset.label = labels[index];
+  });
   return row;
+}
+
+// A bar with a number, for what a function has told of itself: [done, total or null], or null.
+export function progress(label) {
+  const box = Object.assign(document.createElement("span"), { className: "progress" });
+  const bar = Object.assign(document.createElement("progress"), { max: 1 });
+  bar.setAttribute("aria-label", label);
+  box.append(bar, document.createElement("span"));
+  box.hidden = true;
+  return box;
+}
+
+export function showProgress(box, told) {
+  box.hidden = told === null;
+  if (told === null) return;
+  const [done, total] = told;
+  const [bar, words] = box.children;
+  bar.hidden = !total;
+  if (total) bar.value = Math.min(Math.max(done / total, 0), 1);
+  text(words, total ? `${whole.format(done)} of ${whole.format(total)}` : whole.format(done));
 }

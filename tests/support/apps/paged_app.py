@@ -14,7 +14,7 @@ from offload import OffloadError, Pool
 from offload.dashboard import Dashboard
 from offload.starlette import lifespan
 from offload.watchdog import Watchdog
-from tests.support.functions.paged import POOL, double, fail, spin
+from tests.support.functions.paged import POOL, double, fail, spin, tell_and_spin
 
 
 async def failing(request: Request) -> PlainTextResponse:
@@ -40,6 +40,15 @@ async def spinning(_: Request) -> PlainTextResponse:
     raise AssertionError
 
 
+async def telling(request: Request) -> PlainTextResponse:
+    """Keep a worker busy that tells its progress, until somebody stops it."""
+    try:
+        await tell_and_spin(request.path_params["name"])
+    except OffloadError as error:
+        return PlainTextResponse(type(error).__name__)
+    raise AssertionError
+
+
 async def blocking(_: Request) -> PlainTextResponse:
     """Hold the event loop."""
     time.sleep(0.5)  # noqa: ASYNC251 - that is the fault
@@ -48,12 +57,13 @@ async def blocking(_: Request) -> PlainTextResponse:
 
 def make_app() -> Starlette:
     """Return the application, with its pool."""
-    pool = Pool(POOL, min_workers=2, max_workers=2)
+    pool = Pool(POOL, min_workers=2, max_workers=2, show_arguments=True)
     return Starlette(
         routes=[
             Route("/fail", failing),
             Route("/double", doubling),
             Route("/spin", spinning),
+            Route("/tell/{name}", telling),
             Route("/block", blocking),
             Mount("/dashboard", Dashboard(actions=lambda _: True)),
             Mount("/read-only", Dashboard()),

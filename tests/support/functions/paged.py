@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from offload import offload
+from offload import offload, task_context
 
 POOL = "paged"
 
@@ -18,6 +18,14 @@ def double(number: int) -> int:
 
 
 @offload(pool=POOL)
-def spin() -> NoReturn:
+def spin(_: str = "") -> NoReturn:
     while True:
         pass
+
+
+@offload(pool=POOL)
+def tell_and_spin(name: str) -> NoReturn:
+    task = task_context()
+    assert task is not None
+    task.progress(1, 4)
+    spin(name)
