@@ -100,7 +100,8 @@ class Dashboard:
             `authorize`: by who has the token that is in the log.
         interval: seconds between two samples.
         history: whether to keep how the pools of this process did over the last 24 hours, from now
-            on: some 50 KB for each, and a look once a second, on a thread of the pools' own.
+            on: some 50 KB for each, and a look once a second, on a thread of the pools' own. Of
+            jobs, how many there were in each state, from when somebody looks at their page on.
 
     Raises:
         TypeError: `authorize` or `actions` cannot be called, `interval` is not a number, or
@@ -152,7 +153,11 @@ class Dashboard:
                 Route("/failure", self._failure),
                 Route("/actions/{action}", self._act, methods=["POST"]),
                 *JobPages(
-                    self._shown_jobs, actions=self._actions, page=self._jobs_page, headers=_HEADERS
+                    self._shown_jobs,
+                    actions=self._actions,
+                    history=history,
+                    page=self._jobs_page,
+                    headers=_HEADERS,
                 ).routes(),
                 *SchedulePages(
                     actions=self._actions, page=self._schedules_page, headers=_HEADERS

@@ -14,7 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from offload.dashboard._access import forgery
+from offload.dashboard._history import SPANS
 from offload.dashboard._jobs_actions import JOB_ACTIONS, QUEUE_ACTIONS
+from offload.dashboard._jobs_history import JobHistories
 from offload.dashboard._jobs_state import detail, log_lines, matching, queues_of, row
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class JobPages:
 
     Args:
         shown: the jobs to show now.
+        history: whether to keep how many there were.
         actions: whether they can be retried, cancelled, forgotten, and queues paused.
         page: answers the page itself.
         headers: of every answer.
@@ -56,11 +59,13 @@ class JobPages:
         shown: Callable[[], Sequence[Jobs]],
         *,
         actions: bool,
+        history: bool,
         page: Callable[[Request], Awaitable[Response]],
         headers: Mapping[str, str],
     ) -> None:
         self._shown = shown
         self._actions = actions
+        self._histories = JobHistories() if history else None
         self._page = page
         self._headers = dict(headers)
 
@@ -72,6 +77,7 @@ class JobPages:
             Route("/jobs/list", self._list),
             Route("/jobs/job", self._job),
             Route("/jobs/logs", self._logs),
+            Route("/jobs/history", self._history),
             Route("/jobs/actions/{action}", self._act, methods=["POST"]),
         ]
 
@@ -98,6 +104,9 @@ class JobPages:
         told["queues"] = queues_of(recent.counts or (), paused)
         told["counts_age"] = time.monotonic() - recent.told_at if recent.counts else None
         told["active"] = [row(status) for status in page.jobs]
+        told["history"] = self._histories is not None
+        if self._histories is not None:
+            self._histories.of(jobs)
         if "health" in request.query_params:
             told["health"] = asdict(await self._asked(jobs.health()))
         return self._answer(told)
@@ -145,6 +154,17 @@ class JobPages:
         job = await self._asked(jobs.get(_id_of(request)))
         lines = await self._asked(job.logs(start=int(start), limit=_MOST_LINES))
         return self._answer({"start": int(start), "lines": log_lines(lines)})
+
+    async def _history(self, request: Request) -> Response:
+        """Return how many jobs there were by state, over some hours."""
+        asked = request.query_params
+        if self._histories is None:
+            raise HTTPException(404, "No history is kept: Dashboard(history=False).")
+        span = asked.get("span", "3600")
+        if span not in map(str, SPANS):
+            raise HTTPException(400, f"span must be one of {', '.join(map(str, SPANS))}.")
+        _, jobs = self._named(request)
+        return self._answer(self._histories.of(jobs).told(asked.get("queue", ""), int(span)))
 
     async def _act(self, request: Request) -> Response:
         """Do what was asked for to each of the jobs, or queues, that are named."""

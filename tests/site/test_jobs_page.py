@@ -134,6 +134,21 @@ def test_jobs_are_found(browser: Browser, place: str, store: SimpleNamespace) ->
         expect(rows).to_have_count(1)
 
 
+def test_the_last_hours_are_drawn(browser: Browser, place: str) -> None:
+    """How many jobs there were in each state, of all queues or of one, as the address says."""
+    with opened(browser, f"{place.partition('?')[0]}?span=3600") as page:
+        charts = page.locator("#charts canvas")
+        expect(charts.first).to_have_attribute("aria-label", re.compile("waiting 61, at most 61"))
+        expect(charts.nth(2)).to_have_attribute("aria-label", re.compile("failed 1, at most 1"))
+        page.select_option("#history-queue", "default")
+        expect(charts.first).to_have_attribute("aria-label", re.compile("waiting 1, at most 1"))
+        page.select_option("#span", "21600")
+        expect(page.locator("#history-note")).to_contain_text("a point each 60 s")
+        assert page.url.endswith("span=21600")
+        check_looks(page, ("ink", "soft", "accent"))
+        check_axe(page)
+
+
 def test_pages_and_sorting(browser: Browser, place: str, store: SimpleNamespace) -> None:
     """What does not fit is on the next page, and columns sort what is shown."""
     with opened(browser, place) as page:

@@ -127,11 +127,18 @@ def check_axe(page: Page) -> None:
     assert told == []
 
 
+# Tables whose rows are blocks on a telephone, and that do not fit even so.
+TOO_WIDE = """[...document.querySelectorAll(".scroll:has(.stack)")]
+  .filter((box) => box.scrollWidth > box.clientWidth).length"""
+
+
 def check_looks(page: Page, colours: tuple[str, ...]) -> None:
     """Fail if, in any form of the page, something sticks out or a text is too pale to be read."""
     for size in (NARROW, WIDE):
         page.set_viewport_size(size)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), size
+        if size == NARROW:
+            assert not page.evaluate(TOO_WIDE), "a table is read by scrolling sideways"
     grounds = set()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

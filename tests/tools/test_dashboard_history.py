@@ -12,6 +12,8 @@ from offload._pool.window import Window, WindowStatistics
 from offload._values.outcome import Outcome
 from offload._workers.keeper import keeper
 from offload.dashboard._history import SPANS, History, Recorder, Ring
+from offload.dashboard._jobs_history import JobHistory
+from offload.jobs import Count
 from tests.support.functions import pool as pool_functions
 
 
@@ -125,6 +127,34 @@ def test_histories_of_pools_that_are_gone_go_with_them():
 
     assert kept > 0
     assert recorder.told("fake", 3600)["bytes"] == 0
+
+
+def test_jobs_are_kept_by_queue_and_state():
+    """Of each queue, and of all together, there is an entry as often as each span says."""
+    history = JobHistory()
+    for second in range(0, 600, 10):
+        counts = [Count("mail", "f", "waiting", 2), Count("mail", "g", "waiting", 1)]
+        counts += [Count("default", "f", "failed", 4)] * (second >= 300)
+        history.note(counts, float(second), 1000.0 + second)
+    mail, both = history.told("mail", 3600), history.told("", 6 * 3600)
+
+    assert mail["queues"] == ["default", "mail"]
+    assert mail["entries"]["waiting"] == [3.0] * 60
+    assert both["entries"]["at"] == [1000.0 + second for second in range(0, 600, 60)]
+    assert both["entries"]["failed"] == [0.0] * 5 + [4.0] * 5
+    assert len(history.told("default", 3600)["entries"]["at"]) == 30
+    assert history.told("no such queue", 3600)["entries"] == {"at": []}
+
+
+def test_jobs_of_very_many_queues_take_bounded_memory():
+    """Of the first fifty queues there is a history, of the others they have a part in the sum."""
+    history = JobHistory()
+    history.note([Count(f"queue {n}", "f", "waiting", 1) for n in range(1000)], 0.0, 1000.0)
+    told = history.told("", 3600)
+
+    assert len(told["queues"]) == 50
+    assert told["bytes"] < 51 * 40_000
+    assert told["entries"]["waiting"] == [1000.0]
 
 
 @pytest.mark.anyio

@@ -13,6 +13,7 @@ from offload.jobs import Jobs, JobsUnavailableError
 from offload.jobs._values import LogLine
 from tests.jobs import job_functions as functions
 from tests.jobs.values import claim
+from tests.support.processes import PATIENCE
 
 pytestmark = pytest.mark.anyio
 NAME = "tests.jobs.job_functions"
@@ -54,6 +55,29 @@ class TestLook:
         assert (empty["waiting"], empty["is_paused"]) == (0, True)
         assert told["health"]["engine"] == "sqlite"
         assert told["actions"] is False
+
+    async def test_history_begins_with_the_first_look(self, jobs):
+        """From then on, how many jobs there are in each state is kept, whoever looks."""
+        await jobs.enqueue(functions.add, 1)
+        async with visited([jobs]) as http:
+            await http.get("/overview")
+
+            async def told():
+                # An answer that waits for nothing lets nobody else run.
+                await anyio.lowlevel.checkpoint()
+                return (await http.get("/history", params={"queue": "default"})).json()
+
+            with anyio.fail_after(PATIENCE):
+                while not (await told())["entries"]["at"]:
+                    pass
+            kept = await told()
+            wrong = await http.get("/history", params={"span": "1"})
+        async with visited([jobs], history=False) as http:
+            none = await http.get("/history")
+
+        assert kept["queues"] == ["default"]
+        assert (kept["entries"]["waiting"], kept["entries"]["failed"]) == ([1.0], [0.0])
+        assert (wrong.status_code, none.status_code) == (400, 404)
 
     async def test_list_pages(self, jobs):
         """Pages together have each job once, in the order that was asked for."""

@@ -1,6 +1,7 @@
 // The page of jobs: queues, a list that can be searched and sorted, and what can be done to them.
 
 import { openJob } from "./job.js";
+import { startHistory } from "./jobs_history.js";
 import { line } from "./pictures.js";
 import { duration, find, keyed, newRow, text, whole } from "./text.js";
 
@@ -72,6 +73,7 @@ function showOverview(told) {
   if (!told.stores.length) return;
   showStores(told);
   const queues = told.queues ?? [];
+  find("history-box").hidden = told.history === false;
   for (const queue of queues) remember(queue, told.at);
   keyed(find("queues"), queues, (queue) => queue.name, newQueue, (row, queue) => showQueue(row, queue, told.at));
   options(find("search").elements.queue, ["", ...queues.map((queue) => queue.name)], "any");
@@ -97,7 +99,7 @@ function showStores(told) {
   find("store-box").hidden = told.stores.length < 2;
 }
 
-function options(select, names, ofNone) {
+export function options(select, names, ofNone) {
   const there = [...select.options].map((option) => option.value);
   if (there.join("\n") === names.join("\n")) return;
   const before = select.value;
@@ -169,8 +171,9 @@ function conditions() {
 }
 
 // So that a search can be sent to somebody, and survives a reload.
-function noteInAddress() {
-  const question = new URLSearchParams({ ...conditions(), ...(store ? { store } : {}) }).toString();
+export function noteInAddress() {
+  const span = find("history-box").open ? { span: find("span").value } : {};
+  const question = new URLSearchParams({ ...conditions(), ...(store ? { store } : {}), ...span }).toString();
   history.replaceState(null, "", question ? `?${question}` : location.pathname);
 }
 
@@ -324,6 +327,7 @@ function start() {
       showList(Date.now() / 1000);
     });
   }
+  startHistory(given);
   find("sure-no").addEventListener("click", () => find("sure").close(""));
   find("sure-yes").addEventListener("click", () => find("sure").close("yes"));
   const turn = async () => {
