@@ -103,11 +103,36 @@ def _code_of_file(path: str, module: types.ModuleType) -> types.CodeType:
     module.__file__ = path
     with open(path, "rb") as file:
         data = file.read()
-    if data.startswith(MAGIC_NUMBER):
+    is_compiled = data.startswith(MAGIC_NUMBER)
+    if sys.version_info >= (3, 15):
+        from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+
+        find = SourcelessFileLoader if is_compiled else SourceFileLoader
+        module.__dict__["__spec__"] = _ScriptSpec(find(MAIN_ALIAS, path), path)
+    if is_compiled:
         import marshal
 
         return marshal.loads(data[16:])  # type: ignore[no-any-return]
     return compile(data, path, "exec", dont_inherit=True)
+
+
+class _ScriptSpec:
+    """Of a script, which has no spec: says no more than where its source is.
+
+    Without a loader there, `linecache` of Python 3.15 warns of each traceback with a function of a
+    module that is not called `__main__`, and under `-W error` nobody could format one.
+    """
+
+    # As if there were no spec: multiprocessing and we look here for the name of a module to run,
+    # and a relative import for its package.
+    name = None
+    parent = ""
+    submodule_search_locations = cached = None
+    has_location = True
+
+    def __init__(self, loader: Any, origin: str) -> None:
+        self.loader = loader
+        self.origin = origin
 
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
