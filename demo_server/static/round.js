@@ -3,7 +3,7 @@
 import { duration, find, sleep, text } from "./text.js";
 
 // Long enough to see a calm line first, and to touch something.
-const QUIET = 5000;
+const QUIET = 4000;
 // Between the two, so that the line is calm again.
 const PAUSE = 1500;
 const COUNT = 3;

@@ -164,7 +164,7 @@ function showStarved(card, pool) {
   const starved = pool.starved_workers;
   text(part(card, "starved"), starved
     ? `${starved === 1 ? "1 worker gets" : `${whole.format(starved)} workers get`} next to no CPU time: ` +
-      "busy processes beside them go first. Set os_priority, or fewer workers, or leave CPUs to them."
+      "busy processes beside them go first. Set os_priority=\"normal\" or fewer workers, or leave CPUs to them."
     : "");
 }
 
