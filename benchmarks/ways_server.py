@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from benchmarks.suite.contenders import OURS
 from benchmarks.ways_functions import crash, crashed, fired, jobs, pool, scheduled, work, worked
+from offload.roles import Program
 from offload.schedules import EventKind, FireContext, Schedule, Scheduler
 from offload.starlette import exception_handlers
 from offload.starlette import lifespan as offload_lifespan
@@ -120,12 +121,15 @@ async def tell_starts(_: Request) -> JSONResponse:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    opened = offload_lifespan(
-        *([pool] if _has_pool else []), jobs=jobs if _has_jobs else None, scheduler=scheduler
+    # Without any, it opens the default pool: what has no pool is weighed without one.
+    opened = (
+        offload_lifespan(pool, scheduler=scheduler)(app)
+        if _has_pool
+        else Program(jobs=jobs if _has_jobs else None, scheduler=scheduler).running()
     )
     await schedule.pause()
     schedule.observe(_note)
-    async with opened(app):
+    async with opened:
         await asyncio.gather(*(run(work if _decorated else worked, 1000) for _ in range(4)))
         yield
 

@@ -151,7 +151,9 @@ def _entry(scenario: Scenario, results: Results, name: str, column: _Column) -> 
         return "–"
     fraction = 0.5 if metric.fraction is None else metric.fraction
     value, low, high = ratio(base, estimate, fraction)
-    if math.isnan(low):
+    if not math.isfinite(value):
+        return "–"
+    if not math.isfinite(low):
         return number(value)
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
