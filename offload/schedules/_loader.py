@@ -102,7 +102,7 @@ class Loader:
         """Begin."""
         self._running.follow(self._load)
         if self.store is not None:
-            self._running.follow(self._extend)
+            self._running.keep(self._extend)
 
     # Loading
 

@@ -121,6 +121,11 @@ class RunningScheduler:
         assert self._side is not None
         self._side.start_soon(self._guarded, function)
 
+    def keep(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something that goes on while the scheduler drains, and ends after that."""
+        assert self._work is not None
+        self._work.start_soon(self._guarded, function)
+
     async def _guarded(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await function()

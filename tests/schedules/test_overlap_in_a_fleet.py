@@ -11,6 +11,7 @@ from offload.jobs import Jobs
 from offload.jobs._notes import Swap
 from offload.jobs._values import Complete
 from offload.schedules import EventKind, Every, FireContext, Schedule
+from offload.schedules._store import ScheduleStore
 from tests.jobs import job_functions
 from tests.jobs.values import claim
 from tests.schedules.story import ready
@@ -245,3 +246,37 @@ async def end_the_other(leaving, notes):
     """End the run of another process once a scheduler drains."""
     await leaving.wait()
     assert (await notes.swap([Swap("schedule/lease/a", "another", None)]))[0]
+
+
+async def test_what_drains_goes_on_holding_its_schedule(clock, url, monkeypatch):
+    """Nobody else runs a schedule while a run of it ends, however long the drain is."""
+    extended = 0
+
+    async def extend(_):
+        nonlocal extended
+        extended += 1
+        return []
+
+    monkeypatch.setattr("offload.schedules._loader._EXTEND_SECONDS", 0.01)
+    monkeypatch.setattr(ScheduleStore, "extend", extend)
+    async with Jobs(url) as jobs, anyio.create_task_group() as group:
+        watched = Watched()
+        leaving = anyio.Event()
+        scheduler = clock.scheduler(jobs, drain=PATIENCE)
+        scheduler.add(Schedule(MINUTE, watched.function, name="a"))
+
+        async def let_it_end():
+            await leaving.wait()
+            before = extended
+            await until(lambda: extended > before + 1)
+            watched.let.set()
+
+        async with scheduler:
+            await ready(scheduler)
+            clock.move(60)
+            await until(lambda: watched.begun)
+            group.start_soon(let_it_end)
+            # From here to where it fires no more there is no await.
+            leaving.set()
+
+    assert watched.ended == ["01"]
