@@ -1,9 +1,14 @@
-"""Postgres: what statements cost, as the server itself counts it."""
+"""Postgres: what statements cost, as the server itself counts it, and which events they leave."""
+
+import json
+from collections import Counter
 
 import psycopg
 import pytest
 
-from tests.jobs.values import new_job
+from offload.jobs._bullmq.words import claim_id, ending_words
+from offload.jobs._values import Complete, Unique
+from tests.jobs.values import look, new_job, wanted
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("place", ["postgres"], indirect=True)]
 
@@ -11,6 +16,26 @@ READ = (
     "SELECT seq_tup_read FROM pg_stat_xact_user_tables "
     "WHERE schemaname = 'bullmq' AND relname = 'job'"
 )
+
+
+CALLS = "SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'move_to_completed'"
+
+
+def connect(place):
+    """Return a connection beside the engine's."""
+    return psycopg.AsyncConnection.connect(
+        place.url, options="-c search_path=bullmq -c track_functions=pl", autocommit=True
+    )
+
+
+async def run_all(engine, limit):
+    """Claim and complete whatever waits, so many at once, as a worker program does it."""
+    claimed = await engine.claim(wanted(limit))
+    while claimed:
+        reports = [(each.claim, Complete('"done"')) for each in claimed]
+        finished = await engine.finish_all(reports, then=wanted(limit))
+        assert all(finished.stored)
+        claimed = finished.claimed
 
 
 @pytest.fixture
@@ -21,11 +46,9 @@ def anyio_backend():
 
 async def test_new_job_costs_the_same_however_many_there_are(place, engine):
     """Whether an id is known already is looked up by an index, not among all jobs."""
-    for start in range(0, 2000, 500):
-        await engine.put([new_job(f"job-{number}") for number in range(start, start + 500)])
-    async with await psycopg.AsyncConnection.connect(
-        place.url, options="-c search_path=bullmq", autocommit=True
-    ) as connection:
+    for start in range(0, 2000, 100):
+        await engine.put([new_job(f"job-{number}") for number in range(start, start + 100)])
+    async with await connect(place) as connection:
         # As autovacuum does it: the tables of queues stay too small for it.
         await connection.execute("ANALYZE job, offload_job")
         async with connection.transaction():
@@ -34,3 +57,59 @@ async def test_new_job_costs_the_same_however_many_there_are(place, engine):
     assert row is not None
     # The planner may read a few rows of small tables, never all of them.
     assert row[0] < 100
+
+
+async def test_many_are_completed_in_few_statements(place, engine):
+    """Only what needs more, as a job with a key that others may have, is ended one by one."""
+    await engine.put([new_job(unique=Unique("key"))])
+    await engine.put([new_job() for _ in range(20)])
+    claimed = await engine.claim(wanted(50))
+    words = [claim_id(each.claim) + ending_words(Complete("1")) for each in claimed]
+    assert len(words) == 21
+    async with await connect(place) as connection, connection.transaction():
+        cursor = await connection.execute(
+            "SELECT offload_finish_all(%s, NULL, NULL, NULL, NULL, NULL, NULL)",
+            (json.dumps(words),),
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        assert row[0][0] == {str(number): True for number in range(1, 22)}
+        calls = await (await connection.execute(CALLS)).fetchone()
+    assert calls == (1,)
+    # Its key is free again.
+    (other,) = await engine.put([new_job(unique=Unique("key"))])
+    assert other not in {each.job.id for each in claimed}
+
+
+async def test_each_job_leaves_its_events_however_many_end_at_once(place, engine):
+    """BullMQ's listeners are told of every job, and once that there are no more."""
+    await engine.put([new_job(f"job-{number:02}") for number in range(50)])
+    await run_all(engine, 20)
+    async with await connect(place) as connection:
+        rows = await (
+            await connection.execute("SELECT event, data->>'jobId', data FROM event ORDER BY id")
+        ).fetchall()
+    assert Counter(kind for kind, _, _ in rows) == {
+        "added": 50,
+        "waiting": 50,
+        "active": 50,
+        "completed": 50,
+        "drained": 1,
+    }
+    assert rows[-1][0] == "drained"
+    completed = [(job_id, data) for kind, job_id, data in rows if kind == "completed"]
+    assert [job_id for job_id, _ in completed] == [f"job-{number:02}" for number in range(50)]
+    assert {(data["returnvalue"], data["prev"]) for _, data in completed} == {('"done"', "active")}
+    assert (await look(engine, "job-49")).result == '"done"'
+
+
+async def test_old_events_are_forgotten_however_many_are_told_at_once(place, engine):
+    """As BullMQ does it: what is left is what the queue shall keep, and some 256 more."""
+    async with await connect(place) as connection:
+        await connection.execute("INSERT INTO meta VALUES ('default', 'opts.maxLenEvents', '100')")
+        for _ in range(4):
+            await engine.put([new_job() for _ in range(100)])
+        await run_all(engine, 50)
+        row = await (await connection.execute("SELECT count(*) FROM event")).fetchone()
+    assert row is not None
+    assert row[0] <= 100 + 256 + 2 * 50

@@ -7,10 +7,44 @@ $$;
 
 CREATE OR REPLACE FUNCTION offload_jsonb(p_text text) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN p_text::jsonb;
-EXCEPTION WHEN data_exception THEN
-  -- As of a character U+0000, which jsonb has not. Ours is in text.
-  RETURN 'null'::jsonb;
+  -- A block with an exception is a transaction of its own: not for what cannot fail.
+  IF p_text ~ '^(null|true|false|[1-9][0-9]{0,14}|"[^"\\[:cntrl:]]*")$' THEN
+    RETURN p_text::jsonb;
+  END IF;
+  BEGIN
+    RETURN p_text::jsonb;
+  EXCEPTION WHEN data_exception THEN
+    -- As of a character U+0000, which jsonb has not. Ours is in text.
+    RETURN 'null'::jsonb;
+  END;
+END $$;
+
+-- Tell of what happened to many jobs of a queue, as `publish_event` of BullMQ's does of one: in one
+-- statement, with one notification, and the oldest events forgotten now and then.
+CREATE OR REPLACE FUNCTION offload_publish(p_queue text, p_event text, p_data jsonb[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  v_first bigint;
+  v_last bigint;
+  v_most integer;
+BEGIN
+  WITH told AS (INSERT INTO event (queue, event, data, created_at_ms)
+    SELECT p_queue, p_event, d, offload_now() FROM unnest(p_data) WITH ORDINALITY u(d, n)
+    ORDER BY n RETURNING id)
+    SELECT min(id), max(id) INTO v_first, v_last FROM told;
+  IF v_last IS NULL THEN
+    RETURN;
+  END IF;
+  IF pg_try_advisory_xact_lock(hashtext('bullmq:evnotify:' || p_queue)) THEN
+    PERFORM pg_notify('bullmq_events', p_queue);
+  END IF;
+  IF (v_first - 1) / 256 < v_last / 256 THEN
+    v_most := COALESCE((SELECT value::integer FROM meta WHERE queue = p_queue
+      AND field = 'opts.maxLenEvents'), 10000);
+    IF v_most > 0 AND pg_try_advisory_xact_lock(hashtext('bullmq:evtrim:' || p_queue)) THEN
+      DELETE FROM event WHERE queue = p_queue AND id <= v_last - v_most;
+    END IF;
+  END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION offload_state(p_job job, p_ours offload_job) RETURNS text
@@ -234,16 +268,23 @@ BEGIN
 END $$;
 
 -- Claim up to `p_limit` jobs. Return them, and ms until a delayed one is due, or -1.
+--
+-- Here and in what ends many attempts, Postgres is told to make one plan of each statement, which goes
+-- by keys. Left alone it makes them anew at each call, for the length of an array, which takes longer
+-- than to run them; or it keeps one of a time when the table was empty, which reads all of it.
 CREATE OR REPLACE FUNCTION offload_claim(p_worker text, p_lease bigint, p_limit integer,
   p_token text, p_functions text[], p_queues text[]) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v_now bigint := offload_now();
   v_queue text;
   v record;
-  v_job job;
-  v_ours offload_job;
   v_claimed jsonb[] := '{}';
+  v_begun jsonb[];
+  v_events jsonb[];
+  v_ids text[];
+  v_number integer := 0;
   v_found integer;
   v_room integer;
   v_due bigint;
@@ -265,37 +306,35 @@ BEGIN
         AND field = 'concurrency';
       v_room := COALESCE(v_found, v_room);
       EXIT WHEN v_room <= 0;
-      v_found := 0;
-      FOR v IN SELECT j.id FROM unnest(p_functions) f(name), LATERAL (SELECT id, priority, seq
+      v_ids := ARRAY(SELECT j.id FROM unnest(p_functions) f(name), LATERAL (SELECT id, priority, seq
         FROM job WHERE queue = v_queue AND state = 'waiting' AND job.name = f.name
         ORDER BY priority, seq FOR UPDATE SKIP LOCKED LIMIT v_room) j
-        ORDER BY j.priority, j.seq LIMIT v_room LOOP
-        v_found := v_found + 1;
-        SELECT * INTO v_ours FROM offload_job WHERE queue = v_queue AND id = v.id;
-        IF NOT FOUND THEN
-          -- Put by a producer of BullMQ's.
-          INSERT INTO offload_job (queue, id) VALUES (v_queue, v.id) ON CONFLICT DO NOTHING;
-          SELECT * INTO v_ours FROM offload_job WHERE queue = v_queue AND id = v.id;
-        END IF;
-        IF v_ours.deadline_ms <= v_now THEN
-          PERFORM offload_expire(v_queue, v.id);
-          CONTINUE;
-        END IF;
-        UPDATE job SET state = 'active', lock_token = p_token || '.'
-          || cardinality(v_claimed), locked_until_ms = v_now + p_lease,
-          processed_at_ms = v_now, processed_by = p_worker, progress = NULL,
-          attempts_started = attempts_started + 1
-          WHERE queue = v_queue AND id = v.id RETURNING * INTO v_job;
-        IF v_ours.progress IS NOT NULL OR v_ours.due_us IS NOT NULL THEN
-          UPDATE offload_job SET progress = NULL, due_us = NULL WHERE queue = v_queue
-            AND id = v.id RETURNING * INTO v_ours;
-        END IF;
-        PERFORM publish_event(v_queue, 'active', jsonb_build_object('jobId', v.id,
-          'prev', 'waiting'));
-        v_claimed := array_append(v_claimed, jsonb_build_array(v_job.lock_token,
-          offload_snapshot(v_job, v_ours)));
+        ORDER BY j.priority, j.seq LIMIT v_room);
+      EXIT WHEN v_ids = '{}';
+      -- Of jobs that a producer of BullMQ's has put, there is none.
+      INSERT INTO offload_job (queue, id) SELECT v_queue, u.id FROM unnest(v_ids) u(id)
+        WHERE NOT EXISTS (SELECT 1 FROM offload_job o WHERE o.queue = v_queue AND o.id = u.id)
+        ON CONFLICT DO NOTHING;
+      FOR v IN SELECT id FROM offload_job WHERE queue = v_queue AND id = ANY (v_ids)
+        AND deadline_ms <= v_now LOOP
+        PERFORM offload_expire(v_queue, v.id);
+        v_ids := array_remove(v_ids, v.id);
       END LOOP;
-      EXIT WHEN v_found = 0;
+      UPDATE offload_job SET progress = NULL, due_us = NULL WHERE queue = v_queue
+        AND id = ANY (v_ids) AND (progress IS NOT NULL OR due_us IS NOT NULL);
+      WITH begun AS (UPDATE job SET state = 'active', lock_token = p_token || '.' || v_number + u.n,
+        locked_until_ms = v_now + p_lease, processed_at_ms = v_now, processed_by = p_worker,
+        progress = NULL, attempts_started = attempts_started + 1
+        FROM unnest(v_ids) WITH ORDINALITY u(id, n)
+        WHERE job.queue = v_queue AND job.id = u.id
+        RETURNING job AS j, u.n)
+        SELECT array_agg(jsonb_build_array((b.j).lock_token, offload_snapshot(b.j, o)) ORDER BY b.n),
+          array_agg(jsonb_build_object('jobId', (b.j).id, 'prev', 'waiting') ORDER BY b.n)
+        INTO v_begun, v_events FROM begun b JOIN offload_job o ON o.queue = (b.j).queue
+        AND o.id = (b.j).id;
+      v_claimed := v_claimed || COALESCE(v_begun, '{}');
+      v_number := v_number + cardinality(v_ids);
+      PERFORM offload_publish(v_queue, 'active', v_events);
     END LOOP;
   END LOOP;
   IF v_claimed = '{}' THEN

@@ -61,18 +61,63 @@ BEGIN
   RETURN true;
 END $$;
 
+-- End attempts that have completed, in few statements, however many they are. What more there is to
+-- do for a job of a flow, with a deduplication key, or to be removed at once, only BullMQ's own
+-- `move_to_completed` knows: these are left out, as are those of others by now. Their rows are locked
+-- already. Return the numbers of the reports that were stored.
+CREATE OR REPLACE FUNCTION offload_complete(p_reports jsonb) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  v record;
+  v_now bigint := offload_now();
+  v_stored bigint[] := '{}';
+BEGIN
+  FOR v IN WITH ended AS (UPDATE job j SET state = 'completed', return_value = offload_jsonb(r->>7),
+    finished_at_ms = v_now, lock_token = NULL, locked_until_ms = NULL, failed_reason = NULL,
+    stacktrace = NULL, attempts_made = attempts_made + 1
+    FROM jsonb_array_elements(p_reports) WITH ORDINALITY u(r, n)
+    WHERE r->>3 = 'complete' AND j.queue = r->>0 AND j.id = r->>1
+    AND j.state::text = 'active' AND j.lock_token = r->>2 AND j.parent_id IS NULL AND j.dedup_id IS NULL
+    AND j.opts->'removeOnComplete' IS DISTINCT FROM 'true'
+    AND NOT EXISTS (SELECT 1 FROM job_dependency d WHERE d.parent_queue = j.queue
+      AND d.parent_id = j.id)
+    RETURNING j.queue, j.id, n, r->>7 AS value, jsonb_build_object('jobId', j.id, 'returnvalue',
+      COALESCE(j.return_value, 'null'::jsonb)::text, 'prev', 'active') AS event),
+    ours AS (UPDATE offload_job o SET result = e.value, error = NULL, is_cancel_asked = false,
+      forget_ms = v_now + keep * 1000 FROM ended e WHERE o.queue = e.queue AND o.id = e.id)
+    SELECT queue, array_agg(n) AS numbers, array_agg(event ORDER BY n) AS events FROM ended
+      GROUP BY queue LOOP
+    v_stored := v_stored || v.numbers;
+    PERFORM offload_publish(v.queue, 'completed', v.events);
+    IF NOT EXISTS (SELECT 1 FROM job WHERE queue = v.queue AND state = 'active') AND (
+      EXISTS (SELECT 1 FROM meta WHERE queue = v.queue AND field = 'paused' AND value = '1')
+      OR NOT EXISTS (SELECT 1 FROM job WHERE queue = v.queue AND state = 'waiting')) THEN
+      PERFORM publish_event(v.queue, 'drained', '{}');
+    END IF;
+  END LOOP;
+  RETURN v_stored;
+END $$;
+
 -- End many attempts, and claim where `p_limit` is given: one commit for all of it. Return whether
 -- each was stored, and what `offload_claim` returns. Rows are locked in the order that
 -- `offload_extend` has, so that neither waits for the other in a circle.
 CREATE OR REPLACE FUNCTION offload_finish_all(p_reports jsonb, p_worker text, p_lease bigint,
   p_limit integer, p_token text, p_functions text[], p_queues text[]) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v record;
-  v_stored jsonb := '{}';
+  v_completed bigint[];
+  v_stored jsonb;
 BEGIN
+  PERFORM 1 FROM (SELECT r->>0 AS queue, r->>1 AS id FROM jsonb_array_elements(p_reports) r
+    ORDER BY 1, 2) u, LATERAL (SELECT FROM job j WHERE j.queue = u.queue AND j.id = u.id LIMIT 1
+    FOR UPDATE) locked;
+  v_completed := offload_complete(p_reports);
+  v_stored := COALESCE((SELECT jsonb_object_agg(n, true) FROM unnest(v_completed) u(n)), '{}');
   FOR v IN SELECT r, n FROM jsonb_array_elements(p_reports) WITH ORDINALITY u(r, n)
-    ORDER BY r->>0, r->>1, n LOOP
+    WHERE NOT n = ANY (v_completed) ORDER BY r->>0, r->>1, n LOOP
     v_stored := v_stored || jsonb_build_object(v.n, offload_finish(v.r->>0, v.r->>1, v.r->>2,
       v.r->>3, v.r->>4, (v.r->>5)::integer, (v.r->>6)::integer, v.r->>7, v.r->>8, v.r->>9,
       (v.r->>10)::bigint));
