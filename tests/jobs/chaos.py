@@ -33,6 +33,8 @@ LEASE = 3.0
 PROGRAMS = 3
 _LONG = "long"
 _READY = "worker program"
+# At a low priority on a busy machine, four interpreters take minutes to come up.
+_START_SECONDS = 300.0
 # Leases outlast an outage of the store that is over before this, in seconds.
 _MOMENT = 0.75
 # Attempts end so, with another one after them, where somebody was harmed or told to end.
@@ -156,7 +158,7 @@ class Chaos:
         self._start(programs, "healthy", "--queues", _LONG)
         self._fill_up(programs)
         for program in self._programs.values():
-            program.says(_READY)
+            program.says(_READY, _START_SECONDS)
 
     def _fill_up(self, programs: Programs) -> None:
         while len(self._alive) < PROGRAMS:

@@ -48,10 +48,10 @@ class Program:
                 self.lines.append(line)
                 self._changed.notify_all()
 
-    def says(self, word: str) -> Self:
+    def says(self, word: str, seconds: float = PATIENCE) -> Self:
         """Wait until it has written a word."""
         with self._changed:
-            assert self._changed.wait_for(lambda: word in self.text, PATIENCE), self.text
+            assert self._changed.wait_for(lambda: word in self.text, seconds), self.text
         return self
 
     def has_said(self, word: str) -> bool:

@@ -26,6 +26,7 @@ Guarantees:
    stored or refused it.
 5. *Deploys lose nothing.* After SIGTERM nothing is claimed, and what has not ended after `drain`
    seconds is stopped and handed back, without being counted.
+6. *No two at once.* What is retried or handed back has no process any more that runs it.
 """
 
 from offload.jobs._worker.program import WorkerProgram
