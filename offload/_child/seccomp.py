@@ -116,6 +116,8 @@ _TRUNCATE: _Numbers = (76, 45)
 _NEW_NAMESPACES = 0x7E020080
 # TIOCSTI and TIOCLINUX put letters into the terminal that the server was started from.
 _TERMINAL_REQUESTS = (0x5412, 0x541C)
+# PR_SET_DUMPABLE: what reads core dumps from a pipe heeds no other limit.
+_SET_DUMPABLE = 4
 _UNIX, _STREAM, _SEQPACKET, _TYPE_MASK = 1, 1, 5, 0xF
 _OF_USER_PRIORITY, _OF_USER_IO = 2, 3
 
@@ -162,6 +164,7 @@ def _by_arguments(*, network: bool) -> list[tuple[_Numbers, _Code]]:
                 *(step for each in _TERMINAL_REQUESTS for step in _refuse_if(_IF_EQUAL, each)),
             ],
         ),
+        ((157, 167), [_argument(0), *_refuse_if(_IF_EQUAL, _SET_DUMPABLE)]),  # prctl
         ((302, 261), _only_itself(0)),  # prlimit64
         ((203, 122), _only_itself(0)),  # sched_setaffinity
         ((144, 119), _only_itself(0)),  # sched_setscheduler

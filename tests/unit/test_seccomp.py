@@ -29,6 +29,7 @@ class Numbers(NamedTuple):
     prlimit64: int
     setpriority: int
     ptrace: int
+    prctl: int
     fchmod: int
     utimensat: int
     truncate: int
@@ -40,8 +41,8 @@ class Numbers(NamedTuple):
 
 
 NUMBERS = {
-    "x86_64": Numbers(0, 41, 53, 56, 16, 302, 141, 101, 91, 280, 76, 319, 59, 62),
-    "aarch64": Numbers(63, 198, 199, 220, 29, 261, 140, 117, 52, 88, 45, 279, 221, 129),
+    "x86_64": Numbers(0, 41, 53, 56, 16, 302, 141, 101, 157, 91, 280, 76, 319, 59, 62),
+    "aarch64": Numbers(63, 198, 199, 220, 29, 261, 140, 117, 167, 52, 88, 45, 279, 221, 129),
 }
 
 
@@ -107,6 +108,7 @@ def test_usual_calls_are_allowed(machine: str) -> None:
     assert decide("clone", 0x01200011) == "allowed"  # as fork(3) makes it
     assert decide("clone", 0x003D0F00) == "allowed"  # as pthread_create(3)
     assert decide("ioctl", 1, 0x5401) == "allowed"  # TCGETS
+    assert decide("prctl", 15, 1) == "allowed"  # PR_SET_NAME
     assert decide("prlimit64", 0, 4) == "allowed"
     assert decide("setpriority", 0, 0, 10) == "allowed"
 
@@ -118,6 +120,7 @@ def test_usual_calls_are_allowed(machine: str) -> None:
         ("io_uring_setup", (), "ENOSYS"),
         ("clone3", (), "ENOSYS"),
         ("ptrace", (), "EPERM"),
+        ("prctl", (4, 1), "EPERM"),  # PR_SET_DUMPABLE
         ("clone", (0x10000011,), "EPERM"),  # CLONE_NEWUSER
         ("clone", (0x40000011,), "EPERM"),  # CLONE_NEWNET
         ("ioctl", (0, 0x5412), "EPERM"),  # TIOCSTI

@@ -150,6 +150,7 @@ OTHERS: dict[str, Callable[[], object]] = {
     "namespace": _new_namespace,
     "semaphores": _semaphores,
     "io_uring": _io_uring,
+    "dumpable again": lambda: _libc("prctl", 4, 1, 0, 0, 0),
     "another user": lambda: os.setuid(12345),
 }
 
