@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from offload import Pool
-from offload._decisions.starvation import ThreadTime
+from offload._decisions.starvation import Starvation, ThreadTime
 from offload._decisions.words import StopReason, TaskState
 from offload._pool.invocation import Invocation
 from offload._pool.target import target_of
@@ -473,8 +473,12 @@ def is_to_look(pool: Pool) -> bool:
 
 
 def pretend_times(pool: Pool, priority: str, times: Callable[[int], dict[int, ThreadTime]]) -> None:
-    """Have workers seem to be of this priority, and their processes to have these times."""
+    """Have workers seem to be of this priority, and their processes to have these times.
+
+    Nothing has been told until then, of a machine that is busy with other tests.
+    """
     shell = shell_of(pool)
+    shell.cpu_watch._starvation = Starvation()
     shell.backend.os_priority = priority
     shell.cpu_watch._times = times
 
