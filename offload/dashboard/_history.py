@@ -81,8 +81,12 @@ class _Interval:
 
     def __init__(self, ring: Ring, begin: float) -> None:
         self.ring = ring
-        self.begin = begin
         self._windows: list[WindowStatistics] = []
+        self._start(begin)
+
+    def _start(self, begin: float) -> None:
+        self.begin = begin
+        self._windows.clear()
         self._looks = 0
         self._busy = 0
         self._workers = 0
@@ -118,7 +122,7 @@ class _Interval:
                 values |= {"run": run.quantile(0.5), "run_p99": run.quantile(0.99)}
                 values |= {"wait_p99": wait.quantile(0.99)}
             self.ring.add(at, values)
-        self.__init__(self.ring, now)  # type: ignore[misc]
+        self._start(now)
 
 
 class History:
