@@ -48,8 +48,9 @@ class Hub(ABC):
 
     def remove_listener(self, listener: Listener) -> None:
         """Give it no more."""
-        self._listeners.discard(listener)
-        self._rest()
+        if listener in self._listeners:  # else this was closed, and its loop may be no more
+            self._listeners.remove(listener)
+            self._rest()
 
     async def expect(self, queues: frozenset[str], ring: asyncio.Event) -> None:
         """Have `ring` set whenever there may be jobs in one of the queues."""
@@ -62,8 +63,9 @@ class Hub(ABC):
 
     def forget(self, queues: frozenset[str], ring: asyncio.Event) -> None:
         """Set it no more."""
-        self._claimers.discard((queues, ring))
-        self._rest()
+        if (queues, ring) in self._claimers:
+            self._claimers.remove((queues, ring))
+            self._rest()
 
     def close(self) -> None:
         """End all listening."""
