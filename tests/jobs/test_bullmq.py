@@ -1,5 +1,6 @@
 """What is of BullMQ: its scripts as ours use them, its names, deploys, and programs that die."""
 
+import contextlib
 import random
 import re
 import subprocess
@@ -165,7 +166,7 @@ def start_worker(server, name):
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 @pytest.mark.parametrize("kind, total", [(RedisServer, 1500), (PostgresServer, 500)])
-async def test_no_job_is_lost_while_programs_and_server_die(  # noqa: C901 - a story
+async def test_no_job_is_lost_while_programs_and_server_die(  # noqa: C901, PLR0915 - a story
     tmp_path_factory, kind, total
 ):
     """Worker programs and servers are killed at random: each job ends once, none is lost."""
@@ -208,8 +209,12 @@ async def test_no_job_is_lost_while_programs_and_server_die(  # noqa: C901 - a s
             group.start_soon(produce)
             group.start_soon(kill)
         with anyio.fail_after(60):
-            while await finished() < total:
-                await engine.sweep()
+            done = 0
+            while done < total:
+                # The server may still be busy with what it missed.
+                with contextlib.suppress(JobsUnavailableError):
+                    await engine.sweep()
+                    done = await finished()
                 await anyio.sleep(0.1)
         records = await engine.get([f"job-{number}" for number in range(1, total + 1)])
         await engine.aclose()

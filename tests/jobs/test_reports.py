@@ -17,6 +17,7 @@ from offload.jobs._worker.connection import Connection
 from offload.jobs._worker.consumer import Consumer
 from offload.jobs._worker.leases import Leases
 from offload.jobs._worker.parts import Parts
+from offload.jobs._worker.pulse import Pulse
 from offload.jobs._worker.records import RecordKeeper
 from offload.jobs._worker.reports import Reports
 from offload.jobs._worker.statistics import Counters
@@ -95,7 +96,7 @@ def attempt(parts, name):
 
 
 def made_parts(engine):
-    """Return what lanes need of their program."""
+    """Return what consumers need of their program."""
     return Parts(
         engine=engine,
         worker="worker",
@@ -106,6 +107,7 @@ def made_parts(engine):
         connection=Connection(),
         records=RecordKeeper(),
         counters=Counters(),
+        pulse=Pulse(),
     )
 
 

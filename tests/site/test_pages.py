@@ -224,7 +224,7 @@ class TestDemoPage:
             page.route("**/stats", starve)
             expect(page.locator("#starved")).to_contain_text("starves the workers")
             check_axe(page)
-            page.unroute("**/stats")
+            page.unroute_all(behavior="ignoreErrors")
             expect(page.locator("#starved")).to_be_hidden()
 
     def test_the_chart_jumps_inline_and_stays_flat_offloaded(self, browser, demo):
