@@ -28,6 +28,7 @@ from offload.testing._loop_blocks import _Figures, _waited_between
 from tests.support.functions.decorated import (
     square,  # decorated: what calls need is imported by now
 )
+from tests.support.processes import PATIENCE
 
 THRESHOLD = 0.05
 LONG = 0.25  # much longer than the threshold: it is found on a busy machine too
@@ -343,6 +344,10 @@ class TestLeaks:
 
     def test_open_pool_is_found_and_closed_pool_is_not(self):
         """A pool's processes, thread and descriptors are there while it is open, then all gone."""
+        # That of the test before may be about to end.
+        for thread in threading.enumerate():
+            if thread.name == "offload-keeper":
+                thread.join(PATIENCE)
         before = Footprint.now()
         pool = Pool("leaking", max_workers=1)
 
