@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import anyio.to_thread
 from starlette.exceptions import HTTPException
 
 from offload._values.options import INHERIT
+from offload.dashboard._answers import on_thread
 from offload.errors import OffloadError
 
 if TYPE_CHECKING:
@@ -91,19 +91,19 @@ def target_of(action: Action, asked: Mapping[str, str]) -> Target:
 
 
 async def _cancel(pool: Pool, target: Target) -> tuple[bool, str]:
-    if await anyio.to_thread.run_sync(pool.kill_task, target.pid, limiter=_limiter()):
+    if await on_thread(lambda: pool.kill_task(target.pid)):
         return True, f"The task of worker {target.pid} is being stopped."
     return False, f"Worker {target.pid} runs nothing."
 
 
 async def _stop(pool: Pool, target: Target) -> tuple[bool, str]:
-    if await anyio.to_thread.run_sync(pool.stop_task, target.task, limiter=_limiter()):
+    if await on_thread(lambda: pool.stop_task(target.task)):
         return True, "The task is cancelled."
     return False, "The task had ended already."
 
 
 async def _recycle(pool: Pool, target: Target) -> tuple[bool, str]:
-    if await anyio.to_thread.run_sync(pool.recycle, target.pid, limiter=_limiter()):
+    if await on_thread(lambda: pool.recycle(target.pid)):
         return True, f"Worker {target.pid} is replaced as soon as it runs nothing."
     return False, f"There is no worker {target.pid}."
 
@@ -115,14 +115,14 @@ async def _limits(pool: Pool, target: Target) -> tuple[bool, str]:
         pool.set_limits(max_workers=workers, max_queued=queued)
 
     try:
-        await anyio.to_thread.run_sync(change, limiter=_limiter())
+        await on_thread(change)
     except ValueError as error:
         return False, f"The limits of pool {pool.name} stay as they are: {error}."
     return True, f"Pool {pool.name} has new limits: {target}."
 
 
 async def _drain(pool: Pool, _: Target) -> tuple[bool, str]:
-    await anyio.to_thread.run_sync(pool.stop_accepting, limiter=_limiter())
+    await on_thread(pool.stop_accepting)
     return True, f"Pool {pool.name} takes no more calls; those that it has go on."
 
 
@@ -132,11 +132,6 @@ async def _open(pool: Pool, _: Target) -> tuple[bool, str]:
     except OffloadError as error:
         return False, f"Pool {pool.name} did not open: {error}"
     return True, f"Pool {pool.name} takes calls."
-
-
-def _limiter() -> anyio.CapacityLimiter:
-    # Its own: the threads that the application shares may all be busy.
-    return anyio.CapacityLimiter(1)
 
 
 ACTIONS = {

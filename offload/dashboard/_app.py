@@ -7,19 +7,18 @@ import json
 import logging
 import sys
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from offload._values.options import check_number, check_type
-from offload.dashboard._access import Token, forgery, stranger
+from offload.dashboard._access import Token, stranger
 from offload.dashboard._actions import ACTIONS, target_of
+from offload.dashboard._answers import HEADERS, answer, check_action, client_of, on_thread
 from offload.dashboard._feed import Feed, Feeds
 from offload.dashboard._history import SPANS, Recorder
 from offload.dashboard._jobs_app import JobPages
@@ -43,22 +42,6 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("offload.dashboard")
 
-_HEADERS = {
-    # Nothing from another host, no inline code, and text can only become text: whatever an error
-    # or the name of a function says, a browser that knows these words runs none of it.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    # Not "no-referrer": the browser would then say "Origin: null" with the page's own actions.
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    # What it says of the server is of now, and for those who may see it.
-    "Cache-Control": "no-store",
-}
 _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _CLOSED = (
     "This dashboard answers to its own machine only, and {reason}. To open it to others, tell it "
@@ -157,11 +140,8 @@ class Dashboard:
                     actions=self._actions,
                     history=history,
                     page=self._jobs_page,
-                    headers=_HEADERS,
                 ).routes(),
-                *SchedulePages(
-                    actions=self._actions, page=self._schedules_page, headers=_HEADERS
-                ).routes(),
+                *SchedulePages(actions=self._actions, page=self._schedules_page).routes(),
             ]
         )
         # It would be to the Host that the client has said.
@@ -253,35 +233,35 @@ class Dashboard:
         if name not in self._files:
             raise HTTPException(404)
         media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
-        return Response(self._files[name], media_type=media_type, headers=_HEADERS)
+        return Response(self._files[name], media_type=media_type, headers=HEADERS)
 
     async def _state(self, request: Request) -> Response:  # noqa: ARG002 - Starlette passes it
         sample = await self._feeds.here().after(0)
-        return Response(sample.data, media_type="application/json", headers=_HEADERS)
+        return Response(sample.data, media_type="application/json", headers=HEADERS)
 
     async def _events(self, request: Request) -> Response:  # noqa: ARG002 - as in _state
-        return EventStream(self._feeds.here(), _HEADERS)
+        return EventStream(self._feeds.here(), HEADERS)
 
     async def _plain(self, request: Request) -> Response:  # noqa: ARG002 - as in _state
         sample = await self._feeds.here().after(0)
-        page = await _on_thread(lambda: plain_page(json.loads(sample.data)))
-        return Response(page, media_type="text/html", headers=_HEADERS)
+        page = await on_thread(lambda: plain_page(json.loads(sample.data)))
+        return Response(page, media_type="text/html", headers=HEADERS)
 
     async def _functions(self, request: Request) -> Response:
         pool, text = self._named(request), request.query_params.get("contains", "")
-        data = await _on_thread(lambda: self._new_sampler().functions(pool, text))
-        return Response(data, media_type="application/json", headers=_HEADERS)
+        data = await on_thread(lambda: self._new_sampler().functions(pool, text))
+        return Response(data, media_type="application/json", headers=HEADERS)
 
     async def _tasks(self, request: Request) -> Response:
         pool, text = self._named(request), request.query_params.get("contains", "")
-        return _told(await _on_thread(lambda: task_rows(pool, text)))
+        return answer(await on_thread(lambda: task_rows(pool, text)))
 
     async def _task(self, request: Request) -> Response:
         pool, task_id = self._named(request), request.query_params.get("id", "")
-        task = await _on_thread(lambda: pool.task(task_id))
+        task = await on_thread(lambda: pool.task(task_id))
         if task is None:
             raise HTTPException(404, "The task has ended.")
-        return _told(await _on_thread(lambda: task_detail(task)))
+        return answer(await on_thread(lambda: task_detail(task)))
 
     async def _history(self, request: Request) -> Response:
         pool, span = self._named(request), request.query_params.get("span", "3600")
@@ -290,14 +270,14 @@ class Dashboard:
             raise HTTPException(404, "No history is kept: Dashboard(history=False).")
         if span not in map(str, SPANS):
             raise HTTPException(400, f"span must be one of {', '.join(map(str, SPANS))}.")
-        return _told(await _on_thread(lambda: recorder.told(pool.name, int(span))))
+        return answer(await on_thread(lambda: recorder.told(pool.name, int(span))))
 
     async def _failure(self, request: Request) -> Response:
         asked = request.query_params
         for failure in self._named(request).statistics().failures:
             # A number has one shortest form in JSON, whoever writes it: it names the failure.
             if repr(failure.at) == asked.get("at") and failure.function == asked.get("function"):
-                return _told(
+                return answer(
                     {
                         "message": failure.message,
                         "traceback": failure.traceback,
@@ -307,10 +287,7 @@ class Dashboard:
         raise HTTPException(404, "It is not among the last failures any more.")
 
     async def _act(self, request: Request) -> Response:
-        if not self._actions:
-            raise HTTPException(403, "Actions are not enabled: Dashboard(actions=True).")
-        if (reason := forgery(request.scope)) is not None:
-            raise HTTPException(403, f"{reason[:1].upper()}{reason[1:]}.")
+        check_action(request, is_enabled=bool(self._actions))
         action = ACTIONS.get(request.path_params["action"])
         if action is None:
             raise HTTPException(404, f"There are these actions: {', '.join(ACTIONS)}.")
@@ -322,23 +299,10 @@ class Dashboard:
             action.name,
             pool.name,
             target,
-            request.client.host if request.client else "unknown",
+            client_of(request),
         )
         done, told = await action.run(pool, target)
-        status = 200 if done else 409
-        return JSONResponse({"done": done, "text": told}, status, headers=_HEADERS)
-
-
-async def _on_thread(function: Callable[[], T]) -> T:
-    """Run what may take a millisecond or more, on a thread, and return what it returns."""
-    # Its own: the threads that the application shares may all be busy, with what is looked at.
-    return await anyio.to_thread.run_sync(function, limiter=anyio.CapacityLimiter(1))
-
-
-def _told(told: Any) -> Response:
-    # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
-    text = json.dumps(told, allow_nan=False, separators=(",", ":"))
-    return Response(text, media_type="application/json", headers=_HEADERS)
+        return answer({"done": done, "text": told}, 200 if done else 409)
 
 
 async def _refused(
@@ -356,4 +320,4 @@ async def _refused(
 
 
 def _plain(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    return PlainTextResponse(f"{text}\n", status, headers={**_HEADERS, **(headers or {})})
+    return PlainTextResponse(f"{text}\n", status, headers={**HEADERS, **(headers or {})})

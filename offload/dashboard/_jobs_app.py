@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import asdict
@@ -10,19 +9,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard._access import forgery
+from offload.dashboard._answers import (
+    answer,
+    check_action,
+    client_of,
+    from_store,
+    limit_of,
+    start_of,
+)
 from offload.dashboard._history import SPANS
 from offload.dashboard._jobs_actions import JOB_ACTIONS, QUEUE_ACTIONS
 from offload.dashboard._jobs_history import JobHistories
 from offload.dashboard._jobs_state import detail, log_lines, matching, queues_of, row
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from offload.jobs import Count, Jobs
     from offload.jobs._counting import RecentCounts
@@ -31,12 +37,9 @@ __all__ = ["JobPages"]
 
 _logger: Final = logging.getLogger("offload.dashboard")
 
-# Engines raise within seconds; this is for one that does not keep its word.
-_PATIENCE_SECONDS: Final = 15.0
 # How long counting may take, and how old counts may be where it is quick.
 _COUNTING_SECONDS: Final = 10.0
 _COUNTS_AGE: Final = 0.5
-_MOST_ROWS: Final = 200
 _MOST_LINES: Final = 500
 # Of one request: a page of rows that somebody has chosen.
 _MOST_AT_ONCE: Final = 200
@@ -51,7 +54,6 @@ class JobPages:
         history: whether to keep how many there were.
         actions: whether they can be retried, cancelled, forgotten, and queues paused.
         page: answers the page itself.
-        headers: of every answer.
     """
 
     def __init__(
@@ -61,13 +63,11 @@ class JobPages:
         actions: bool,
         history: bool,
         page: Callable[[Request], Awaitable[Response]],
-        headers: Mapping[str, str],
     ) -> None:
         self._shown = shown
         self._actions = actions
         self._histories = JobHistories() if history else None
         self._page = page
-        self._headers = dict(headers)
 
     def routes(self) -> list[Route]:
         """Return them."""
@@ -85,7 +85,7 @@ class JobPages:
         """Tell of every store: its queues, what is paused, and who is at work."""
         stores = [{"name": name} for name in self._by_location()]
         if not stores:
-            return self._answer({"at": time.time(), "stores": [], "actions": self._actions})
+            return answer({"at": time.time(), "stores": [], "actions": self._actions})
         name, jobs = self._named(request)
         told: dict[str, Any] = {
             "at": time.time(),
@@ -100,7 +100,7 @@ class JobPages:
             recent = await self._asked(self._recent(jobs))
         except HTTPException as error:
             # The page goes on asking, and shows this beside what it knows.
-            return self._answer(told | {"problem": error.detail}, error.status_code)
+            return answer(told | {"problem": error.detail}, error.status_code)
         told["queues"] = queues_of(recent.counts or (), paused)
         told["counts_age"] = time.monotonic() - recent.told_at if recent.counts else None
         told["active"] = [row(status) for status in page.jobs]
@@ -109,7 +109,7 @@ class JobPages:
             self._histories.of(jobs)
         if "health" in request.query_params:
             told["health"] = asdict(await self._asked(jobs.health()))
-        return self._answer(told)
+        return answer(told)
 
     async def _list(self, request: Request) -> Response:
         """Return one page of the jobs that match."""
@@ -119,10 +119,8 @@ class JobPages:
         if text := asked.get("function", "").strip():
             functions = matching(text, await self._counts(jobs))
             if not functions:
-                return self._answer({"jobs": [], "cursor": None})
-        limit = asked.get("limit", "50")
-        if not (limit.isdecimal() and 1 <= int(limit) <= _MOST_ROWS):
-            raise HTTPException(400, f"limit must be from 1 to {_MOST_ROWS}.")
+                return answer({"jobs": [], "cursor": None})
+        limit = limit_of(request)
         try:
             page = await self._asked(
                 jobs.find(
@@ -131,29 +129,27 @@ class JobPages:
                     functions=functions,
                     id_prefix=asked.get("id", "").strip(),
                     oldest_first=asked.get("order") == "oldest",
-                    limit=int(limit),
+                    limit=limit,
                     cursor=asked.get("cursor") or None,
                 )
             )
         except ValueError as error:
             raise HTTPException(400, f"{error}") from error
-        return self._answer({"jobs": [row(each) for each in page.jobs], "cursor": page.cursor})
+        return answer({"jobs": [row(each) for each in page.jobs], "cursor": page.cursor})
 
     async def _job(self, request: Request) -> Response:
         """Return everything about one job."""
         _, jobs = self._named(request)
         job = await self._asked(jobs.get(_id_of(request)))
-        return self._answer(detail(await self._asked(job.status())))
+        return answer(detail(await self._asked(job.status())))
 
     async def _logs(self, request: Request) -> Response:
         """Return log records of one job, from a number on."""
         _, jobs = self._named(request)
-        start = request.query_params.get("start", "0")
-        if not (start.isdecimal() and len(start) <= 9):  # noqa: PLR2004 - no job keeps so many
-            raise HTTPException(400, "start must be the number of a log record.")
+        start = start_of(request, "start must be the number of a log record.")
         job = await self._asked(jobs.get(_id_of(request)))
-        lines = await self._asked(job.logs(start=int(start), limit=_MOST_LINES))
-        return self._answer({"start": int(start), "lines": log_lines(lines)})
+        lines = await self._asked(job.logs(start=start, limit=_MOST_LINES))
+        return answer({"start": start, "lines": log_lines(lines)})
 
     async def _history(self, request: Request) -> Response:
         """Return how many jobs there were by state, over some hours."""
@@ -164,14 +160,11 @@ class JobPages:
         if span not in map(str, SPANS):
             raise HTTPException(400, f"span must be one of {', '.join(map(str, SPANS))}.")
         _, jobs = self._named(request)
-        return self._answer(self._histories.of(jobs).told(asked.get("queue", ""), int(span)))
+        return answer(self._histories.of(jobs).told(asked.get("queue", ""), int(span)))
 
     async def _act(self, request: Request) -> Response:
         """Do what was asked for to each of the jobs, or queues, that are named."""
-        if not self._actions:
-            raise HTTPException(403, "Actions are not enabled: Dashboard(actions=True).")
-        if (reason := forgery(request.scope)) is not None:
-            raise HTTPException(403, f"{reason[:1].upper()}{reason[1:]}.")
+        check_action(request, is_enabled=self._actions)
         name = request.path_params["action"]
         run = JOB_ACTIONS.get(name) or QUEUE_ACTIONS.get(name)
         if run is None:
@@ -182,8 +175,9 @@ class JobPages:
         if not 1 <= len(targets) <= _MOST_AT_ONCE:
             raise HTTPException(400, f"{key} must be given once to {_MOST_AT_ONCE} times.")
         store, jobs = self._named(request)
-        client = request.client.host if request.client else "unknown"
-        _logger.warning("dashboard: %s %s in %s, asked for by %s", name, targets, store, client)
+        _logger.warning(
+            "dashboard: %s %s in %s, asked for by %s", name, targets, store, client_of(request)
+        )
         done, said = 0, ""
         for target in targets:
             try:
@@ -196,7 +190,7 @@ class JobPages:
             done += is_done
         if len(targets) > 1:
             said = f"{name}: {done} of {len(targets)} done. The last: {said}"
-        return self._answer({"done": done, "text": said}, 200 if done else 409)
+        return answer({"done": done, "text": said}, 200 if done else 409)
 
     async def _counts(self, jobs: Jobs) -> Sequence[Count]:
         recent: RecentCounts = await self._asked(self._recent(jobs))
@@ -228,21 +222,12 @@ class JobPages:
 
     async def _asked(self, asking: Awaitable[Any]) -> Any:
         """Return what a store answers, or raise what the page is to be told."""
-        from offload.jobs import JobNotFoundError, JobsUnavailableError
+        from offload.jobs import JobNotFoundError
 
         try:
-            with anyio.fail_after(_PATIENCE_SECONDS):
-                return await asking
+            return await from_store(asking)
         except JobNotFoundError as error:
             raise HTTPException(404, f"{error}") from error
-        except (JobsUnavailableError, TimeoutError) as error:
-            reason = f"{error}" or "it does not answer"
-            raise HTTPException(503, f"The store cannot be reached: {reason}") from error
-
-    def _answer(self, told: Any, status: int = 200) -> Response:
-        # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
-        text = json.dumps(told, allow_nan=False, separators=(",", ":"))
-        return Response(text, status, media_type="application/json", headers=self._headers)
 
 
 async def _look(jobs: Jobs) -> tuple[Any, Any]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-import anyio.to_thread
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard._access import forgery
+from offload.dashboard._answers import (
+    answer,
+    check_action,
+    client_of,
+    from_store,
+    limit_of,
+    on_thread,
+    start_of,
+)
 from offload.dashboard._schedules_actions import SCHEDULE_ACTIONS
 from offload.dashboard._schedules_state import Asked, Shown, chosen, row, run_row
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from offload.jobs import Jobs
     from offload.schedules import Scheduler
@@ -32,9 +36,6 @@ __all__ = ["SchedulePages"]
 
 _logger: Final = logging.getLogger("offload.dashboard")
 
-# Engines raise within seconds; this is for one that does not keep its word.
-_PATIENCE_SECONDS: Final = 15.0
-_MOST_ROWS: Final = 200
 _MOST_RUNS: Final = 50
 
 
@@ -44,7 +45,6 @@ class SchedulePages:
     Args:
         actions: whether schedules can be run, paused and resumed.
         page: answers the page itself.
-        headers: of every answer.
     """
 
     def __init__(
@@ -52,11 +52,9 @@ class SchedulePages:
         *,
         actions: bool,
         page: Callable[[Request], Awaitable[Response]],
-        headers: Mapping[str, str],
     ) -> None:
         self._actions = actions
         self._page = page
-        self._headers = dict(headers)
 
     def routes(self) -> list[Route]:
         """Return them."""
@@ -72,24 +70,23 @@ class SchedulePages:
         asked = _asked(request)
         everything, problem = await _everything()
         # On a thread: there may be a hundred thousand.
-        page, found = await anyio.to_thread.run_sync(chosen, everything, asked)
+        page, found = await on_thread(lambda: chosen(everything, asked))
         seen: dict[Any, Standing] = {}
         if page:
             from offload.schedules._standings import standings
 
             try:
-                seen = await self._asking(
+                seen = await from_store(
                     standings([(each.schedule, each.scheduler) for each in page])
                 )
             except HTTPException as error:
                 # The page goes on asking, and shows this beside what this process knows.
                 problem = error.detail
-        rows = partial(_rows, page, seen)
-        return self._answer(
+        return answer(
             {
                 "at": time.time(),
                 "actions": self._actions,
-                "schedules": await anyio.to_thread.run_sync(rows),
+                "schedules": await on_thread(lambda: _rows(page, seen)),
                 "found": found,
                 "all": len(everything),
                 "problem": problem,
@@ -102,25 +99,23 @@ class SchedulePages:
         recent = shown.scheduler.levers.recent
         from offload.schedules._history import history
 
-        runs = await self._asking(history(shown.schedule, recent, _MOST_RUNS))
-        return self._answer({"name": shown.schedule.name, "runs": list(map(run_row, runs))})
+        runs = await from_store(history(shown.schedule, recent, _MOST_RUNS))
+        return answer({"name": shown.schedule.name, "runs": list(map(run_row, runs))})
 
     async def _act(self, request: Request) -> Response:
         """Do what was asked for to one schedule."""
-        if not self._actions:
-            raise HTTPException(403, "Actions are not enabled: Dashboard(actions=True).")
-        if (reason := forgery(request.scope)) is not None:
-            raise HTTPException(403, f"{reason[:1].upper()}{reason[1:]}.")
+        check_action(request, is_enabled=self._actions)
         name = request.path_params["action"]
         run = SCHEDULE_ACTIONS.get(name)
         if run is None:
             raise HTTPException(404, f"There are these actions: {', '.join(SCHEDULE_ACTIONS)}.")
         shown = await self._named(request)
         schedule = shown.schedule
-        client = request.client.host if request.client else "unknown"
-        _logger.warning("dashboard: %s schedule %r, asked for by %s", name, schedule.name, client)
-        done, said = await self._asking(run(schedule, shown.scheduler))
-        return self._answer({"done": done, "text": said}, 200 if done else 409)
+        _logger.warning(
+            "dashboard: %s schedule %r, asked for by %s", name, schedule.name, client_of(request)
+        )
+        done, said = await from_store(run(schedule, shown.scheduler))
+        return answer({"done": done, "text": said}, 200 if done else 409)
 
     async def _named(self, request: Request) -> Shown:
         key = request.query_params.get("key", "")
@@ -132,34 +127,16 @@ class SchedulePages:
             raise HTTPException(503, problem)
         raise HTTPException(404, "There is no such schedule.")
 
-    async def _asking(self, asking: Awaitable[Any]) -> Any:
-        """Return what a schedule answers, or raise what the page is to be told."""
-        from offload.jobs import JobsUnavailableError
-
-        try:
-            with anyio.fail_after(_PATIENCE_SECONDS):
-                return await asking
-        except (JobsUnavailableError, TimeoutError) as error:
-            raise HTTPException(503, _reason(error)) from error
-
-    def _answer(self, told: Any, status: int = 200) -> Response:
-        # Not a JSONResponse: in ASCII, as a text may hold what UTF-8 cannot.
-        text = json.dumps(told, allow_nan=False, separators=(",", ":"))
-        return Response(text, status, media_type="application/json", headers=self._headers)
-
 
 def _asked(request: Request) -> Asked:
     question = request.query_params
-    limit, start = question.get("limit", "50"), question.get("start", "0")
-    if not (limit.isdecimal() and 1 <= int(limit) <= _MOST_ROWS):
-        raise HTTPException(400, f"limit must be from 1 to {_MOST_ROWS}.")
-    if not (start.isdecimal() and len(start) <= 9):  # noqa: PLR2004 - nobody has so many
-        raise HTTPException(400, "start must be how many to leave out.")
+    limit = limit_of(request)
+    start = start_of(request, "start must be how many to leave out.")
     order = question.get("order") or "name"
     if order not in ("name", "next"):
         raise HTTPException(400, "order must be name or next.")
     text, status = question.get("text", "").strip(), question.get("status", "")
-    return Asked(text, status, order, int(limit), int(start))
+    return Asked(text, status, order, limit, start)
 
 
 def _rows(page: Sequence[Shown], seen: Mapping[Any, Standing]) -> list[dict[str, Any]]:
@@ -171,17 +148,19 @@ async def _everything() -> tuple[list[Shown], str | None]:
     # Not imported here: where there are schedules, somebody has done so.
     if "offload.schedules._scheduler" not in sys.modules:
         return [], None
-    from offload.jobs import JobsUnavailableError
     from offload.schedules import Scheduler
 
     schedulers = Scheduler.all()
     found = [Shown(each, scheduler) for scheduler in schedulers for each in scheduler]
+
+    async def add_those_of_engines() -> None:
+        for jobs, scheduler in _idle_engines(schedulers).items():
+            found.extend(await _made_at_run_time(jobs, scheduler))
+
     try:
-        with anyio.fail_after(_PATIENCE_SECONDS):
-            for jobs, scheduler in _idle_engines(schedulers).items():
-                found += await _made_at_run_time(jobs, scheduler)
-    except (JobsUnavailableError, TimeoutError) as error:
-        return found, _reason(error)
+        await from_store(add_those_of_engines())
+    except HTTPException as error:
+        return found, error.detail
     return found, None
 
 
@@ -210,7 +189,3 @@ async def _made_at_run_time(jobs: Jobs, scheduler: Scheduler) -> list[Shown]:
             if schedule is not None:
                 found.append(Shown(schedule, scheduler))
     return found
-
-
-def _reason(error: BaseException) -> str:
-    return f"The store cannot be reached: {f'{error}' or 'it does not answer'}"

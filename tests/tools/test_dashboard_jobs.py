@@ -172,7 +172,7 @@ class TestLook:
         async with visited([jobs]) as http:
             down = await http.get("/overview")
             monkeypatch.setattr(jobs, "counts", anyio.sleep_forever)
-            monkeypatch.setattr("offload.dashboard._jobs_app._PATIENCE_SECONDS", 0.05)
+            monkeypatch.setattr("offload.dashboard._answers._PATIENCE_SECONDS", 0.05)
             hung = await http.get("/overview")
 
         assert (down.status_code, hung.status_code) == (503, 503)

@@ -1,5 +1,5 @@
 // How numbers are written, and how texts reach the page: by textContent only. The server forbids
-// anything else (see _HEADERS in offload/dashboard/_app.py).
+// anything else (see HEADERS in offload/dashboard/_answers.py).
 
 export const find = (id) => document.getElementById(id);
 export const whole = new Intl.NumberFormat("en");
