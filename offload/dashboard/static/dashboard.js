@@ -1,5 +1,6 @@
 // The dashboard: listens to the server's samples and shows them.
 
+import { connection } from "./asking.js";
 import { showPools } from "./pools.js";
 import { cells, duration, find, keyed, memory, newRow, part, share, text, whole } from "./text.js";
 import { change, onChange, view } from "./view.js";
@@ -29,12 +30,6 @@ function listen() {
     // By itself it asks again only after a connection that was lost, not after a refusal.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || listen(), RETRY);
   });
-}
-
-function connection(state, words) {
-  find("connection").dataset.state = state;
-  text(find("connection"), words);
-  document.body.classList.toggle("stale", state === "lost");
 }
 
 function show(sample) {

@@ -1,5 +1,6 @@
 // The page of jobs: queues, a list that can be searched and sorted, and what can be done to them.
 
+import { connection, isSure, post } from "./asking.js";
 import { openJob } from "./job.js";
 import { startHistory } from "./jobs_history.js";
 import { line } from "./pictures.js";
@@ -37,31 +38,15 @@ export async function ask(path, question = {}) {
 }
 
 export async function act(action, targets, what, said = find("said")) {
-  if (!targets.length || !(await isSure(action, what))) return;
-  const search = new URLSearchParams(targets.map((target) => [action === "pause" || action === "resume" ? "queue" : "id", target]));
-  if (store) search.set("store", store);
-  try {
-    const response = await fetch(`jobs/actions/${action}?${search}`, { method: "POST", headers: { "X-Offload-Action": "1" } });
-    const isJson = response.headers.get("content-type")?.startsWith("application/json");
-    text(said, isJson ? (await response.json()).text : await response.text());
-  } catch {
-    text(said, "The server does not answer; whether it was done is not known.");
+  if (!targets.length) return;
+  if (action in SURE) {
+    const [question, label] = SURE[action];
+    if (!(await isSure(question.replace("{what}", what), label))) return;
   }
+  const question = targets.map((target) => [action === "pause" || action === "resume" ? "queue" : "id", target]);
+  if (store) question.push(["store", store]);
+  await post(`jobs/actions/${action}`, question, said);
   await refresh();
-}
-
-function isSure(action, what) {
-  if (!(action in SURE)) return Promise.resolve(true);
-  const [question, label] = SURE[action];
-  const dialog = find("sure");
-  text(find("sure-text"), question.replace("{what}", what));
-  text(find("sure-yes"), label);
-  dialog.returnValue = "";
-  dialog.showModal();
-  find("sure-no").focus();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
 }
 
 // --- queues ---
@@ -277,12 +262,6 @@ export async function refresh() {
   }
 }
 
-function connection(state, words) {
-  find("connection").dataset.state = state;
-  text(find("connection"), words);
-  document.body.classList.toggle("stale", state === "lost");
-}
-
 function start() {
   const given = new URLSearchParams(location.search);
   store = given.get("store") ?? "";
@@ -328,8 +307,6 @@ function start() {
     });
   }
   startHistory(given);
-  find("sure-no").addEventListener("click", () => find("sure").close(""));
-  find("sure-yes").addEventListener("click", () => find("sure").close("yes"));
   const turn = async () => {
     if (!document.hidden) await refresh();
     setTimeout(turn, POLL);

@@ -1,5 +1,6 @@
 // The page of schedules: which there are, when they fire, how they ran, and what can be done to them.
 
+import { connection, isSure, post } from "./asking.js";
 import { duration, find, keyed, newRow, text, whole } from "./text.js";
 
 const POLL = 2000;
@@ -27,29 +28,12 @@ async function ask(path, question = {}) {
 }
 
 async function act(action, schedule) {
-  if (action === "pause" && !(await isSure(schedule.name))) return;
-  try {
-    const response = await fetch(`schedules/actions/${action}?${new URLSearchParams({ key: schedule.key })}`, {
-      method: "POST", headers: { "X-Offload-Action": "1" },
-    });
-    const isJson = response.headers.get("content-type")?.startsWith("application/json");
-    text(find("said"), isJson ? (await response.json()).text : await response.text());
-  } catch {
-    text(find("said"), "The server does not answer; whether it was done is not known.");
+  if (action === "pause") {
+    const question = `Pause ${schedule.name}? It fires nowhere until it is resumed; what runs goes on.`;
+    if (!(await isSure(question, "Pause"))) return;
   }
+  await post(`schedules/actions/${action}`, { key: schedule.key });
   await refresh();
-}
-
-function isSure(name) {
-  const dialog = find("sure");
-  text(find("sure-text"), `Pause ${name}? It fires nowhere until it is resumed; what runs goes on.`);
-  text(find("sure-yes"), "Pause");
-  dialog.returnValue = "";
-  dialog.showModal();
-  find("sure-no").focus();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
 }
 
 // --- the list ---
@@ -198,12 +182,6 @@ async function refresh() {
   }
 }
 
-function connection(state, words) {
-  find("connection").dataset.state = state;
-  text(find("connection"), words);
-  document.body.classList.toggle("stale", state === "lost");
-}
-
 function begin() {
   const given = new URLSearchParams(location.search);
   const { elements } = find("search");
@@ -230,8 +208,6 @@ function begin() {
       showList(Date.now() / 1000);
     });
   }
-  find("sure-no").addEventListener("click", () => find("sure").close(""));
-  find("sure-yes").addEventListener("click", () => find("sure").close("yes"));
   find("history-close").addEventListener("click", () => find("history").close());
   find("history").addEventListener("close", () => { open = null; });
   const turn = async () => {
