@@ -119,6 +119,7 @@ async def call(prepared: Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa
                 raise
             # Said below, as of every other reply.
         else:
-            task.lane.account.call_ended(Outcome.COMPLETED)
+            # `call_ended`, without the call: what has ended is folded with the call's attempt.
+            task.lane.account.ended.append(Outcome.COMPLETED)
             return value
     return await running.value_of(task, target)
