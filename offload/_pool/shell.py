@@ -111,6 +111,7 @@ class Shell:
             look_at_workers=self.cpu_watch.look,
             can_stop=backend.can_stop,
         )
+        self._overdue = self._time_limits.overdue
         reports.decider = self.decider
         reports.replied = self.replied
         reports.ended_elsewhere = self.ended_elsewhere
@@ -226,8 +227,8 @@ class Shell:
             return None
         if task.timeout is not None or task.deadline is not None:
             self._time_limits.start_running(task)
-        else:
-            self._time_limits.watch_start()
+        elif not self._overdue.is_watching:
+            self._overdue.watch()
         return None
 
     def _not_received(self, worker: PoolWorker, task: PoolTask) -> None:
@@ -389,7 +390,8 @@ class Shell:
     def start_worker(self) -> None:
         """Start one worker."""
         self.backend.start()
-        self._time_limits.watch_start()
+        if not self._overdue.is_watching:
+            self._overdue.watch()
 
     def recycled(self) -> None:
         """Count a worker that is replaced by plan."""

@@ -47,6 +47,9 @@ class TimeLimits:
         has_queue: returns whether calls wait for a worker.
         look_at_workers: see `Overdue`.
         can_stop: whether a running task can be stopped.
+
+    Attributes:
+        overdue: stands in for timers, and sees workers that do not take their task.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class TimeLimits:
         self._stop = stop
         self._retry_after = retry_after
         self._can_stop = can_stop
-        self._overdue = Overdue(
+        self.overdue = Overdue(
             running,
             stop_late=self._stop_from_afar,
             replace_unresponsive=_replace_unresponsive,
@@ -75,14 +78,6 @@ class TimeLimits:
 
     # On the thread of the task's loop.
 
-    def watch_start(self) -> None:
-        """Have it noticed if the worker of a task that has just begun does not take it.
-
-        Or if a worker that has just been started gets no CPU time; on any thread.
-        """
-        if not self._overdue.is_watching:
-            self._overdue.watch()
-
     def start_waiting(self, task: PoolTask) -> None:
         """Start the clock of the queue timeout and the deadline."""
         task.stop_timer()  # of an attempt that its worker did not live to receive
@@ -90,7 +85,7 @@ class TimeLimits:
             if task.start_by is not None:
                 wait = max(task.start_by - time.monotonic(), 0.0)
                 task.timer = task.loop.call_later(wait, self._waited_too_long, task)
-            self._overdue.watch_loops()
+            self.overdue.watch_loops()
 
     def start_running(self, task: PoolTask) -> None:
         """Start the clock of the run timeout and the deadline."""
@@ -99,8 +94,8 @@ class TimeLimits:
             return
         task.timer = task.loop.call_later(seconds, self._ran_too_long, task)
         task.stop_at = time.monotonic() + seconds
-        if not self._overdue.is_watching:
-            self._overdue.watch()
+        if not self.overdue.is_watching:
+            self.overdue.watch()
 
     def waiting_error(self, task: PoolTask, retry_after: float) -> Exception:
         """Return the error of a task that waited too long."""

@@ -450,7 +450,7 @@ def fixture_definitions(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def _overdue(pool: Pool) -> Any:
-    return shell_of(pool)._time_limits._overdue
+    return shell_of(pool)._time_limits.overdue
 
 
 def count_looks(pool: Pool) -> Callable[[], int]:
