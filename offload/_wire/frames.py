@@ -180,20 +180,25 @@ def unpack_descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 class Assembler:
-    """Makes whole frames of what a stream socket delivers in pieces."""
+    """Makes whole frames of what a stream socket delivers in pieces.
 
-    __slots__ = ("_buffer", "_fds", "_start")
+    Attributes:
+        buffer: what came, empty once all of it was taken.
+        fds: descriptors that came and were not taken.
+    """
+
+    __slots__ = ("_start", "buffer", "fds")
 
     # For the descriptors that come with one message.
     _ancillary_bytes = _ANCILLARY_BYTES
 
     def __init__(self) -> None:
         # What came and was not taken begins at `_start`.
-        self._buffer = b""
+        self.buffer = b""
         self._start = 0
         # The kernel keeps descriptors in the order of the bytes that they were sent with, so that
         # the first ones belong to the first frame that says that it has some.
-        self._fds: list[int] = []
+        self.fds: list[int] = []
 
     def receive(self, connection: socket.socket, how: int = RECEIVE_FLAGS) -> bool:
         """Read once; False at the end of the stream.
@@ -210,15 +215,15 @@ class Assembler:
         """
         data, ancillary, flags, _ = connection.recvmsg(RECEIVE_BYTES, self._ancillary_bytes, how)
         if ancillary:
-            self._fds += unpack_descriptors(ancillary)
+            self.fds += unpack_descriptors(ancillary)
         if flags & _TRUNCATED:
             self._truncated(came=bool(ancillary))
         if not data:
             return False
-        if self._buffer:
-            self._buffer = self._buffer[self._start :] + data
+        if self.buffer:
+            self.buffer = self.buffer[self._start :] + data
         else:
-            self._buffer = data
+            self.buffer = data
         self._start = 0
         return True
 
@@ -229,7 +234,7 @@ class Assembler:
 
     def take(self) -> Frame | None:
         """Return the next whole frame, if there is one; whoever takes it closes it."""
-        buffer, start = self._buffer, self._start
+        buffer, start = self.buffer, self._start
         length = len(buffer)
         if length - start < _HEADER_BYTES:
             return None
@@ -240,19 +245,19 @@ class Assembler:
             return None
         body = buffer[start:end]
         if length == end:  # nearly always: one frame, and nothing after it
-            self._buffer = b""
+            self.buffer = b""
             self._start = 0
         else:
             self._start = end
-        descriptor = self._fds.pop(0) if flags & Flag.LARGE else None
+        descriptor = self.fds.pop(0) if flags & Flag.LARGE else None
         frame = Frame(kind, flags, body, descriptor, task)
         if files:
-            frame.files = self._fds[:files]
-            del self._fds[:files]
+            frame.files = self.fds[:files]
+            del self.fds[:files]
         return frame
 
     def close(self) -> None:
         """Close descriptors that nobody took."""
-        for fd in self._fds:
+        for fd in self.fds:
             os.close(fd)
-        self._fds.clear()
+        self.fds.clear()

@@ -207,6 +207,8 @@ class WorkerConnection:
                         # there, and the keeper closes the page of one that has ended.
                         frame.body = read_reply(socket.page.memory, frame.body)
                     received.append(frame)
+                    if not frames.buffer and not frames.fds:
+                        break  # nearly always: one reply, and nothing after it
                     if len(received) >= _MOST_FRAMES:
                         self._is_behind = True
                         self.loop.call_soon(self.read)

@@ -101,10 +101,10 @@ class WaryAssembler(Assembler):
         Raises:
             BrokenProtocolError: it is nothing that a worker sends.
         """
-        buffer, start = self._buffer, self._start
+        buffer, start = self.buffer, self._start
         came = len(buffer) - start
         if came < _HEADER_BYTES:
-            if len(self._fds) > (came > 0):
+            if len(self.fds) > (came > 0):
                 raise BrokenProtocolError(_UNANNOUNCED)
             return None
         size, kind, flags, files, task = _unpack_header(buffer, start)
@@ -112,17 +112,17 @@ class WaryAssembler(Assembler):
             what = f"it sent a frame of kind {kind} with flags {flags}, {size} bytes, {files} files"
             raise BrokenProtocolError(what)
         more = came - _HEADER_BYTES - size
-        if more or self._fds or flags & Flag.LARGE:
+        if more or self.fds or flags & Flag.LARGE:
             self._check_descriptors(flags, more)
             return super().take()
         # Nearly always: one frame, whole, and nothing beside or after it. On the path of each task.
-        self._buffer = b""
+        self.buffer = b""
         self._start = 0
         return Frame(kind, flags, buffer[start + _HEADER_BYTES :], None, task)
 
     def _check_descriptors(self, flags: int, more: int) -> None:
         """Check the descriptors that there are; `more`: how many bytes follow the first frame."""
-        fds = self._fds
+        fds = self.fds
         if not flags & Flag.LARGE:
             if not fds:
                 return
