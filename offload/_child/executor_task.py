@@ -39,7 +39,8 @@ def begin(
     """Prepare a process of a `ProcessPoolExecutor` that is ours alone."""
     from offload._child.os_priority import lower_priority, prefer_when_out_of_memory
     from offload._child.signals import reset_signals
-    from offload._child.worker import prepare_process, resident_bytes
+    from offload._child.start import prepare_process
+    from offload._child.worker import resident_bytes
 
     try:
         reset_signals()

@@ -6,6 +6,7 @@ import os
 import sys
 
 from offload._child.functions import MAIN_ALIAS, NotFoundError
+from offload._child.kept_code import kept_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +102,10 @@ def _code_of_file(path: str, module: types.ModuleType) -> types.CodeType:
     from importlib.util import MAGIC_NUMBER
 
     module.__file__ = path
-    with open(path, "rb") as file:
-        data = file.read()
+    data = kept_source("__main__", path)
+    if data is None:
+        with open(path, "rb") as file:
+            data = file.read()
     is_compiled = data.startswith(MAGIC_NUMBER)
     if sys.version_info >= (3, 15):
         from importlib.machinery import SourceFileLoader, SourcelessFileLoader

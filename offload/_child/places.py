@@ -22,7 +22,8 @@ def find_there_too(places: dict[str, str]) -> None:
         places: the files, by the names of the modules.
     """
     if places:
-        sys.meta_path.insert(0, _Places(places))
+        # Behind what was kept of the same modules, if their files have changed.
+        sys.meta_path.insert(1, _Places(places))
         sys.meta_path.append(_Parents(places))
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 from offload._child import context
+from offload._child.kept_code import find_kept_code
 from offload._child.preload import preload
 from offload._wire.interpreter import MARK, command_line, take_path
 from offload._wire.lean import struct
@@ -41,7 +42,10 @@ def execute(code: str, settings: dict[str, Any], fd: int, other_fd: int | None =
     settings_fd = anonymous_file()
     os.write(settings_fd, _INT.pack(fd) + marshal.dumps(settings))
     second = fd if other_fd is None else other_fd
-    for each in {settings_fd, fd, second}:
+    inherited = {settings_fd, fd, second}
+    if settings["code_log"] is not None:
+        inherited.add(settings["code_log"])
+    for each in inherited:
         os.set_inheritable(each, True)
     command = command_line(code, settings["flags"], str(settings_fd), str(second))
     os.environ[MARK] = str(os.getppid())
@@ -57,6 +61,8 @@ def settings_from(settings_fd: int) -> tuple[dict[str, Any], int]:
     (fd,) = _INT.unpack_from(data)
     os.set_inheritable(fd, False)
     settings: dict[str, Any] = marshal.loads(data[_INT.size :])
+    if settings["code_log"] is not None:
+        os.set_inheritable(settings["code_log"], False)
     return settings, fd
 
 
@@ -72,11 +78,12 @@ def spawned(settings_fd: int, page_fd: int) -> None:
     settings, socket_fd = settings_from(settings_fd)
     sys.argv[:] = settings["argv"]
     context.process.is_worker = True
-    from offload._child.worker import main as serve
+    from offload._child.start import work
 
     take_path(settings)
+    find_kept_code(settings["code_log"])
     harden_and_preload(settings, settings["preload"])
-    serve(socket_fd, page_fd, settings)
+    work(socket_fd, page_fd, settings)
     leave(0)
 
 

@@ -27,6 +27,7 @@ import time
 
 from offload._child import context
 from offload._child.control import is_abandoned, receive_exactly, receive_settings
+from offload._child.kept_code import find_kept_code
 from offload._child.os_priority import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_PDEATHSIG,
@@ -81,7 +82,10 @@ def main(control_fd: int) -> None:
     # It had to be inheritable to come here (`pass_fds`); no program that is started here gets it.
     os.set_inheritable(control_fd, False)
     control = socket.socket(fileno=control_fd)
-    _serve(control, receive_settings(control))
+    settings = receive_settings(control)
+    if settings["code_log"] is not None:
+        os.set_inheritable(settings["code_log"], False)
+    _serve(control, settings)
 
 
 def resumed(settings_fd: int, _: int) -> None:
@@ -110,6 +114,7 @@ def _serve(control: socket.socket, settings: dict[str, Any]) -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if is_abandoned(control):
             os._exit(0)
+        find_kept_code(settings["code_log"])
         settings["start_error"] = _preload_shared(control, settings)
         prctl(PR_SET_PDEATHSIG, 0)
     Supervisor(control, settings, prctl).run()
@@ -330,9 +335,9 @@ class Supervisor:
             if settings["preload"]:
                 reseed()
             harden_and_preload(settings, [settings["preload"][i] for i in settings["unshared"]])
-            from offload._child.worker import main as serve
+            from offload._child.start import work
 
-            serve(socket_fd, page_fd, settings)
+            work(socket_fd, page_fd, settings)
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1

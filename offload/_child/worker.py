@@ -1,36 +1,30 @@
-"""The worker process: receives a request, runs it, replies, one at a time; ends with its socket."""
+"""A worker at work: receives a request, runs it, replies, one at a time; ends with its socket."""
 
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import sys
 
-from offload._child import context, functions
-from offload._child.connection import Connection, Gone
+from offload._child import context
 from offload._child.import_hook import when_imported
-from offload._child.kinship import act_as_child
-from offload._child.main_module import install_main
-from offload._child.places import find_there_too
-from offload._child.signals import reset_signals
 from offload._child.task import Failure, leave, prepare, raised
 from offload._wire.exceptions import summary, trace
 from offload._wire.frames import Flag, Frame, Kind
 from offload._wire.large import decode_with_files, encode_large
-from offload._wire.lean import contextvars, pickle, socket
-from offload._wire.page import CANCEL, PAGE_BYTES, RECEIVED, REPLIED, STARTED
+from offload._wire.lean import contextvars, pickle
+from offload._wire.page import CANCEL, RECEIVED, REPLIED, STARTED
 from offload._wire.pickling import TooManyBytes
-from offload._wire.shared_buffers import SharedBuffers
-from offload._wire.walls import pack_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from offload._child.connection import Connection
     from offload._child.limits import Limits
     from offload._child.logs import RelayHandler
+    from offload._wire.shared_buffers import SharedBuffers
 
 # Room for the header and the pickle's own overhead below the size of a frame.
 _INLINE_BYTES = 60 * 1024
@@ -309,97 +303,3 @@ def resident_bytes() -> int:
             return int(file.read().split()[1]) * _PAGE_SIZE
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def main(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
-    """Serve one parent over an inherited socket, then run exit hooks and return.
-
-    Args:
-        socket_fd: our end of the socketpair.
-        page_fd: a file of one page, shared with the parent.
-        settings: what the supervisor was given for its workers.
-    """
-    reset_signals()
-    connection = Connection(socket.socket(fileno=socket_fd))
-    shared = mmap.mmap(page_fd, 0)
-    page = memoryview(shared)[:PAGE_BYTES].cast("Q")
-    os.close(page_fd)
-    context.process.is_worker = True
-    context.process.page = page
-    try:
-        try:
-            if settings["start_error"]:
-                _send_failure(connection, settings["start_error"])
-                return
-            greeting = pickle.loads(connection.receive().body)
-            modules, levels = greeting["modules"], greeting["levels"]
-            if greeting["initializer"] is not None:
-                settings["initializer"] = greeting["initializer"]
-            find_there_too(greeting["places"])
-            act_as_child(connection, greeting["authkey"])
-            serving = Serving(
-                connection, page, SharedBuffers(shared, page), levels, settings["max_memory_bytes"]
-            )
-            functions.guard_imports = serving.guard_imports
-            functions.guard_relay = serving.guard_relay
-            serving.has_console = greeting["has_console"]
-            prepare_process(settings, modules)
-        except Gone:
-            raise
-        except BaseException as error:
-            _send_failure(connection, trace(error))
-            return
-        connection.send(Kind.READY, pack_ready(os.getpid(), settings["missing_walls"]))
-        serving.run()
-    except Gone:
-        pass
-    finally:
-        connection.close()
-
-
-def _send_failure(connection: Connection, text: str) -> None:
-    # Of a traceback, the end says most.
-    connection.send(
-        Kind.START_FAILED, text.encode(errors="backslashreplace")[-_INLINE_BYTES // 2 :]
-    )
-
-
-def prepare_process(settings: dict[str, Any], modules: list[str]) -> None:
-    """Run the initializer and import what the pool's functions need."""
-    install_main(settings["main"])
-    if settings["initializer"] is not None:
-        keep = functions.guard_relay()
-        initializer, arguments = pickle.loads(settings["initializer"])
-        initializer(*arguments)
-        keep()
-    import importlib
-
-    undo = functions.guard_imports()
-    for module in modules:
-        # One that fails to import fails the calls that need it, and nothing else; it is told now.
-        try:
-            if ":" in module:
-                from offload._child.resource import load
-
-                load(module)
-            else:
-                importlib.import_module(module)
-        except BaseException as error:  # sys.exit() included
-            sys.modules.pop(module, None)
-            undo()
-            _tell_failed_import(module, error)
-    undo()
-
-
-def _tell_failed_import(module: str, error: BaseException) -> None:
-    import logging
-
-    # In the same words for all workers, of which the server says it once.
-    logging.getLogger("offload.workers").error(
-        "%r does not import in a worker, though it did here: each call of a function in it will "
-        "fail. %s",
-        module,
-        summary(error),
-        exc_info=error,
-        extra={"offload_once": True},
-    )

@@ -27,7 +27,7 @@ def mark(text):
     print("offload import mark " + text, file=sys.stderr, flush=True)
 from offload._child import context
 context.process.is_worker = True
-import importlib, os, offload._child.resource, offload._child.worker, offload.function
+import importlib, os, offload._child.resource, offload._child.start, offload.function
 # Not importlib.import_module: `-X importtime` does not see what that is asked for.
 mark("preload")
 for each in filter(None, preload.split(",")):

@@ -9,6 +9,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from offload._workers.code_on_disk import code_on_disk
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
@@ -80,8 +82,8 @@ class ObserverList:
         return end
 
 
-class _ReloadWatch:
-    """Notices that a module is being reloaded, and finds none.
+class _ImportWatch:
+    """Notices that a module is being imported or reloaded, and finds none.
 
     `importlib.reload`, and whatever uses it (`%autoreload`), asks all finders for the new code of a
     module that is there. Workers have the old one.
@@ -90,9 +92,12 @@ class _ReloadWatch:
     def __init__(self, reloaded: Callable[[], None]) -> None:
         self._reloaded = reloaded
 
-    def find_spec(self, _name: str, _path: object = None, target: object = None) -> None:
-        """Take note of a reload; an import has no `target`."""
-        if target is not None:
+    def find_spec(self, name: str, _path: object = None, target: object = None) -> None:
+        """Take note of an import, which has no `target`, or a reload."""
+        if target is None:
+            code_on_disk.note_import()
+        else:
+            code_on_disk.forget(name)
             self._reloaded()
 
 
@@ -149,7 +154,7 @@ class Registry(Generic[T]):
             return
         self._is_watching = True
         atexit.register(self._at_exit)
-        sys.meta_path.insert(0, _ReloadWatch(self._renew))
+        sys.meta_path.insert(0, _ImportWatch(self._renew))
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
@@ -161,6 +166,7 @@ class Registry(Generic[T]):
         wait(ends, timeout=2.0)
 
     def _after_fork(self) -> None:
+        code_on_disk.begin_anew()
         for pool in list(self._everyone):
             pool.forget_workers()
 

@@ -27,7 +27,7 @@ from offload._wire.page import shared_bytes
 from offload._wire.shared_buffers import keep_freed_memory
 from offload._wire.supervision import PAGE_LABEL
 from offload._wire.tracking import unpack_news
-from offload._workers.code_on_disk import CodeOnDisk
+from offload._workers.code_on_disk import code_on_disk
 from offload._workers.keeper import keeper
 from offload._workers.kinship import track
 from offload._workers.logs import log_safely, relay
@@ -46,6 +46,13 @@ _logger = logging.getLogger("offload.workers")
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - not for files of ours
 # For the keeper, which does one thing after the other, to come to it.
 _RENEW_SECONDS = 1.0
+_RUN_THE_OLD_CODE = (
+    "its workers run what it has imported. Restart it, and all of them run the new code"
+)
+_MAY_RUN_THE_NEW_CODE = (
+    "the old code was not kept, so that new workers run the new code, while it and its other "
+    "workers run the old. Restart it"
+)
 # For handlers of this process to be done with what workers have logged, when the pool closes.
 _LOGS_SECONDS = 3.0
 
@@ -66,7 +73,6 @@ class ProcessBackend:
         self.unshared: dict[str, int] = {}
         self.missing_walls: tuple[str, ...] = ()
         self._name = settings.name
-        self._code = CodeOnDisk()
         self._initializer = settings.initializer
         walls = settings.walls
         self._makes_shared_memory = walls is None or any(
@@ -78,6 +84,7 @@ class ProcessBackend:
         self._is_told_all = False
         self._lock = threading.Lock()
         keep_freed_memory()
+        code_on_disk.hold()
 
     # On any thread.
 
@@ -87,7 +94,6 @@ class ProcessBackend:
 
     def renew(self) -> None:
         """Have workers that are started from now on share nothing with those before."""
-        self._code.forget()
         if keeper.is_here():
             self.supervisor.renew()
             return
@@ -136,7 +142,7 @@ class ProcessBackend:
     def _start(self) -> None:
         if self._closed is not None:
             return
-        self._tell_changed_code()
+        self._look_at_code()
         number = self._next_number
         self._next_number += 1
         with contextlib.ExitStack() as stack:
@@ -156,18 +162,19 @@ class ProcessBackend:
             self._workers[number] = worker
             worker.launch(theirs.fileno(), page)
 
-    def _tell_changed_code(self) -> None:
-        """Say so, once for each file, if a new worker imports other code than this process has."""
-        if changed := self._code.changed():
-            log_safely(
-                _logger,
-                logging.WARNING,
-                "%s changed on disk since this process imported it: new workers of pool %r run "
-                "the new code, while this process and its other workers run the old. Restart it",
-                ", ".join(changed),
-                self._name,
-                extra={"offload_pool": self._name},
-            )
+    def _look_at_code(self) -> None:
+        """Say so, once for each change, if files are no longer what this process has imported."""
+        kept, lost = code_on_disk.look()
+        for files, what in ((kept, _RUN_THE_OLD_CODE), (lost, _MAY_RUN_THE_NEW_CODE)):
+            if files:
+                log_safely(
+                    _logger,
+                    logging.WARNING,
+                    "%s changed on disk since this process imported it: %s",
+                    ", ".join(files),
+                    what,
+                    extra={"offload_pool": self._name},
+                )
 
     def worker_started(self, number: int, pid: int, pidfd: int | None) -> None:
         """Take note of a worker's process."""
@@ -278,6 +285,7 @@ class ProcessBackend:
             self.supervisor.end()
         elif not self._is_told_all:
             self._is_told_all = True
+            code_on_disk.release()
             # Who has closed the pool finds all records handled, unless handlers are that slow.
             keeper.loop.call_later(_LOGS_SECONDS, self._tell_closed)
             relay.when_handled(self._tell_closed)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 from offload._wire import supervision
 from offload._wire.frames import DONT_WAIT, unpack_descriptors
 from offload._wire.interpreter import MARK, command_line, search_path, shadowed_modules
+from offload._workers.code_on_disk import code_on_disk
 from offload._workers.keeper import keeper
 from offload._workers.supervisor_watch import SupervisorWatch
 
@@ -175,10 +176,13 @@ class SupervisorClient:
         settings = self._settings
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
         path = search_path()
+        code_log = code_on_disk.log()
         # Packed before the process is started: what cannot be sent must not leave one behind.
         data = supervision.pack_settings(
             {
                 "argv": list(sys.argv),
+                # Descriptor of the program's code as it was imported here.
+                "code_log": code_log,
                 "flags": flags,
                 "initializer": (
                     settings.initializer if isinstance(settings.initializer, bytes) else None
@@ -205,12 +209,13 @@ class SupervisorClient:
             else:
                 environment[name] = value
         environment[MARK] = str(os.getpid())
+        inherited = [theirs.fileno(), *(() if code_log is None else (code_log,))]
         with theirs:
             command = command_line(_SUPERVISE, flags, str(theirs.fileno()))
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
                 command,
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=inherited,
                 env=environment,
                 process_group=0,
             )

@@ -20,6 +20,7 @@ from offload._pool.invocation import Invocation
 from offload._pool.target import target_of
 from offload._values.options import CallOptions, ResolvedOptions
 from offload._values.pool_options import PoolOptions
+from offload._workers.code_on_disk import code_on_disk
 
 # --- options ---
 
@@ -159,6 +160,11 @@ def supervisor_pid(pool: Pool) -> int | None:
     backend: Any = pool._periods.running.shell.backend
     process = backend.supervisor._process
     return process.pid if process else None
+
+
+def keeps_code() -> bool:
+    """Return whether the source of all that this process has imported has been read."""
+    return not code_on_disk._unread
 
 
 def unshared(pool: Pool) -> dict[str, int]:
