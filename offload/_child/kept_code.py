@@ -26,6 +26,7 @@ def find_kept_code(log: int | None) -> None:
         log: its descriptor; None: there is none.
     """
     if log is not None:
+        os.set_inheritable(log, False)  # it had to be, to come here
         _finder.log = log
         sys.meta_path.insert(0, _finder)
 

@@ -61,8 +61,6 @@ def settings_from(settings_fd: int) -> tuple[dict[str, Any], int]:
     (fd,) = _INT.unpack_from(data)
     os.set_inheritable(fd, False)
     settings: dict[str, Any] = marshal.loads(data[_INT.size :])
-    if settings["code_log"] is not None:
-        os.set_inheritable(settings["code_log"], False)
     return settings, fd
 
 

@@ -4,9 +4,9 @@
        └──────────────────── one socketpair for each worker ─────────────┘
 
 It is a single-threaded child of the server that has imported next to nothing (and the modules to
-preload), so that forking it is fast and safe: the server itself, with its threads, event loop and
-open connections, is never forked. It runs no user code but preloaded imports, so that it always
-answers. It holds no worker's socket.
+preload), so that forking it is fast and safe: the server itself, with threads, event loop and
+connections, is never forked. It runs no user code but preloaded imports, so that it always answers.
+It holds no worker's socket.
 
 Guarantees:
 1. When the server ends, however it ends, the control socket ends, and the supervisor kills every
@@ -14,8 +14,7 @@ Guarantees:
 2. When the supervisor ends, the kernel kills the workers (PR_SET_PDEATHSIG; Linux): the parent
    thread is our only one, so the trap of prctl(2), which fires when the *thread* ends, is none.
 3. A process id is signalled only between its start and the moment it is reaped.
-4. A worker's children end with it: its process group, and, by PR_SET_CHILD_SUBREAPER, those that
-   left the group.
+4. A worker's children end with it: its process group, and by PR_SET_CHILD_SUBREAPER what left it.
 """
 
 from __future__ import annotations
@@ -82,10 +81,7 @@ def main(control_fd: int) -> None:
     # It had to be inheritable to come here (`pass_fds`); no program that is started here gets it.
     os.set_inheritable(control_fd, False)
     control = socket.socket(fileno=control_fd)
-    settings = receive_settings(control)
-    if settings["code_log"] is not None:
-        os.set_inheritable(settings["code_log"], False)
-    _serve(control, settings)
+    _serve(control, receive_settings(control))
 
 
 def resumed(settings_fd: int, _: int) -> None:
@@ -106,15 +102,15 @@ def _become_supervisor() -> None:
 def _serve(control: socket.socket, settings: dict[str, Any]) -> None:
     sys.argv[:] = settings["argv"]
     take_path(settings)
+    find_kept_code(settings["code_log"])
     prctl = load_prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if settings["start_method"] == "forkserver":
-        # Loading may take long, and nobody reads the control socket meanwhile. The thread that
-        # started us waits for our end, so that it ends before us only when the server does.
+        # Loading may take long, and nobody reads the control socket. The thread that started us
+        # waits for our end, so that it ends before us only when the server does.
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if is_abandoned(control):
             os._exit(0)
-        find_kept_code(settings["code_log"])
         settings["start_error"] = _preload_shared(control, settings)
         prctl(PR_SET_PDEATHSIG, 0)
     Supervisor(control, settings, prctl).run()
@@ -124,9 +120,8 @@ def _preload_shared(control: socket.socket, settings: dict[str, Any]) -> str:
     """Load what workers share; return the traceback of what failed, or "".
 
     An entry of `preload` that leaves threads running must not be in a process that forks. Threads
-    of native code cannot be ended from outside, but for one way: to become another program. So the
-    supervisor begins anew in a fresh interpreter, without that entry, and each worker loads it for
-    itself. The others stay shared.
+    of native code cannot be ended from outside, but by becoming another program. So the supervisor
+    begins anew in a fresh interpreter without that entry, which each worker loads for itself.
     """
     for index, entry in enumerate(settings["preload"]):
         if index in settings["unshared"]:
