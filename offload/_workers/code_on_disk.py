@@ -81,7 +81,7 @@ class CodeOnDisk:
         """Return the descriptor of the log, made at the first call; None: there is no room."""
         if self._log is None:
             try:
-                fd = anonymous_file("offload code")
+                fd = anonymous_file("offload-code")
                 os.ftruncate(fd, LOG_BYTES)
                 memory = mmap.mmap(fd, LOG_BYTES)
             except OSError:
