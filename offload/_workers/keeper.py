@@ -208,7 +208,16 @@ class Threads:
             executor = self._executor = ThreadPoolExecutor(
                 _PAYLOAD_THREADS, thread_name_prefix="offload-payload"
             )
-        return submit_once(executor, function, *arguments)
+        try:
+            return submit_once(executor, function, *arguments)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # A signal handler has raised, perhaps after a thread was started and before the
+                # executor had it in its books. The interpreter would wait for that thread at its
+                # end, and nobody would end it.
+                self._executor = None
+                executor.shutdown(wait=False)
+            raise
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` in a thread and return what it returns."""

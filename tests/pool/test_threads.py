@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -178,3 +181,32 @@ async def test_thread_that_cannot_be_had_is_had_later(
         await pool.aclose()
         inside.forget(pool)
     assert failed
+
+
+def test_program_ends_whose_signal_handler_raised_while_a_thread_was_started() -> None:
+    """The executor had not heard of that thread, and would not have ended it."""
+    program = textwrap.dedent(
+        """
+        import threading
+        from offload._workers.keeper import threads
+
+        def start_and_raise(thread, start=threading.Thread.start):
+            threading.Thread.start = start
+            start(thread)
+            raise KeyboardInterrupt
+
+        threading.Thread.start = start_and_raise
+        try:
+            threads.submit(int, "1")
+        except KeyboardInterrupt:
+            print(threads.submit(int, "7").result())
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == "7\n"
