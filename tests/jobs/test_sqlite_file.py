@@ -337,6 +337,9 @@ class TestFailures:
         with pytest.raises(JobsUnavailableError) as caught:
             await engine.health()
         assert f"kill -CONT {process.pid} " in str(caught.value)
+        # So that the engine, which closes its file, does not wait for it.
+        process.kill()
+        await anyio.to_thread.run_sync(process.wait)
 
     async def test_lock_of_another_program_is_told(self, new_engine, path):
         """One that is no part of the library, and takes no turns, is named as well."""
