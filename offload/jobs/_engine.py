@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from offload.jobs._ended import Ended
     from offload.jobs._notes import Notes
     from offload.jobs._values import (
         CancelOutcome,
@@ -127,6 +128,18 @@ class Engine(Protocol):
 
     async def counts(self, queues: Collection[str] | None = None) -> tuple[Count, ...]:
         """Return how many jobs there are by queue, function and state; None: of every queue."""
+        ...
+
+    async def ended(self, step: int, steps: int) -> Ended:
+        """Return how many jobs have ended within each of the last steps of time.
+
+        Steps begin at multiples of `step` since the epoch, the last one is that of now. Jobs that
+        were forgotten or requeued meanwhile may or may not be counted.
+
+        Args:
+            step: seconds, a multiple of `ENDED_STEP`.
+            steps: how many, from 1 to 400; together at most `ENDED_SECONDS`.
+        """
         ...
 
     async def cancel(self, job_id: str) -> CancelOutcome:

@@ -18,9 +18,9 @@ from offload.jobs._bullmq.names import from_bullmq, to_bullmq
 from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._bullmq.scripts import script, texts_of_bullmq
 from offload.jobs._errors import JobsUnavailableError
-from offload.jobs._values import AttemptOutcome, JobState, NewJob
+from offload.jobs._values import AttemptOutcome, Fail, JobState, NewJob
 from tests.jobs.servers import PostgresServer, RedisServer
-from tests.jobs.values import claimed_ids, new_job, put
+from tests.jobs.values import BOOM, claim, claimed_ids, new_job, put
 
 # Keys and arguments of BullMQ's scripts, as ours hand them over: (file, KEYS, ARGV).
 HANDED_OVER = [
@@ -229,3 +229,23 @@ async def test_no_job_is_lost_while_programs_and_server_die(  # noqa: C901, PLR0
         assert last.outcome is AttemptOutcome.COMPLETED
         assert {attempt.outcome for attempt in earlier} <= {AttemptOutcome.LAPSED}
         assert (record.attempts, record.crashes) == (1, len(earlier))
+
+
+@pytest.mark.anyio
+async def test_many_cancelled_jobs_are_counted_apart_from_failed_ones(server):
+    """However many there are: the script looks at a thousand of them in one go."""
+    engine = RedisEngine(server.url)
+    await engine.open()
+    ids = await engine.put([new_job() for _ in range(1100)])
+    await engine.finish(await claim(engine), Fail(BOOM))
+    for first in range(1, len(ids), 50):
+        async with anyio.create_task_group() as group:
+            for job_id in ids[first : first + 50]:
+                group.start_soon(engine.cancel, job_id)
+    told = await engine.ended(10, 60)
+    await engine.aclose()
+    sums = dict.fromkeys(JobState, 0)
+    for each in told.counts:
+        sums[each.state] += each.count
+
+    assert (sums[JobState.FAILED], sums[JobState.CANCELLED]) == (1, 1099)

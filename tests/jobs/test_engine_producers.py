@@ -370,3 +370,30 @@ async def test_healthy_engine_has_no_problems(engine):
     assert health.problems == ()
     # The servers of the tests have this machine's clock.
     assert health.clock_ahead is None or abs(health.clock_ahead) < 10
+
+
+async def test_ended_jobs_are_counted_by_time(engine, other):
+    """How many jobs have ended is told by queue, state and step of time; the others are not."""
+    done, cancelled = await put(engine, new_job(), new_job(queue="mail: a"))
+    await engine.finish(await claim(engine), Complete("1"))
+    await put(engine, new_job(), new_job(), new_job())
+    await engine.finish(await claim(engine), Fail(BOOM))
+    await engine.finish(await claim(engine), Retry(BOOM, delay=1000.0))
+    await engine.cancel(cancelled)
+    told = await other.ended(10, 6)
+    coarse = await other.ended(7200, 2)
+    times = [each.ended_at.timestamp() for each in await engine.get([done, cancelled])]
+    expected = {
+        (DEFAULT, JobState.COMPLETED): 1,
+        (DEFAULT, JobState.FAILED): 1,
+        ("mail: a", JobState.CANCELLED): 1,
+    }
+
+    for each, step in ((told, 10), (coarse, 7200)):
+        assert min(times) // step * step <= min(count.at for count in each.counts)
+        assert max(count.at for count in each.counts) == max(times) // step * step
+        assert each.now >= max(times) - 0.001
+        sums = {}
+        for count in each.counts:
+            sums[count.queue, count.state] = sums.get((count.queue, count.state), 0) + count.count
+        assert sums == expected

@@ -13,11 +13,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from offload.jobs._ended import Ended, EndedCount
 from offload.jobs._errors import JobsCorruptError, JobsUnavailableError
 from offload.jobs._sqlite import SqliteEngine, location, schema
 from offload.jobs._sqlite.bells import bell_directory
-from offload.jobs._values import JobState, Query
-from tests.jobs.values import claimed_ids, look, new_job, put, wanted
+from offload.jobs._values import Complete, JobState, Query
+from tests.jobs.values import DEFAULT, claim, claimed_ids, look, new_job, put, wanted
 
 pytestmark = pytest.mark.anyio
 
@@ -489,3 +490,52 @@ class TestErrors:
             "sqlite:////j.db",
             True,
         )
+
+
+class TestEnded:
+    async def test_counts_of_a_day_outlive_their_jobs(self, new_engine):
+        """What has ended is counted for a day, also of jobs that are forgotten; then no longer."""
+        clock = OwnClock(1_800_000_005.0)
+        engine = await new_engine(clock=clock)
+        await put(engine, new_job(keep=0.0))
+        await engine.finish(await claim(engine), Complete("1"))
+        clock.at += 86400.0
+        assert await engine.prune() == 1
+        kept = await engine.ended(240, 361)
+        clock.at += 7200.0
+        await engine.prune()
+        gone = await engine.ended(240, 375)
+
+        assert kept.counts == (EndedCount(DEFAULT, JobState.COMPLETED, 1_800_000_000, 1),)
+        assert gone == Ended(clock.at)
+
+    async def test_only_the_steps_asked_for_are_counted(self, new_engine):
+        """Each end is in the step of its time."""
+        clock = OwnClock(1_800_000_009.5)
+        engine = await new_engine(clock=clock)
+        for seconds in (0.0, 1.0, 10.0):
+            clock.at += seconds
+            await put(engine, new_job())
+            await engine.finish(await claim(engine), Complete("1"))
+        told = [await engine.ended(10, steps) for steps in (1, 2, 3)]
+
+        assert [sorted(each.at - 1_800_000_000 for each in one.counts) for one in told] == [
+            [20],
+            [10, 20],
+            [0, 10, 20],
+        ]
+
+
+class OwnClock:
+    """A clock that stands still."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        return self.at
+
+    def monotonic(self) -> float:
+        """Return seconds of the clock of leases."""
+        return self.at

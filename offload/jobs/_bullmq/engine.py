@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Sequence
 
     from offload.jobs._bullmq.sides import Client, Hub, Store
+    from offload.jobs._ended import Ended
     from offload.jobs._values import (
         CancelOutcome,
         Claim,
@@ -135,6 +136,10 @@ class BullmqEngine:
     async def counts(self, queues: Collection[str] | None = None) -> tuple[Count, ...]:
         """Count: looks at every job, a thousand at a time."""
         return await self._do(self._store.counts(queues))
+
+    async def ended(self, step: int, steps: int) -> Ended:
+        """Count those that ended, by BullMQ's index of when they did."""
+        return await self._do(self._store.ended(step, steps))
 
     async def cancel(self, job_id: str) -> CancelOutcome:
         """Cancel, or ask for it."""

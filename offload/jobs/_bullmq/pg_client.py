@@ -16,7 +16,7 @@ from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Health
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from offload.jobs._bullmq.pg_location import PostgresLocation
 
@@ -109,7 +109,7 @@ class PostgresClient:
     async def run(
         self,
         statement: LiteralString,
-        arguments: Sequence[Any],
+        arguments: Sequence[Any] | Mapping[str, Any],
         *,
         undo: Callable[[Any], None] | None = None,
         is_read: bool = False,
@@ -134,7 +134,11 @@ class PostgresClient:
             raise
 
     async def _run(
-        self, statement: LiteralString, arguments: Sequence[Any], *, is_read: bool
+        self,
+        statement: LiteralString,
+        arguments: Sequence[Any] | Mapping[str, Any],
+        *,
+        is_read: bool,
     ) -> list[tuple[Any, ...]]:
         async with self._places:
             for attempt in range(_ATTEMPTS):

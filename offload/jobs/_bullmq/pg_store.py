@@ -21,6 +21,7 @@ from offload.jobs._bullmq.words import (
     queue_full,
     requeue_conflict,
 )
+from offload.jobs._ended import Ended, EndedCount
 from offload.jobs._values import CancelOutcome, Count, Extended, Finished, JobState, Page, Swept
 
 if TYPE_CHECKING:
@@ -58,6 +59,23 @@ def _claim_words(wanted: Wanted) -> tuple[Any, ...]:
         list(wanted.functions),
         in_turns(wanted.queues),
     )
+
+
+# A queue and a state at a time: that is how BullMQ's index of what has ended begins.
+_ENDED: Final = """
+SELECT t.now_ms, q.queue, e.state, e.at, e.count
+FROM (SELECT offload_now() AS now_ms) t
+LEFT JOIN (offload_queue q CROSS JOIN unnest(ARRAY['completed', 'failed']::job_state[]) s(state))
+  ON true
+LEFT JOIN LATERAL (
+  SELECT offload_state(j, o) AS state, j.finished_at_ms / 1000 / %(step)s * %(step)s AS at, count(*)
+  FROM job j LEFT JOIN offload_job o
+    ON s.state = 'failed' AND o.queue = j.queue AND o.id = j.id
+  WHERE j.queue = q.queue AND j.state = s.state AND j.state IN ('completed', 'failed')
+    AND j.finished_at_ms >= (t.now_ms / 1000 / %(step)s - %(steps)s + 1) * %(step)s * 1000
+  GROUP BY 1, 2
+) e ON true
+"""
 
 
 class PostgresStore:
@@ -164,6 +182,18 @@ class PostgresStore:
             Count(from_bullmq(queue), name, JobState(state), count)
             for queue, name, state, count in sorted(rows)
             if queues is None or from_bullmq(queue) in queues
+        )
+
+    async def ended(self, step: int, steps: int) -> Ended:
+        """Count, by BullMQ's index of when jobs ended."""
+        rows = await self._run(_ENDED, {"step": step, "steps": steps}, is_read=True)
+        return Ended(
+            rows[0][0] / 1000,
+            tuple(
+                EndedCount(from_bullmq(queue), JobState(state), at, count)
+                for _, queue, state, at, count in rows
+                if count is not None
+            ),
         )
 
     async def cancel(self, job_id: str) -> CancelOutcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from offload.jobs._bullmq.jobs import claimed_job, decode_log, encode_log, job_words, records
@@ -18,6 +19,7 @@ from offload.jobs._bullmq.words import (
     queue_full,
     requeue_conflict,
 )
+from offload.jobs._ended import Ended, EndedCount
 from offload.jobs._values import CancelOutcome, Count, Extended, Finished, JobState, Page, Swept
 
 if TYPE_CHECKING:
@@ -141,6 +143,26 @@ class RedisStore:
                     slot = (queue, name, state)
                     found[slot] = found.get(slot, 0) + count
         return tuple(Count(*slot, count) for slot, count in sorted(found.items()))
+
+    async def ended(self, step: int, steps: int) -> Ended:
+        """Count by the sorted sets, a queue at a time; only failed jobs are looked at."""
+        seconds, microseconds = await self._client.command("TIME")
+        last = int(seconds) // step * step
+        totals, _ = await self._run("totals", is_read=True)
+        found: Counter[tuple[str, JobState, int]] = Counter()
+        for bullmq_queue, key, total in totals:
+            state = _STATES[key]
+            offset: int | None = 0 if total and state.is_over else None
+            while offset is not None:
+                counts, *more = await self._run(
+                    *("ended", bullmq_queue, key, step, last, steps, offset), is_read=True
+                )
+                for at, is_cancelled, count in counts:
+                    of = JobState.CANCELLED if is_cancelled == "1" else state
+                    found[from_bullmq(bullmq_queue), of, int(at)] += count
+                offset = more[0] if more else None
+        now = int(seconds) + int(microseconds) / 1e6
+        return Ended(now, tuple(EndedCount(*slot, count) for slot, count in found.items()))
 
     async def cancel(self, job_id: str) -> CancelOutcome:
         """Cancel, or ask for it."""

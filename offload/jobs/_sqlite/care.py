@@ -6,6 +6,7 @@ import heapq
 from typing import TYPE_CHECKING, Final
 
 from offload.jobs._decisions import lapse
+from offload.jobs._ended import ENDED_SECONDS
 from offload.jobs._sqlite.claims import promote
 from offload.jobs._sqlite.endings import expire_now, forget, store
 from offload.jobs._sqlite.rows import HELD, Held
@@ -131,6 +132,7 @@ def prune(transaction: Transaction, max_over: int | None) -> int:
             forget(transaction, first)
             old += first
     connection.execute("DELETE FROM counts WHERE jobs = 0")
+    connection.execute("DELETE FROM ended WHERE at < ?", (transaction.now - ENDED_SECONDS,))
     return len(old)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 
+    from offload.jobs._ended import Ended
     from offload.jobs._sqlite.clock import Clock
     from offload.jobs._sqlite.transaction import Transaction
     from offload.jobs._values import (
@@ -106,6 +107,11 @@ class SqliteEngine:
     async def counts(self, queues: Collection[str] | None = None) -> tuple[Count, ...]:
         """Read the counts, which are kept up to date and not counted."""
         return await self._store.read(partial(reads.counts, queues=queues))
+
+    async def ended(self, step: int, steps: int) -> Ended:
+        """Read how many ended, which is kept up to date and not counted."""
+        now = self._store.clock.now()
+        return await self._store.read(partial(reads.ended, step=step, steps=steps, now=now))
 
     async def cancel(self, job_id: str) -> CancelOutcome:
         """Cancel, or ask for it."""

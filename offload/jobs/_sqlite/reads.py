@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, Any, Final
 
+from offload.jobs._ended import Ended, EndedCount
 from offload.jobs._sqlite.clock import from_seconds
 from offload.jobs._sqlite.rows import RECORD, record
 from offload.jobs._sqlite.schema import STATE_NUMBERS, STATES
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from offload.jobs._values import JobRecord, Query
 
-__all__ = ["counts", "find", "get", "logs", "paused"]
+__all__ = ["counts", "ended", "find", "get", "logs", "paused"]
 
 # SQLite uses a partial index only where its condition stands in the query, to the letter.
 _INDICES: Final = {
@@ -122,6 +123,19 @@ def counts(connection: sqlite3.Connection, queues: Collection[str] | None) -> tu
         Count(queue, function, STATES[state], jobs)
         for queue, function, state, jobs in rows
         if queues is None or queue in queues
+    )
+
+
+def ended(connection: sqlite3.Connection, step: int, steps: int, now: float) -> Ended:
+    """Return how many jobs ended in each of the last steps of time."""
+    first = (int(now) // step - steps + 1) * step
+    rows = connection.execute(
+        "SELECT queue, state, at / ? * ?, sum(jobs) FROM ended WHERE at >= ? GROUP BY 1, 2, 3",
+        (step, step, first),
+    )
+    return Ended(
+        now,
+        tuple(EndedCount(queue, STATES[state], at, count) for queue, state, at, count in rows),
     )
 
 

@@ -132,8 +132,20 @@ CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL, until REAL) WITH
 CREATE INDEX notes_until ON notes (until) WHERE until IS NOT NULL
 """
 
+# How many jobs have ended, by the beginning of the ten seconds in which they did: for a day, also
+# of jobs that are forgotten.
+_VERSION_3: Final = """
+CREATE TABLE ended (
+    at INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    queue TEXT NOT NULL,
+    jobs INTEGER NOT NULL,
+    PRIMARY KEY (at, state, queue)
+) WITHOUT ROWID
+"""
+
 # The version of a file is how many of these it has had. Only ever append.
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 # A last resort: the writers of this library take turns before they ask SQLite for its lock. What
 # still collides is other programs, checkpoints and the recovery after a crash.

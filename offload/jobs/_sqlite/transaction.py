@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from offload.jobs._ended import ENDED_STEP
 from offload.jobs._sqlite.schema import STATES
 from offload.jobs._values import EventKind, JobEvent
 
@@ -21,6 +22,7 @@ ANY_FUNCTION = ""
 
 _KINDS = tuple(EventKind(state.value) for state in STATES)
 _CLAIMABLE = 2
+_OVER = 3
 
 
 class Transaction:
@@ -36,6 +38,7 @@ class Transaction:
 
     __slots__ = (
         "_changes",
+        "_ended",
         "_position",
         "_saved_position",
         "connection",
@@ -52,6 +55,7 @@ class Transaction:
         self.events: list[JobEvent] = []
         self.rings: set[tuple[str, str]] = set()
         self._changes: Counter[tuple[int, str, str]] = Counter()
+        self._ended: Counter[tuple[int, str]] = Counter()
         self._position: int | None = None
         self._saved_position: int | None = None
 
@@ -70,6 +74,8 @@ class Transaction:
         self.events.append(JobEvent(_KINDS[state], job_id, queue))
         if state < _CLAIMABLE:
             self.rings.add((queue, function))
+        elif state >= _OVER:
+            self._ended[state, queue] += 1
 
     def left(self, queue: str, function: str, state: int) -> None:
         """Note that a job is no longer in `state`."""
@@ -90,6 +96,14 @@ class Transaction:
                 "ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs",
                 changes,
             )
+        if self._ended:
+            at = int(self.now) // ENDED_STEP * ENDED_STEP
+            self.connection.executemany(
+                "INSERT INTO ended VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs",
+                [(at, *key, count) for key, count in self._ended.items()],
+            )
+            self._ended.clear()
         if self._position != self._saved_position:
             self.connection.execute("UPDATE positions SET last = ?", (self._position,))
             self._saved_position = self._position
@@ -111,6 +125,7 @@ class Transaction:
             del self.events[told:]
             self.rings = rings
             self._changes.clear()
+            self._ended.clear()
             self._position = self._saved_position = None
             raise
         self.connection.execute("RELEASE operation")
