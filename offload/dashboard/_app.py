@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 import sys
-from importlib.resources import files
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.applications import Starlette
@@ -22,6 +21,7 @@ from offload.dashboard._answers import HEADERS, answer, check_action, client_of,
 from offload.dashboard._feed import Feed, Feeds
 from offload.dashboard._history import SPANS, Recorder
 from offload.dashboard._jobs_app import JobPages
+from offload.dashboard._pages import served_files
 from offload.dashboard._plain import plain_page
 from offload.dashboard._schedules_app import SchedulePages
 from offload.dashboard._state import Sampler
@@ -57,8 +57,8 @@ class Dashboard:
     server. Under its path it has the page (`/`), its files, the same as JSON (`/state`) and as
     server-sent events (`/events`), single tasks (`/tasks`, `/task`), the last hours (`/history`),
     the whole text of one failure (`/failure`), a page of plain tables (`/plain`) and the actions
-    (`POST /actions/...`); and the pages of jobs (`/jobs`) and of schedules (`/schedules`), whose
-    data are below these.
+    (`POST /actions/...`); and the pages of jobs (`/jobs`, `/plain-jobs`) and of schedules
+    (`/schedules`, `/plain-schedules`), whose data are below these.
 
     The pages show names of functions, texts of errors and tracebacks, which may quote what users
     have sent, and arguments, results and log records of jobs; arguments of tasks only of a pool
@@ -84,7 +84,8 @@ class Dashboard:
         interval: seconds between two samples.
         history: whether to keep how the pools of this process did over the last 24 hours, from now
             on: some 50 KB for each, and a look once a second, on a thread of the pools' own. Of
-            jobs, how many there were in each state, from when somebody looks at their page on.
+            jobs, how many ended per minute, and how many there were in each state from when
+            somebody looks at their page on.
 
     Raises:
         TypeError: `authorize` or `actions` cannot be called, `interval` is not a number, or
@@ -119,9 +120,7 @@ class Dashboard:
         self._interval = interval
         self._feeds = Feeds(self._new_feed)
         self._recorder = Recorder.started() if history else None
-        static = files("offload.dashboard") / "static"
-        # Read once: the event loop opens no file.
-        self._files = {each.name: each.read_bytes() for each in static.iterdir() if each.is_file()}
+        self._files = served_files()
         self._app = Starlette(
             routes=[
                 Route("/", self._index),

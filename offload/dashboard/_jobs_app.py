@@ -9,26 +9,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.routing import Route
 
 from offload.dashboard._answers import (
+    HEADERS,
     answer,
     check_action,
     client_of,
     from_store,
     limit_of,
+    on_thread,
     start_of,
 )
 from offload.dashboard._history import SPANS
 from offload.dashboard._jobs_actions import JOB_ACTIONS, QUEUE_ACTIONS
 from offload.dashboard._jobs_history import JobHistories
 from offload.dashboard._jobs_state import detail, log_lines, matching, queues_of, row
+from offload.dashboard._plain import plain_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
     from offload.jobs import Count, Jobs
     from offload.jobs._counting import RecentCounts
@@ -73,6 +76,7 @@ class JobPages:
         """Return them."""
         return [
             Route("/jobs", self._page),
+            Route("/plain-jobs", self._plain),
             Route("/jobs/overview", self._overview),
             Route("/jobs/list", self._list),
             Route("/jobs/job", self._job),
@@ -83,9 +87,22 @@ class JobPages:
 
     async def _overview(self, request: Request) -> Response:
         """Tell of every store: its queues, what is paused, and who is at work."""
+        return answer(*await self._told(request))
+
+    async def _plain(self, request: Request) -> Response:
+        """Return the page without JavaScript."""
+        told, status = await self._told(request)
+        if "problem" in told:
+            raise HTTPException(status, told["problem"])
+        page = await self._found(request) if told["stores"] else None
+        question = dict(request.query_params)
+        text = await on_thread(lambda: plain_jobs(told, page, question))
+        return Response(text, media_type="text/html", headers=HEADERS)
+
+    async def _told(self, request: Request) -> tuple[dict[str, Any], int]:
         stores = [{"name": name} for name in self._by_location()]
         if not stores:
-            return answer({"at": time.time(), "stores": [], "actions": self._actions})
+            return {"at": time.time(), "stores": [], "actions": self._actions}, 200
         name, jobs = self._named(request)
         told: dict[str, Any] = {
             "at": time.time(),
@@ -100,7 +117,7 @@ class JobPages:
             recent = await self._asked(self._recent(jobs))
         except HTTPException as error:
             # The page goes on asking, and shows this beside what it knows.
-            return answer(told | {"problem": error.detail}, error.status_code)
+            return told | {"problem": error.detail}, error.status_code
         told["queues"] = queues_of(recent.counts or (), paused)
         told["counts_age"] = time.monotonic() - recent.told_at if recent.counts else None
         told["active"] = [row(status) for status in page.jobs]
@@ -109,17 +126,20 @@ class JobPages:
             self._histories.of(jobs)
         if "health" in request.query_params:
             told["health"] = asdict(await self._asked(jobs.health()))
-        return answer(told)
+        return told, 200
 
     async def _list(self, request: Request) -> Response:
         """Return one page of the jobs that match."""
+        return answer(await self._found(request))
+
+    async def _found(self, request: Request) -> dict[str, Any]:
         asked = request.query_params
         _, jobs = self._named(request)
         functions: Sequence[str] = ()
         if text := asked.get("function", "").strip():
             functions = matching(text, await self._counts(jobs))
             if not functions:
-                return answer({"jobs": [], "cursor": None})
+                return {"jobs": [], "cursor": None}
         limit = limit_of(request)
         try:
             page = await self._asked(
@@ -135,7 +155,7 @@ class JobPages:
             )
         except ValueError as error:
             raise HTTPException(400, f"{error}") from error
-        return answer({"jobs": [row(each) for each in page.jobs], "cursor": page.cursor})
+        return {"jobs": [row(each) for each in page.jobs], "cursor": page.cursor}
 
     async def _job(self, request: Request) -> Response:
         """Return everything about one job."""

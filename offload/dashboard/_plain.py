@@ -1,46 +1,153 @@
-"""The page of pools as plain HTML: for who has no JavaScript, and for the terminal."""
+"""The pages as plain HTML, for browsers without JavaScript and in the terminal."""
 
 from __future__ import annotations
 
 import time
 from html import escape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from offload.dashboard._pages import head, links
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["plain_page"]
+__all__ = ["plain_jobs", "plain_page", "plain_schedules"]
 
-_HEAD = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>offload, plain</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="static/dashboard.css">
-<script src="static/theme.js"></script>
-<body>
-<header><h1>offload</h1>
-<nav aria-label="Pages"><a href="./">Pools</a> <a href="jobs">Jobs</a>
-<a href="schedules">Schedules</a> <a href="plain" aria-current="page">Plain</a></nav></header>
-<main>
-"""
+_LINKS = (
+    ("plain", "Pools"),
+    ("plain-jobs", "Jobs"),
+    ("plain-schedules", "Schedules"),
+    ("./", "Live page"),
+)
 _FAILURES = 20
+_STATES = ("waiting", "delayed", "active", "failed", "cancelled", "completed")
 
 
 def plain_page(sample: Mapping[str, Any]) -> bytes:
-    """Return a sample as a page of tables, in UTF-8."""
-    parts = [_HEAD, f"<p>At {_time(sample['at'])}. <a href='plain'>Look again</a></p>"]
-    parts += [_pool(pool) for pool in sample["pools"]] or ["<p>This process has no pool yet.</p>"]
-    parts.append("</main></body></html>\n")
+    """Return a sample of pools as a page of tables, in UTF-8."""
+    pools = [_pool(pool) for pool in sample["pools"]] or ["<p>This process has no pool yet.</p>"]
+    return _whole("plain", sample["at"], {}, pools)
+
+
+def plain_jobs(
+    told: Mapping[str, Any], page: Mapping[str, Any] | None, question: Mapping[str, str]
+) -> bytes:
+    """Return the jobs of a store as a page of tables, in UTF-8.
+
+    Args:
+        told: what `/jobs/overview` has.
+        page: what `/jobs/list` has; None: there is no store.
+        question: what was asked for, by the address.
+    """
+    if page is None:
+        return _whole("plain-jobs", told["at"], {}, ["<p>This process has opened no jobs.</p>"])
+    stores = [each["name"] for each in told["stores"]]
+    parts: list[str] = []
+    if len(stores) > 1:
+        shown = (_link("plain-jobs", name, {"store": name}) for name in stores)
+        parts.append(f"<p>Stores: {', '.join(shown)}</p>")
+    parts.append(f"<section class=card><h2>{_text(told['store'])}</h2>")
+    queues = [
+        (
+            queue["name"],
+            *(queue[state] for state in _STATES),
+            "paused" if queue["is_paused"] else "",
+        )
+        for queue in told["queues"]
+    ]
+    parts.append(_table("Queues", ("Queue", *_STATES, "State"), queues))
+    same = {name: question[name] for name in ("store", "queue") if name in question}
+    states = (_link("plain-jobs", state, {**same, "state": state}) for state in _STATES)
+    parts.append(f"<p>Jobs: {_link('plain-jobs', 'all', same)}, {', '.join(states)}</p>")
+    jobs = [
+        (
+            job["id"],
+            job["state"],
+            job["function"],
+            job["queue"],
+            _time(job["created_at"]),
+            f"{job['attempts']} of {job['max_attempts']}"
+            + (f", {job['crashes']} crashed" if job["crashes"] else ""),
+            job["error"] or "",
+        )
+        for job in page["jobs"]
+    ]
+    heads = ("Id", "State", "Function", "Queue", "enqueued", "attempts", "Error")
+    title = f"Jobs, {question['state']}" if question.get("state") else "Jobs"
+    parts.append(_table(title, heads, jobs))
+    if page["cursor"]:
+        parts.append(
+            f"<p>{_link('plain-jobs', 'Next page', {**question, 'cursor': page['cursor']})}</p>"
+        )
+    return _whole("plain-jobs", told["at"], question, [*parts, "</section>\n"])
+
+
+def plain_schedules(told: Mapping[str, Any], start: int) -> bytes:
+    """Return schedules as a page of tables, in UTF-8.
+
+    Args:
+        told: what `/schedules/list` has.
+        start: how many were left out before these.
+    """
+    parts = ["<section class=card>"]
+    if told["problem"]:
+        parts.append(f'<p class="trouble">{_text(told["problem"])}</p>')
+    rows = [_schedule(each) for each in told["schedules"]]
+    heads = ("Name", "Status", "Function", "Fire times", "next", "Last run", "took", "Error")
+    parts.append(_table("Schedules", heads, rows))
+    end = start + len(rows)
+    if end < told["found"]:
+        left = told["found"] - end
+        parts.append(f"<p>{_link('plain-schedules', f'{left:,} more', {'start': f'{end}'})}</p>")
+    question = {"start": f"{start}"} if start else {}
+    return _whole("plain-schedules", told["at"], question, [*parts, "</section>\n"])
+
+
+def _schedule(schedule: Mapping[str, Any]) -> tuple[Any, ...]:
+    last = schedule["last"]
+    took = ""
+    if last is not None and last["ended_at"] is not None:
+        took = _duration(max(last["ended_at"] - last["started_at"], 0.0))
+    return (
+        schedule["name"],
+        _words(schedule["status"]),
+        schedule["function"],
+        schedule["fire_times"],
+        schedule["next_local"] or "-",
+        "-"
+        if last is None
+        else f"{_words(last['outcome'] or 'not ended')}, {_time(last['started_at'])}",
+        took,
+        "" if last is None else last["error"] or "",
+    )
+
+
+def _whole(path: str, at: float, question: Mapping[str, str], parts: Sequence[str]) -> bytes:
+    title = f"{dict(_LINKS)[path]}, plain \N{EN DASH} offload"
+    page = (
+        f"{head(title)}\n"
+        f"<header><h1>offload</h1>\n{links(path, _LINKS)}</header>\n<main>\n"
+        f"<p>At {_time(at)}. {_link(path, 'Look again', question)}</p>"
+        f"{''.join(parts)}</main></body></html>\n"
+    )
     # What UTF-8 cannot hold, such as half of a character in the name of a file, is written as "?".
-    return "".join(parts).encode("utf-8", "replace")
+    return page.encode("utf-8", "replace")
+
+
+def _link(path: str, name: str, question: Mapping[str, str]) -> str:
+    # As below: what UTF-8 cannot hold.
+    asked = urlencode(dict(question), errors="replace")
+    return f'<a href="{_text(f"{path}?{asked}" if asked else path)}">{_text(name)}</a>'
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _pool(pool: Mapping[str, Any]) -> str:
     most = pool["max_queued"]
-    counts = [(outcome.replace("_", " "), pool[outcome]) for outcome in pool["outcomes"]]
+    counts = [(_words(outcome), pool[outcome]) for outcome in pool["outcomes"]]
     facts = [
         ("state", pool["state"]),
         ("busy", f"{pool['busy']} of {pool['max_workers']}"),
@@ -91,7 +198,7 @@ def _pool(pool: Mapping[str, Any]) -> str:
 
 
 # Those that may be long, and are broken; others are not.
-_LONG = ("Function", "Error")
+_LONG = ("Function", "Error", "Name", "Fire times", "Id")
 
 
 def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:

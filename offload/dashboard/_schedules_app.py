@@ -8,9 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.routing import Route
 
 from offload.dashboard._answers import (
+    HEADERS,
     answer,
     check_action,
     client_of,
@@ -19,6 +21,7 @@ from offload.dashboard._answers import (
     on_thread,
     start_of,
 )
+from offload.dashboard._plain import plain_schedules
 from offload.dashboard._schedules_actions import SCHEDULE_ACTIONS
 from offload.dashboard._schedules_state import Asked, Shown, chosen, row, run_row
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
     from offload.jobs import Jobs
     from offload.schedules import Scheduler
@@ -60,6 +62,7 @@ class SchedulePages:
         """Return them."""
         return [
             Route("/schedules", self._page),
+            Route("/plain-schedules", self._plain),
             Route("/schedules/list", self._list),
             Route("/schedules/history", self._history),
             Route("/schedules/actions/{action}", self._act, methods=["POST"]),
@@ -67,6 +70,15 @@ class SchedulePages:
 
     async def _list(self, request: Request) -> Response:
         """Tell of the schedules that match, and how they stand."""
+        return answer(await self._told(request))
+
+    async def _plain(self, request: Request) -> Response:
+        """Return the page without JavaScript."""
+        told = await self._told(request)
+        text = await on_thread(lambda: plain_schedules(told, _asked(request).start))
+        return Response(text, media_type="text/html", headers=HEADERS)
+
+    async def _told(self, request: Request) -> dict[str, Any]:
         asked = _asked(request)
         everything, problem = await _everything()
         # On a thread: there may be a hundred thousand.
@@ -82,16 +94,14 @@ class SchedulePages:
             except HTTPException as error:
                 # The page goes on asking, and shows this beside what this process knows.
                 problem = error.detail
-        return answer(
-            {
-                "at": time.time(),
-                "actions": self._actions,
-                "schedules": await on_thread(lambda: _rows(page, seen)),
-                "found": found,
-                "all": len(everything),
-                "problem": problem,
-            }
-        )
+        return {
+            "at": time.time(),
+            "actions": self._actions,
+            "schedules": await on_thread(lambda: _rows(page, seen)),
+            "found": found,
+            "all": len(everything),
+            "problem": problem,
+        }
 
     async def _history(self, request: Request) -> Response:
         """Return the last runs of one schedule, the latest first."""

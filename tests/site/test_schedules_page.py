@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.site.test_pages import PATIENCE, browser, check_axe, check_looks, opened
+from tests.site.test_pages import NARROW, PATIENCE, browser, check_axe, check_looks, opened
 from tests.support.apps.scheduled_app import EVIL
 
 __all__ = ["browser"]
@@ -76,6 +76,21 @@ def test_schedules_are_found_and_sorted(browser: Browser, place: str) -> None:
         page.reload()
         expect(rows).to_have_count(10)
         expect(page.locator("[name=text]")).to_have_value("Customer 1")
+
+
+def test_without_javascript_there_is_a_table(browser: Browser, place: str) -> None:
+    """The page says where it is; it is readable, and axe has nothing to say."""
+    context = browser.new_context(java_script_enabled=False, viewport=NARROW)
+    page = context.new_page()
+    page.goto(place)
+    page.locator("noscript a", has_text="plain tables").click()
+    expect(page.get_by_role("table", name="Schedules")).to_contain_text("a failing one")
+    page.get_by_role("link", name="12 more").click()
+    expect(page.get_by_role("table", name="Schedules")).not_to_contain_text("a failing one")
+    context.close()
+    with opened(browser, place.replace("/schedules", "/plain-schedules")) as page:
+        check_looks(page, ("ink", "soft", "accent"))
+        check_axe(page)
 
 
 def test_pause_and_resume_by_keyboard(browser: Browser, place: str) -> None:

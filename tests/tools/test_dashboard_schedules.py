@@ -217,3 +217,21 @@ class TestMay:
         # An operator's hand explains what the logs say next.
         assert "dashboard: pause schedule 'one'" in caplog.text
         assert idle["elsewhere"].status == "new"
+
+
+async def test_plain_page_has_the_same_as_tables(ours):
+    """Without JavaScript: which there are, when they fire, how they ran; page by page, as text."""
+    yearly = [Schedule("@yearly", nothing, name=f"b {number:02}") for number in range(50)]
+    scheduler = scheduler_of(ours, Schedule("@yearly", fail, name="a <b> one"), *yearly)
+    async with scheduler, visited() as http:
+        with pytest.raises(LookupError):
+            await scheduler["a <b> one"].execute()
+        root = f"{http.base_url}".removesuffix("schedules/")
+        first = (await http.get(f"{root}plain-schedules")).text
+        rest = (await http.get(f"{root}plain-schedules", params={"start": 50})).text
+
+    assert "a &lt;b&gt; one" in first
+    assert "LookupError: &lt;b&gt;nothing there" in first
+    assert 'href="plain-schedules?start=50">1 more' in first
+    assert ["b 48" in first, "b 49" in first] == [True, False]
+    assert ["b 48" in rest, "b 49" in rest] == [False, True]

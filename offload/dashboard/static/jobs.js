@@ -4,7 +4,7 @@ import { connection, isSure, post } from "./asking.js";
 import { openJob } from "./job.js";
 import { startHistory } from "./jobs_history.js";
 import { line } from "./pictures.js";
-import { duration, find, keyed, newRow, text, whole } from "./text.js";
+import { duration, find, keyed, newRow, ordered, sortingHeads, text, whole } from "./text.js";
 
 const POLL = 2000;
 const HISTORY = 600;
@@ -21,7 +21,7 @@ let store = "";
 let cursor = null;
 let nextCursor = null;
 let jobs = [];
-let sortBy = null;
+let sortBy = "";
 let asked = 0;
 const chosen = new Set();
 const histories = new Map();
@@ -162,23 +162,14 @@ export function noteInAddress() {
   history.replaceState(null, "", question ? `?${question}` : location.pathname);
 }
 
-const ages = (job) => job.created_at;
 const ran = (job, now) => (job.started_at === null ? null : (job.ended_at ?? (job.state === "active" ? now : job.started_at)) - job.started_at);
-const KEYS = {
+const keysAt = (now) => ({
   id: (job) => job.id, function: (job) => job.function, queue: (job) => job.queue, state: (job) => job.state,
-  age: (job, now) => now - ages(job), tries: (job) => job.attempts + job.crashes, ran: (job, now) => ran(job, now) ?? -1,
-};
+  age: (job) => now - job.created_at, tries: (job) => job.attempts + job.crashes, ran: (job) => ran(job, now),
+});
 
 function showList(now) {
-  const sorted = jobs.slice();
-  if (sortBy) {
-    const key = KEYS[sortBy.name];
-    sorted.sort((a, b) => {
-      const [one, other] = [key(a, now), key(b, now)];
-      const order = typeof one === "number" ? one - other : one.localeCompare(other);
-      return sortBy.down ? -order : order;
-    });
-  }
+  const sorted = ordered(jobs, keysAt(now), sortBy);
   keyed(find("rows"), sorted, (job) => job.id, newJob, (row, job) => showJob(row, job, now));
   for (const id of chosen) if (!jobs.some((job) => job.id === id)) chosen.delete(id);
   showChosen();
@@ -294,18 +285,10 @@ function start() {
     button.addEventListener("click", () => act(button.dataset.action, [...chosen],
       chosen.size === 1 ? `job ${[...chosen][0]}` : `${chosen.size} jobs`));
   }
-  for (const head of document.querySelectorAll("th[data-sort]")) {
-    head.querySelector("button").addEventListener("click", () => {
-      const name = head.dataset.sort;
-      // Up, down, and as the store has them again.
-      sortBy = sortBy?.name !== name ? { name, down: false } : sortBy.down ? null : { name, down: true };
-      for (const other of document.querySelectorAll("th[data-sort]")) {
-        if (sortBy?.name === other.dataset.sort) other.setAttribute("aria-sort", sortBy.down ? "descending" : "ascending");
-        else other.removeAttribute("aria-sort");
-      }
-      showList(Date.now() / 1000);
-    });
-  }
+  sortingHeads(find("rows").closest("table"), () => sortBy, (by) => {
+    sortBy = by;
+    showList(Date.now() / 1000);
+  });
   startHistory(given);
   const turn = async () => {
     if (!document.hidden) await refresh();

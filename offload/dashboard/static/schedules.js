@@ -1,7 +1,7 @@
 // The page of schedules: which there are, when they fire, how they ran, and what can be done to them.
 
 import { connection, isSure, post } from "./asking.js";
-import { duration, find, keyed, newRow, text, whole } from "./text.js";
+import { duration, find, keyed, newRow, ordered, sortingHeads, text, whole } from "./text.js";
 
 const POLL = 2000;
 const LIMIT = 50;
@@ -12,7 +12,7 @@ const WORDS = { timed_out: "timed out", new: "not fired here" };
 let start = 0;
 let schedules = [];
 let total = 0;
-let sortBy = null;
+let sortBy = "";
 let asked = 0;
 // The key of the schedule whose history is open.
 let open = null;
@@ -55,22 +55,14 @@ const took = (run) => (run && run.ended_at !== null ? Math.max(run.ended_at - ru
 const KEYS = {
   name: (schedule) => schedule.name,
   status: (schedule) => schedule.status,
-  next: (schedule) => schedule.next ?? Infinity,
-  last: (schedule) => schedule.last?.started_at ?? -1,
-  took: (schedule) => took(schedule.last) ?? -1,
-  late: (schedule) => schedule.late?.max ?? -1,
+  next: (schedule) => schedule.next,
+  last: (schedule) => schedule.last?.started_at ?? null,
+  took: (schedule) => took(schedule.last),
+  late: (schedule) => schedule.late?.max ?? null,
 };
 
 function showList(now) {
-  const sorted = schedules.slice();
-  if (sortBy) {
-    const key = KEYS[sortBy.name];
-    sorted.sort((a, b) => {
-      const [one, other] = [key(a), key(b)];
-      const order = typeof one === "number" ? (one === other ? 0 : one - other) : one.localeCompare(other);
-      return sortBy.down ? -order : order;
-    });
-  }
+  const sorted = ordered(schedules, KEYS, sortBy);
   keyed(find("rows"), sorted, (schedule) => schedule.key, newSchedule, (row, schedule) => showSchedule(row, schedule, now));
   const shown = start || schedules.length < total ? `${whole.format(start + 1)} to ${whole.format(start + schedules.length)} of ` : "";
   text(find("found"), total ? `${shown}${whole.format(total)} found${sortBy ? "; sorted among these" : ""}.` : "No schedule matches.");
@@ -196,18 +188,10 @@ function begin() {
     refresh();
   });
   find("first").addEventListener("click", search);
-  for (const head of document.querySelectorAll("th[data-sort]")) {
-    head.querySelector("button").addEventListener("click", () => {
-      const name = head.dataset.sort;
-      // Up, down, and as they came again.
-      sortBy = sortBy?.name !== name ? { name, down: false } : sortBy.down ? null : { name, down: true };
-      for (const other of document.querySelectorAll("th[data-sort]")) {
-        if (sortBy?.name === other.dataset.sort) other.setAttribute("aria-sort", sortBy.down ? "descending" : "ascending");
-        else other.removeAttribute("aria-sort");
-      }
-      showList(Date.now() / 1000);
-    });
-  }
+  sortingHeads(find("rows").closest("table"), () => sortBy, (by) => {
+    sortBy = by;
+    showList(Date.now() / 1000);
+  });
   find("history-close").addEventListener("click", () => find("history").close());
   find("history").addEventListener("close", () => { open = null; });
   const turn = async () => {

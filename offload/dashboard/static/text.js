@@ -124,3 +124,43 @@ export function showProgress(box, told) {
   if (total) bar.value = Math.min(Math.max(done / total, 0), 1);
   text(words, total ? `${whole.format(done)} of ${whole.format(total)}` : whole.format(done));
 }
+
+// keys: for each column that can be sorted by, what it is sorted by; by: its name, "-" in front if
+// downwards, or "" for the order that there is.
+export function ordered(items, keys, by) {
+  const column = by.replace(/^-/, "");
+  if (!Object.hasOwn(keys, column)) return items;
+  const key = keys[column];
+  const sign = by.startsWith("-") ? -1 : 1;
+  return items.slice().sort((a, b) => {
+    const [one, other] = [key(a), key(b)];
+    // What has no value comes last, whichever way.
+    if (one === null || other === null) return (one === null) - (other === null);
+    return sign * (typeof one === "number" ? one - other : one.localeCompare(other));
+  });
+}
+
+// Gives the headings of a table buttons to sort by: numbers downwards first, then up, then as it was.
+// `chosen` tells by what it is sorted, `choose` is told what somebody wants. Returns what shows it.
+export function sortingHeads(table, chosen, choose) {
+  const heads = table.querySelectorAll("th[data-sort]");
+  const mark = () => {
+    for (const head of heads) {
+      if (chosen() === head.dataset.sort) head.setAttribute("aria-sort", "ascending");
+      else if (chosen() === `-${head.dataset.sort}`) head.setAttribute("aria-sort", "descending");
+      else head.removeAttribute("aria-sort");
+    }
+  };
+  for (const head of heads) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: head.textContent.trim() });
+    button.addEventListener("click", () => {
+      const column = head.dataset.sort;
+      const order = head.classList.contains("number") ? [`-${column}`, column, ""] : [column, `-${column}`, ""];
+      choose(order[(order.indexOf(chosen()) + 1) % order.length]);
+      mark();
+    });
+    head.replaceChildren(button);
+  }
+  mark();
+  return mark;
+}

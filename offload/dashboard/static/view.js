@@ -1,6 +1,8 @@
 // What part of it is shown, and in which order: kept in the address, so that it can be sent to
 // somebody and survives a reload.
 
+import { ordered, sortingHeads } from "./text.js";
+
 const given = new URLSearchParams(location.search);
 const changed = [];
 
@@ -26,39 +28,8 @@ export function has(...texts) {
   return !wanted || texts.some((text) => String(text ?? "").toLowerCase().includes(wanted));
 }
 
-// keys: for each column that can be sorted by, what it is sorted by.
-export function sorted(items, name, keys) {
-  const column = view[name].replace(/^-/, "");
-  if (!Object.hasOwn(keys, column)) return items;
-  const key = keys[column];
-  const sign = view[name].startsWith("-") ? -1 : 1;
-  return items.slice().sort((a, b) => {
-    const [one, other] = [key(a), key(b)];
-    // What has no value comes last, whichever way.
-    if (one === null || other === null) return (one === null) - (other === null);
-    return sign * (typeof one === "number" ? one - other : one.localeCompare(other));
-  });
-}
+export const sorted = (items, name, keys) => ordered(items, keys, view[name]);
 
-// Gives the headings of a table buttons to sort by: numbers downwards first, then up, then as it was.
 export function sortable(table, name) {
-  const heads = table.querySelectorAll("th[data-sort]");
-  for (const head of heads) {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: head.textContent.trim() });
-    button.addEventListener("click", () => {
-      const column = head.dataset.sort;
-      const order = head.classList.contains("number") ? [`-${column}`, column, ""] : [column, `-${column}`, ""];
-      change({ [name]: order[(order.indexOf(view[name]) + 1) % order.length] });
-    });
-    head.replaceChildren(button);
-  }
-  const mark = () => {
-    for (const head of heads) {
-      if (view[name] === head.dataset.sort) head.setAttribute("aria-sort", "ascending");
-      else if (view[name] === `-${head.dataset.sort}`) head.setAttribute("aria-sort", "descending");
-      else head.removeAttribute("aria-sort");
-    }
-  };
-  onChange(mark);
-  mark();
+  onChange(sortingHeads(table, () => view[name], (by) => change({ [name]: by })));
 }
