@@ -1,13 +1,14 @@
-"""How many jobs there were in each state over the last day, from when somebody has looked.
+"""The last day of a store: how many jobs there were in each state, and how many have ended.
 
-A task on the event loop of that somebody asks the store every ten seconds, as rarely as everybody
-who counts (`offload.jobs._counting`), until the jobs are closed.
+A task on the event loop of whoever looks first asks the store every ten seconds, as rarely as
+everybody who counts (`offload.jobs._counting`), until the jobs are closed.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ import anyio
 
 from offload._child.context import asyncio_loop
 from offload.dashboard._history import SPANS, Ring
+from offload.dashboard._jobs_ended import EndedHistory
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,6 +39,7 @@ class JobHistory:
     def __init__(self) -> None:
         self._queues: dict[str, dict[int, Ring]] = {}
         self._due: dict[int, float] = {}
+        self.ended = EndedHistory()
 
     def note(self, counts: Iterable[Count], now: float, at: float) -> None:
         """Put what was counted into the rings whose time has come.
@@ -72,9 +75,10 @@ class JobHistory:
         return {
             "span": span,
             "seconds": SPANS[span],
-            "bytes": sum(sizes),
-            "queues": sorted(name for name in self._queues if name),
+            "bytes": sum(sizes) + self.ended.size_bytes,
+            "queues": sorted({*self._queues, *self.ended.queues} - {""}),
             "entries": {"at": []} if rings is None else rings[SPANS[span]].told(),
+            "ended": self.ended.told(queue, SPANS[span]),
         }
 
 
@@ -107,23 +111,25 @@ class JobHistories:
 
     async def _keep(self, jobs: Jobs, history: JobHistory) -> None:
         from offload.jobs import JobsUnavailableError
-        from offload.jobs._counting import recent_counts
 
         try:
             while jobs.is_open:
-                try:
-                    recent = await recent_counts(jobs, max_age=_EVERY / 2)
-                except JobsUnavailableError:
-                    # What is not known is a gap; the page itself says why.
-                    recent = None
-                # Old counts are no news: a store that takes long for them is asked rarely.
-                if recent is not None and recent.counts is not None:
-                    age = time.monotonic() - recent.told_at
-                    if age < _EVERY:
-                        history.note(recent.counts, time.monotonic(), time.time())
+                # What is not known is a gap; the page itself says why.
+                with suppress(JobsUnavailableError):
+                    await history.ended.look(await jobs.engine())
+                    await _look_at_counts(jobs, history)
                 await anyio.sleep(_EVERY)
         except Exception:
             # Nobody waits for this task: whoever looks next begins anew.
             _logger.warning("the history of jobs has ended", exc_info=True)
         finally:
             self._kept.pop(jobs, None)
+
+
+async def _look_at_counts(jobs: Jobs, history: JobHistory) -> None:
+    from offload.jobs._counting import recent_counts
+
+    recent = await recent_counts(jobs, max_age=_EVERY / 2)
+    # Old counts are no news: a store that takes long for them is asked rarely.
+    if recent.counts is not None and time.monotonic() - recent.told_at < _EVERY:
+        history.note(recent.counts, time.monotonic(), time.time())

@@ -4,8 +4,10 @@ import contextlib
 import logging
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,7 @@ from offload.jobs import JobError, Jobs
 from offload.jobs._values import Complete, Fail, LogLine
 from tests.jobs import job_functions as functions
 from tests.jobs.values import claim
-from tests.site.test_pages import PATIENCE, browser, check_axe, check_looks, opened
+from tests.site.test_pages import NARROW, PATIENCE, browser, check_axe, check_looks, opened
 
 __all__ = ["browser"]
 
@@ -134,16 +136,28 @@ def test_jobs_are_found(browser: Browser, place: str, store: SimpleNamespace) ->
         expect(rows).to_have_count(1)
 
 
-def test_the_last_hours_are_drawn(browser: Browser, place: str) -> None:
-    """How many jobs there were in each state, of all queues or of one, as the address says."""
+def test_the_last_hours_are_drawn(browser: Browser, place: str, store: SimpleNamespace) -> None:
+    """Jobs per minute, and how many there were in each state; of all queues or of one."""
+    # What ended before anybody looked.
+    with contextlib.closing(sqlite3.connect(store.path)) as connection, connection:
+        at = int(time.time()) // 10 * 10 - 600
+        connection.executemany(
+            "INSERT INTO ended VALUES (?, ?, ?, ?)",
+            [(at, 3, "mail", 70), (at, 4, "mail", 2), (at, 5, "default", 1)],
+        )
     with opened(browser, f"{place.partition('?')[0]}?span=3600") as page:
         charts = page.locator("#charts canvas")
+        rates = charts.first
+        expect(rates).to_have_attribute("aria-label", re.compile("at most 420/min; failed"))
+        expect(rates).to_have_attribute("aria-label", re.compile("cancelled 0/min, at most 6/min"))
+        charts = page.locator("#charts figure:not(:first-child) canvas")
         expect(charts.first).to_have_attribute("aria-label", re.compile("waiting 61, at most 61"))
         expect(charts.nth(2)).to_have_attribute("aria-label", re.compile("failed 1, at most 1"))
         page.select_option("#history-queue", "default")
         expect(charts.first).to_have_attribute("aria-label", re.compile("waiting 1, at most 1"))
+        expect(rates).to_have_attribute("aria-label", re.compile("at most [06]/min; failed"))
         page.select_option("#span", "21600")
-        expect(page.locator("#history-note")).to_contain_text("a point each 60 s")
+        expect(page.locator("#history-note")).to_contain_text("one point every 60 s")
         assert page.url.endswith("span=21600")
         check_looks(page, ("ink", "soft", "accent"))
         check_axe(page)
@@ -191,6 +205,21 @@ def test_one_job_in_full(browser: Browser, place: str, store: SimpleNamespace) -
 
     assert (found, title) == (0, "Jobs \N{EN DASH} offload")
     assert focused == store.ids.failed
+
+
+def test_without_javascript_there_are_tables(browser: Browser, place: str) -> None:
+    """The page says where they are; they are readable, and axe has nothing to say."""
+    context = browser.new_context(java_script_enabled=False, viewport=NARROW)
+    page = context.new_page()
+    page.goto(place)
+    page.locator("noscript a", has_text="plain tables").click()
+    expect(page.get_by_role("table", name="Queues")).to_contain_text("mail")
+    page.get_by_role("link", name="failed").click()
+    expect(page.get_by_role("table", name="Jobs, failed")).to_contain_text(f"ValueError: {EVIL}")
+    context.close()
+    with opened(browser, place.partition("?")[0].replace("/jobs", "/plain-jobs")) as page:
+        check_looks(page, ("ink", "soft", "accent"))
+        check_axe(page)
 
 
 def test_progress_of_what_runs(browser: Browser, place: str, store: SimpleNamespace) -> None:

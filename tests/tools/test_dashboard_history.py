@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter
 
+import anyio
 import pytest
 
 from offload import Pool
@@ -12,8 +13,10 @@ from offload._pool.window import Window, WindowStatistics
 from offload._values.outcome import Outcome
 from offload._workers.keeper import keeper
 from offload.dashboard._history import SPANS, History, Recorder, Ring
+from offload.dashboard._jobs_ended import EndedHistory
 from offload.dashboard._jobs_history import JobHistory
 from offload.jobs import Count
+from offload.jobs._ended import Ended, EndedCount
 from tests.support.functions import pool as pool_functions
 
 
@@ -155,6 +158,138 @@ def test_jobs_of_very_many_queues_take_bounded_memory():
     assert len(told["queues"]) == 50
     assert told["bytes"] < 51 * 40_000
     assert told["entries"]["waiting"] == [1000.0]
+
+
+class FakeEngine:
+    """A store of which the clock stands where a test puts it, and where jobs end at some times."""
+
+    def __init__(self, *ended: tuple[str, str, int]) -> None:
+        self.now = 1_800_000_000.0
+        self.at = ended
+        self.asked: list[tuple[int, int]] = []
+        self.is_slow = False
+        self.work = lambda: None
+
+    async def ended(self, step: int, steps: int) -> Ended:
+        """Count what ended."""
+        self.asked.append((step, steps))
+        self.work()
+        if self.is_slow:
+            await anyio.sleep_forever()
+        first = (int(self.now) // step - steps + 1) * step
+        counts = Counter(
+            (queue, state, at // step * step)
+            for queue, state, at in self.at
+            if first <= at <= self.now
+        )
+        return Ended(
+            self.now, tuple(EndedCount(*key, count) for key, count in sorted(counts.items()))
+        )
+
+
+class Looker:
+    """A history, and a clock that goes on when it is told to; no rest is needed between looks."""
+
+    def __init__(self, *ended: tuple[str, str, int]) -> None:
+        self.engine = FakeEngine(*ended)
+        self.seconds = 0.0
+        self.history = EndedHistory(lambda: self.seconds)
+
+    def take_a_second(self) -> None:
+        """Let time go by, as where a store has much to count."""
+        self.seconds += 1.0
+
+    async def look(self, seconds: float = 0.0) -> list[tuple[int, int]]:
+        """Look some seconds later; return what the store was asked for."""
+        self.engine.now += seconds
+        self.seconds += seconds
+        self.engine.asked.clear()
+        await self.history.look(self.engine)
+        return self.engine.asked.copy()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+class TestEndedJobs:
+    async def test_first_look_has_the_whole_day(self):
+        """What the store has of the time before anybody looked is there, per minute."""
+        now = 1_800_000_000
+        looker = Looker(
+            ("mail", "completed", now - 15),
+            ("mail", "completed", now - 15),
+            ("default", "failed", now - 5),
+            ("default", "cancelled", now - 20 * 3600),
+            ("default", "completed", now),
+        )
+        await looker.look()
+        history = looker.history
+        hour, day = history.told("", 10), history.told("", 240)
+
+        assert hour["at"] == [now - 3600.0 + 10 * number for number in range(1, 361)]
+        assert hour["completed"][-3:] == [0.0, 12.0, 0.0]
+        assert hour["failed"][-3:] == [0.0, 0.0, 6.0]
+        assert sum(day["cancelled"]) == 0.25
+        assert history.told("mail", 10)["completed"][-2:] == [12.0, 0.0]
+        assert history.told("mail", 10)["failed"] == [0.0] * 360
+        assert history.told("idle", 10)["completed"] == [0.0] * 360
+
+    async def test_store_is_asked_for_what_is_new_alone(self):
+        """Each ten seconds it is asked for those; for the rest once a minute and more rarely."""
+        looker = Looker()
+        asked = [await looker.look(seconds) for seconds in (0, 3, 7, 10, 40, 180)]
+
+        assert asked == [
+            [(10, 361), (60, 361), (240, 361)],
+            [],
+            [(10, 2)],
+            [(10, 2)],
+            [(10, 5), (60, 2)],
+            [(10, 19), (60, 4), (240, 2)],
+        ]
+        assert len(looker.history.told("", 10)["at"]) == 360
+
+    async def test_entries_have_no_gap_and_come_once(self):
+        """However irregularly somebody looks, each end of a job is in one entry."""
+        ends = [1_800_000_000 + number * 7 for number in range(60)]
+        looker = Looker(*(("a", "completed", at) for at in ends))
+        for seconds in (0, 1, 9, 31, 2, 100, 7, 10, 290):
+            await looker.look(seconds)
+        told = looker.history.told("a", 10)
+
+        assert sum(told["completed"]) / 6 == pytest.approx(60)
+        assert told["at"] == sorted(set(told["at"]))
+
+    async def test_store_that_takes_too_long_begins_with_now(self, monkeypatch):
+        """A day that cannot be counted in time is left out, and not asked for again and again."""
+        monkeypatch.setattr("offload.dashboard._jobs_ended._PATIENCE", 0.01)
+        looker = Looker()
+        looker.engine.is_slow = True
+        first = await looker.look()
+        looker.engine.is_slow = False
+        asked = await looker.look(60)
+
+        assert first == [(10, 361), (60, 2), (240, 2)]
+        assert asked == [(10, 2), (60, 2), (240, 2)]
+        assert [len(looker.history.told("", step)["at"]) for step in (10, 60, 240)] == [1, 1, 1]
+
+    async def test_slow_store_is_asked_for_a_twentieth_of_the_time(self):
+        """One that takes three seconds is left alone for a minute."""
+        looker = Looker()
+        looker.engine.work = looker.take_a_second
+        looks = [await looker.look(10) for _ in range(8)]
+
+        assert [bool(each) for each in looks] == [True, *(False,) * 5, True, False]
+
+    async def test_very_many_queues_take_bounded_memory(self):
+        """Of the first fifty there are entries of their own, of the others in the sum."""
+        looker = Looker(*((f"queue {n}", "failed", 1_799_999_990) for n in range(1000)))
+        await looker.look()
+        history = looker.history
+
+        assert len(history.queues) == 50
+        assert history.told("queue 999", 10) == {"at": []}
+        assert history.size_bytes == 51 * 3 * 360 * (8 + 3 * 4)
+        assert history.told("", 10)["failed"][-1] == 6000.0
 
 
 @pytest.mark.anyio

@@ -1,5 +1,7 @@
 """The jobs of the dashboard: what it tells of them, and who may do what; without a browser."""
 
+import html
+import re
 from contextlib import asynccontextmanager
 
 import anyio
@@ -9,8 +11,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from offload.dashboard import Dashboard
-from offload.jobs import Jobs, JobsUnavailableError
-from offload.jobs._values import LogLine
+from offload.jobs import JobError, Jobs, JobsUnavailableError
+from offload.jobs._values import Fail, LogLine
 from tests.jobs import job_functions as functions
 from tests.jobs.values import claim
 from tests.support.processes import PATIENCE
@@ -76,8 +78,34 @@ class TestLook:
             none = await http.get("/history")
 
         assert kept["queues"] == ["default"]
+        assert kept["ended"]["completed"] == [0.0] * 360
         assert (kept["entries"]["waiting"], kept["entries"]["failed"]) == ([1.0], [0.0])
         assert (wrong.status_code, none.status_code) == (400, 404)
+
+    async def test_plain_page_has_the_same_as_tables(self, jobs):
+        """Without JavaScript: queues, jobs by state page by page, and what they say as text."""
+        await jobs.enqueue_many(functions.plain, [(f"{n}",) for n in range(60)])
+        failed = await jobs.options(max_attempts=1).enqueue(functions.fail, "<b>")
+        engine = await jobs.engine()
+        held = await claim(engine, functions=[f"{NAME}:fail"])
+        await engine.finish(held, Fail(JobError("ValueError", "<b>", "")))
+        await jobs.pause("mail")
+        async with visited([jobs]) as http:
+            root = f"{http.base_url}".removesuffix("jobs/")
+            every = (await http.get(f"{root}plain-jobs")).text
+            some = (await http.get(f"{root}plain-jobs", params={"state": "failed"})).text
+            (following,) = re.findall('href="([^"]*cursor=[^"]*)"', every)
+            rest = (await http.get(root + html.unescape(following))).text
+        async with visited([]) as http:
+            none = (await http.get(f"{root}plain-jobs")).text
+
+        assert every.count('<td role="cell" class="" data-label="State">waiting') == 49
+        assert rest.count('<td role="cell" class="" data-label="State">waiting') == 11
+        assert "paused" in every
+        assert failed.id in some
+        assert "ValueError: &lt;b&gt;" in some
+        assert ">waiting<td" not in some
+        assert "opened no jobs" in none
 
     async def test_list_pages(self, jobs):
         """Pages together have each job once, in the order that was asked for."""
@@ -192,6 +220,8 @@ class TestMay:
         async with visited([jobs], host="192.0.2.1") as http:
             paths = ("", "/overview", "/list", "/job?id=x", "/logs?id=x")
             codes = [(await http.get(path)).status_code for path in paths]
+            plain = f"{http.base_url}".replace("/jobs/", "/plain-jobs")
+            codes.append((await http.get(plain)).status_code)
             code = (await http.post("/actions/pause?queue=a", headers=ACTION)).status_code
 
         assert {*codes, code} == {403}

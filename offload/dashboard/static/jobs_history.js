@@ -1,14 +1,20 @@
-// How many jobs there were in each state over the last hours, from the server's rings.
+// The last hours of a store, from the server's rings: jobs per minute by what became of them, and how
+// many there were in each state.
 
 import { ask, noteInAddress, options } from "./jobs.js";
 import { chart } from "./pictures.js";
 import { bytes, duration, find, text, whole } from "./text.js";
 
+const perMinute = (value) => `${value < 10 && !Number.isInteger(value) ? value.toFixed(1) : whole.format(Math.round(value))}/min`;
+const count = (value) => whole.format(value);
+// Title, lines, and how a value is shown; those per minute are told apart from the others, as the store
+// knows them since before anybody looked.
 const CHARTS = [
-  ["waiting", [["waiting", "accent", "waiting"], ["delayed", "soft", "delayed"]]],
-  ["active", [["active", "accent", "active"]]],
-  ["failed", [["failed", "bad", "failed"]]],
-  ["completed", [["completed", "good", "completed"]]],
+  ["jobs per minute", [["completed", "good", "completed"], ["failed", "bad", "failed"], ["cancelled", "warn", "cancelled"]], perMinute, "ended"],
+  ["waiting", [["waiting", "accent", "waiting"], ["delayed", "soft", "delayed"]], count, "entries"],
+  ["active", [["active", "accent", "active"]], count, "entries"],
+  ["failed, kept", [["failed", "bad", "failed"]], count, "entries"],
+  ["completed, kept", [["completed", "good", "completed"]], count, "entries"],
 ];
 // Seconds that a chart shows at the least.
 const LEAST = 300;
@@ -59,18 +65,19 @@ async function show() {
     return 10;
   }
   options(find("history-queue"), ["", ...told.queues], "all");
-  const { entries } = told;
   const now = Date.now() / 1000;
   // Where less is known than could be shown, it has all the room.
-  const seconds = Math.min(Math.max(now - (entries.at[0] ?? now), LEAST), told.span);
-  CHARTS.forEach(([title, lines], index) => {
+  const begin = Math.min(told.entries.at[0] ?? now, told.ended.at[0] ?? now);
+  const seconds = Math.min(Math.max(now - begin, LEAST), told.span);
+  CHARTS.forEach(([title, lines, show, which], index) => {
+    const entries = told[which];
     const figure = find("charts").children[index];
     text(figure.querySelector(".told"), chart(figure.querySelector("canvas"), entries.at,
       lines.map(([name, colour, label]) => ({ values: entries[name] ?? [], colour, label })),
-      { now, seconds, step: told.seconds, title: `Jobs ${title}, last ${duration(seconds)}`, show: (value) => whole.format(value) }));
+      { now, seconds, step: told.seconds, title: `${title}, last ${duration(seconds)}`, show }));
   });
-  text(find("history-note"), entries.at.length
-    ? `The last ${duration(seconds)}, a point each ${told.seconds} s, in ${bytes(told.bytes)} of memory. Kept from the first look at this page on, for 24 hours.`
-    : "Nothing yet. It is kept from the first look at this page on.");
+  text(find("history-note"), told.ended.at.length
+    ? `The last ${duration(seconds)}, one point every ${told.seconds} s. Jobs per minute are known for the last 24 hours; the other charts begin when this page was first opened. All of them take ${bytes(told.bytes)} of memory.`
+    : `Nothing yet: there is one point every ${told.seconds} s.`);
   return Math.min(told.seconds, 60);
 }

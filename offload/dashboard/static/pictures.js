@@ -82,7 +82,7 @@ export function chart(canvas, at, lines, { now, seconds, step, title, show }) {
   lines.forEach((each, index) => {
     pen.strokeStyle = colour(each.colour);
     pen.lineWidth = 1.5;
-    pen.setLineDash(index ? [4, 2] : []);
+    pen.setLineDash([[], [4, 2], [1, 2]][index]);
     pen.beginPath();
     let last = null;
     at.forEach((time, place) => {
