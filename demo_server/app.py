@@ -98,7 +98,7 @@ class Demo:
             Route("/ready", self.ready),
             Route("/stats", self.stats),
             # Open to this machine only, wherever the server listens.
-            # Its actions need the token that is in the log.
+            # Its actions need the token, which is logged when the page is opened.
             Route("/dashboard", self.to_dashboard),
             Mount("/dashboard", Dashboard(actions=True)),
             Route("/metrics", metrics_app()),

@@ -124,7 +124,7 @@ function showProgram(program) {
   const isUp = program.pid !== null;
   const button = find("kill");
   button.setAttribute("aria-disabled", String(!isUp));
-  text("program", isUp ? `runs, process ${program.pid}` : "dead; another one is being started");
+  text("program", isUp ? `process ${program.pid}` : "none; it has died, and another one is being started");
   find("program").dataset.state = isUp ? "up" : "dead";
   find("program").dataset.pid = program.pid ?? "";
   text("lease", duration(program.lease * 1000));

@@ -50,7 +50,7 @@ class Server:
         output, errors = self.process.communicate(timeout=PATIENCE)
         lines = errors.splitlines(keepends=True)
         errors = "".join(line for line in lines if BUSY_MACHINE not in line)
-        # What it always tells at its start.
+        # What it tells once a page of the dashboard was opened.
         told = re.fullmatch(r"WARNING: offload\.dashboard: .*\?token=.*\n", errors, re.MULTILINE)
         return self.process.returncode, output, "" if told else errors
 
