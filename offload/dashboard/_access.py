@@ -109,9 +109,10 @@ def forgery(scope: Scope) -> str | None:
 
 
 class Token:
-    """What somebody must have who acts, where nobody else decides on that: it is in the log.
+    """What an action must bring where no function decides who may act: it is in the log.
 
-    Whoever opens the page with it in the address keeps it in a cookie, for this browser's session.
+    It is logged when somebody first opens a page, or acts, without it. A page that was opened with
+    it in the address keeps it in a cookie, for this browser's session.
 
     Attributes:
         text: it.
@@ -122,24 +123,27 @@ class Token:
 
     def __init__(self) -> None:
         self.text = secrets.token_urlsafe(24)
-
-    def tell(self) -> None:
-        """Write to the log how to open the page so that it may act."""
-        _logger.warning(
-            "the dashboard's actions need its token: open it with ?token=%s at the end of its "
-            "address, or send the header X-Offload-Token",
-            self.text,
-        )
+        self._is_logged = False
 
     def is_in(self, request: Request) -> bool:
-        """Return whether a request has it."""
+        """Return whether a request has it; log it if this is the first one without."""
         given = request.headers.get(self._HEADER) or request.cookies.get(self._COOKIE, "")
-        return self._is(given)
+        if self._is(given):
+            return True
+        if not self._is_logged:
+            self._is_logged = True
+            _logger.warning(
+                "actions on the dashboard need its token: add ?token=%s to the address of the "
+                "page, or send the token as the header X-Offload-Token",
+                self.text,
+            )
+        return False
 
     def kept(self, request: Request) -> Response | None:
         """Return the answer to who opens the page with it: the page, without it in the address."""
         given = request.query_params.get("token")
         if given is None or not self._is(given):
+            self.is_in(request)
             return None
         # To the same page, by a name that no Host can change.
         answer = RedirectResponse(f"./{quote(request.url.path.rpartition('/')[2], safe='')}", 303)

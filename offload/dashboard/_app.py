@@ -80,7 +80,7 @@ class Dashboard:
             drained and opened again; jobs retried, cancelled and forgotten, queues paused and
             resumed; schedules run, paused and resumed: by whom `authorize` lets in, or by whom a
             function of the request, which may be async, returns True for. True without
-            `authorize`: by who has the token that is in the log.
+            `authorize`: by whoever has the token, which is logged when a page is opened without it.
         interval: seconds between two samples.
         history: whether to keep how the pools of this process did over the last 24 hours, from now
             on: some 50 KB for each, and a look once a second, on a thread of the pools' own. Of
@@ -145,12 +145,10 @@ class Dashboard:
         )
         # It would be to the Host that the client has said.
         self._app.router.redirect_slashes = False
-        if self._token is not None:
-            self._token.tell()
 
     @property
     def token(self) -> str | None:
-        """What actions need where nobody decides on them: with `?token=…` a page keeps it."""
+        """What actions need if no function decides who may act; a page opened with `?token=…` keeps it."""
         return None if self._token is None else self._token.text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,7 +172,7 @@ class Dashboard:
     async def _refusal_to_act(self, request: Request) -> Response | None:
         # Of whatever is not mere reading, here and not where it is done: what comes later as well.
         if self._token is not None and not self._token.is_in(request):
-            return _plain(403, "Actions need the token that the server's log has told.")
+            return _plain(403, "Actions need the token: the server's log says what to open.")
         if self._may_act is None:
             return None
         return await _refused(self._may_act, request, "You may look, and not act.")

@@ -247,9 +247,11 @@ class TestAccess:
     async def test_actions_need_the_token_that_was_logged(self, pool, caplog):
         """Without anybody who decides, whoever can read the log may act, and no other."""
         dashboard = Dashboard(actions=True)
-        token = re.search(r"\?token=(\S+)", caplog.text)[1]
         ask = {"params": {"pool": POOL, "pid": "1"}}
         async with visited(dashboard) as http:
+            assert "token" not in caplog.text
+            await http.get("/")
+            (token,) = re.findall(r"\?token=(\S+)", caplog.text)
             without = await http.post("/actions/cancel", **ask, headers=ACT)
             wrong = await http.post(
                 "/actions/cancel", **ask, headers={**ACT, "x-offload-token": "x" + token}
@@ -261,6 +263,7 @@ class TestAccess:
             kept = await http.post("/actions/cancel", **ask, headers=ACT)
             wrongly = await http.get("/", params={"token": "wrong"})
 
+        assert caplog.text.count(token) == 1
         assert (without.status_code, wrong.status_code) == (403, 403)
         assert (right.status_code, kept.status_code) == (409, 409)  # it runs nothing
         assert (opened.status_code, opened.headers["location"]) == (303, "./")
