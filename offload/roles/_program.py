@@ -221,8 +221,12 @@ async def opened(jobs: Jobs) -> AsyncGenerator[None]:
             await jobs.open()
         except JobsCorruptError:
             raise
-        except JobsUnavailableError:
-            _logger.exception("the program starts without its jobs")
+        except JobsUnavailableError as error:
+            # The text says it all; where in our code it came up is of no use to an operator.
+            _logger.error(  # noqa: TRY400
+                "the program starts without its jobs, and tries again when one is enqueued: %s",
+                error,
+            )
         yield
     finally:
         with anyio.CancelScope(shield=True):
