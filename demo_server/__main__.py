@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         serve(settings, listener)
+    except SettingsError as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
         # The server has ended in order by now and says with this which signal asked it to.
         return 0

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from demo_server import work
+from demo_server.settings import SettingsError
 from demo_server.worker_program import Keeper
 from offload.jobs import JobQueueFullError, Jobs, JobsUnavailableError
 from offload.starlette import accepted, job_routes
@@ -34,11 +35,17 @@ class HeavyJobs:
     Args:
         settings: where they are, and how they are run.
         n_of: reads `n` from a request.
+
+    Raises:
+        SettingsError: jobs cannot be kept there.
     """
 
     def __init__(self, settings: Settings, n_of: Callable[[Request], int]) -> None:
         self.keeper = Keeper(settings.jobs, settings.workers, settings.os_priority)
-        self.jobs = Jobs(self.keeper.url, max_queued=10_000, keep=3600.0, max_crashes=5)
+        try:
+            self.jobs = Jobs(self.keeper.url, max_queued=10_000, keep=3600.0, max_crashes=5)
+        except (ImportError, ValueError) as error:
+            raise SettingsError(f"jobs: {error}") from error
         self._n_of = n_of
 
     def routes(self) -> list[BaseRoute]:

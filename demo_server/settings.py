@@ -92,7 +92,7 @@ class Settings:
         "idle", _Rule(_priority, "of workers: idle, low, or normal, beside busy programs")
     )
     jobs: str | None = _setting(
-        None, _Rule(str, "where jobs are, as redis://localhost; unset: a file of its own")
+        None, _Rule(str, "where jobs are, as redis://localhost; else OFFLOAD_JOBS, else a file")
     )
     max_queued: int = _setting(
         1000, _Rule(_integer, "calls that may wait; more get a 503", least=0, greatest=1_000_000)
@@ -142,6 +142,8 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings from the variables that are set; an empty one counts as unset.
 
+        Jobs without a setting of their own are where those of every program are: in `OFFLOAD_JOBS`.
+
         Raises:
             SettingsError: one of them cannot be read or is out of its range.
         """
@@ -150,6 +152,8 @@ class Settings:
         for name, rule in _rules().items():
             variable = PREFIX + name.upper()
             text = environment.get(variable, "").strip()
+            if name == "jobs":
+                text = text or environment.get("OFFLOAD_JOBS", "").strip()
             if not text:
                 continue
             try:

@@ -692,6 +692,15 @@ class TestOperation:
         assert "port=99999: must be from 0 to 65535" in ended.stderr
         assert "Traceback" not in ended.stderr
 
+    def test_place_of_jobs_that_cannot_be_is_said_in_one_line(self):
+        """As without the package for it: the variable of every program, and what is wrong."""
+        ended = run("--port", "0", OFFLOAD_JOBS="mysql://localhost")
+
+        assert ended.returncode == 2
+        assert "jobs: " in ended.stderr
+        assert "mysql" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
 
 def is_alive(pid):
     """Return whether there is such a process that is more than an entry of the system."""
@@ -730,6 +739,13 @@ def expect_cut(url):
 
 
 class TestSettings:
+    def test_jobs_are_where_those_of_every_program_are(self):
+        """One variable for all programs, unless the demo has its own."""
+        both = {"OFFLOAD_JOBS": "redis://one", "DEMO_JOBS": "redis://two"}
+
+        assert Settings.from_environment({"OFFLOAD_JOBS": "redis://one"}).jobs == "redis://one"
+        assert Settings.from_environment(both).jobs == "redis://two"
+
     def test_environment_is_read_by_type(self):
         """Every kind of setting, and what is not set keeps its default."""
         settings = Settings.from_environment(
