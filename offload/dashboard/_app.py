@@ -148,7 +148,7 @@ class Dashboard:
 
     @property
     def token(self) -> str | None:
-        """What actions need if no function decides who may act; a page opened with `?token=…` keeps it."""
+        """What actions need, if not None; a page opened with `?token=…` keeps it."""
         return None if self._token is None else self._token.text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
