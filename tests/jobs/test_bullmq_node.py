@@ -1,8 +1,10 @@
 """Programs of BullMQ's on Node, and ours, on the same queues of a real Redis."""
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -216,3 +218,33 @@ async def test_bull_board_lists_our_jobs(engine, run):
     assert jobs["failed"]["cancelled"]["failedReason"] == "cancelled"
     assert jobs["waiting"]["waiting"]["name"] == FUNCTION
     assert jobs["waiting"]["waiting"]["data"] == ["2026-11"]
+
+
+async def test_the_page_about_node_says_what_works(engine, node, server):
+    """Its programs, at this server: enqueued on Node and run here, and the reverse."""
+    page = (Path(__file__).parents[2] / "docs" / "howto-node.md").read_text(encoding="utf-8")
+    for name, text in re.findall(r"```(?:js|python)\n(?:#|//) (\S+)\n(.*?)```", page, re.DOTALL):
+        (node / name).write_text(text.replace("6379", str(server.port)))
+    expected = re.findall(r"```text\n(?:\$ .*\n)+(.*)\n```", page)
+    (options,) = re.findall(r"offload (worker .*)\n", page)
+
+    async def output_of(*command):
+        return (await anyio.run_process(command, cwd=node)).stdout.decode().strip()
+
+    ours = [sys.executable, "-m", "offload", *options.split()]
+    async with (
+        await anyio.open_process(ours, cwd=node, stderr=None) as python,
+        await anyio.open_process([binary("node"), "worker.mjs"], cwd=node) as javascript,
+    ):
+        try:
+            with anyio.fail_after(60):
+                told = [
+                    await output_of(binary("node"), "producer.mjs"),
+                    await output_of(sys.executable, "enqueue.py"),
+                ]
+        finally:
+            python.terminate()
+            javascript.terminate()
+
+    assert len(expected) == 2
+    assert told == expected
