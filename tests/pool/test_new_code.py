@@ -312,3 +312,14 @@ async def test_function_that_is_sent_by_value_is_so_as_it_is_now(
         await pool.aclose()
     finally:
         sys.modules["__main__"] = main
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_worker_cannot_change_the_code_of_others(
+    new_pool: Callable[..., Pool], method: str
+) -> None:
+    """What a function does with the log of the program's code costs nobody anything."""
+    from tests.support.functions import intruders
+
+    async with new_pool(max_workers=1, start_method=method) as pool:
+        assert await pool.run(intruders.change_kept_code) == []

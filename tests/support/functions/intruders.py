@@ -1,11 +1,13 @@
 """What workers run for the tests of trust: tasks that write to the worker's socket themselves."""
 
 import contextlib
+import mmap
 import os
 import pickle
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +209,24 @@ def log_with_many_fields(count: int) -> None:
 
     extra = {f"field {number}": "x" * 10_000 for number in range(count)}
     logging.getLogger("tests.intruders").warning("large", extra=extra)
+
+
+def change_kept_code() -> list[str]:
+    """Try to change the program's code, which all workers have open; return what was possible."""
+    done: list[str] = []
+    (log,) = [fd for fd, link in _links() if "offload-code" in link]
+
+    def attempt(what: str, change: Callable[[], object]) -> None:
+        try:
+            change()
+        except OSError:
+            return
+        done.append(what)
+
+    again = os.open(f"/proc/self/fd/{log}", os.O_RDWR)
+    attempt("write", lambda: os.pwrite(log, b"x", 8))
+    attempt("write by a name", lambda: os.pwrite(again, b"x", 8))
+    attempt("map", lambda: mmap.mmap(again, 4096))
+    attempt("shrink", lambda: os.ftruncate(log, 0))
+    attempt("grow", lambda: os.ftruncate(log, 1 << 30))
+    return done
