@@ -54,7 +54,7 @@ _STRINGS = frozenset({str, bytes})
 _TEXTS = frozenset({str, bytes, bytearray})
 # Together less than what a frame holds.
 _SMALL_LENGTH = 4096
-_FEW = 8
+_FEW = 10
 _SLOW_CLOSE_BYTES = 4 << 20
 # What the kernel says when memory, the disk or descriptors have run out.
 _NO_ROOM = frozenset(

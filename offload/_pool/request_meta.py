@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from offload._values.options import ResolvedOptions
 
-__all__ = ["has_limits", "request_meta"]
+__all__ = ["has_limits", "is_plain", "request_meta"]
 
 _UNSET: Any = object()
 
@@ -19,6 +19,11 @@ _UNSET: Any = object()
 def has_limits(options: ResolvedOptions) -> bool:
     """Return whether the kernel is to limit what the task takes."""
     return options.max_memory_bytes is not None or options.max_cpu_seconds is not None
+
+
+def is_plain(options: ResolvedOptions) -> bool:
+    """Return whether a call is one attempt, not shared and without limits of the kernel's."""
+    return not options.single_flight and not options.max_crash_retries and not has_limits(options)
 
 
 def request_meta(

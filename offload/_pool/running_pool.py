@@ -19,7 +19,8 @@ from offload._pool.call_errors import task_killed_error
 from offload._pool.codec import is_small
 from offload._pool.event_loops import call_soon_on_loop_of
 from offload._pool.life import PoolLife
-from offload._pool.request_meta import request_meta
+from offload._pool.outlasting import worker_left
+from offload._pool.request_meta import is_plain, request_meta
 from offload._pool.shell import Shell
 from offload._pool.single_flight import SingleFlight
 from offload._pool.stream_call import StreamCall
@@ -124,6 +125,7 @@ class RunningPool:
         arguments: tuple[Any, ...],
         keywords: dict[str, Any],
         options: ResolvedOptions,
+        may_start: Callable[[], bool] | None = None,
     ) -> PoolTask | None:
         """Begin a call of the usual kind; None: it is of another kind, and `run` takes it.
 
@@ -141,7 +143,7 @@ class RunningPool:
         size = len(data)
         request = Request(pack_header(size, Kind.CALL, 0, 0, 0) + data, None, size)
         try:
-            return self.shell.submit(target, request, options)
+            return self.shell.submit(target, request, options, None, may_start)
         except OffloadError as error:
             self._ended(target, error, None)
             raise
@@ -180,7 +182,25 @@ class RunningPool:
             invocation: what to run.
             may_start: asked right before a worker is sent it; False drops it.
         """
-        return await Call(self._parts, invocation).run(may_start)
+        target, arguments, keywords, options, outlasts_worker = invocation
+        task = None
+        if self.takes_short_cut and is_plain(options):
+            task = self.begin(target, arguments, keywords, options, may_start)
+        if task is None:
+            return await Call(self._parts, invocation).run(may_start)
+        try:
+            await task.future
+        except GeneratorExit:
+            self.drop(task)
+            raise
+        except BaseException:
+            self.leave(task)
+            if outlasts_worker:
+                await worker_left(self.shell.decider, task)
+            raise
+        if task.error is not None and outlasts_worker:
+            await worker_left(self.shell.decider, task)
+        return await self.value_of(task, target)
 
     def stream(self, invocation: Invocation, window: int) -> AsyncGenerator[Any, None]:
         """Run a generator function on a worker and yield its items as the consumer takes them."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from offload._child.context import process, running_task
 from offload._child.main_module import inline
 from offload._pool.invocation import Invocation
-from offload._pool.request_meta import has_limits
+from offload._pool.request_meta import is_plain
 from offload._pool.scope import current_scope
 from offload._values.outcome import Outcome
 from offload._wire.frames import Flag, Kind
@@ -70,9 +70,7 @@ class Prepared:
         """
         pool, target = self.definition.resolve()
         options = pool.resolve(self.options)
-        is_plain = not options.single_flight and not options.max_crash_retries
-        may_be_short = is_plain and not has_limits(options)
-        plan = Plan(pool, target, options, may_be_short, pool._periods)  # noqa: SLF001 - of this package, read on the path of each call
+        plan = Plan(pool, target, options, is_plain(options), pool._periods)  # noqa: SLF001 - of this package, read on the path of each call
         # What is sent by value is so as it is at each call.
         self.plan = None if target.by_value else plan
         return plan
