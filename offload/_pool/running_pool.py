@@ -173,7 +173,7 @@ class RunningPool:
     def _ended(self, target: Target, error: BaseException, pid: int | None) -> None:
         self._accounts.ended(target.name, error, pid, self._last_transitions)
 
-    # --- every other call ---
+    # --- calls of other kinds, and from elsewhere ---
 
     async def run(self, invocation: Invocation, may_start: Callable[[], bool] | None = None) -> Any:
         """Run one call on a worker and return its result.
@@ -187,7 +187,7 @@ class RunningPool:
         if self.takes_short_cut and is_plain(options):
             task = self.begin(target, arguments, keywords, options, may_start)
         if task is None:
-            return await Call(self._parts, invocation).run(may_start)
+            return await self.run_long(invocation, may_start)
         try:
             await task.future
         except GeneratorExit:
@@ -201,6 +201,12 @@ class RunningPool:
         if task.error is not None and outlasts_worker:
             await worker_left(self.shell.decider, task)
         return await self.value_of(task, target)
+
+    async def run_long(
+        self, invocation: Invocation, may_start: Callable[[], bool] | None = None
+    ) -> Any:
+        """As `run`, for a call that does not take the short cut."""
+        return await Call(self._parts, invocation).run(may_start)
 
     def stream(self, invocation: Invocation, window: int) -> AsyncGenerator[Any, None]:
         """Run a generator function on a worker and yield its items as the consumer takes them."""

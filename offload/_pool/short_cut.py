@@ -96,7 +96,7 @@ async def call(prepared: Prepared, /, *args: Any, **kwargs: Any) -> Any:  # noqa
     if may_be_short and running.takes_short_cut:
         task = running.begin(target, args, kwargs, options)
     if task is None:
-        return await running.run(Invocation(target, args, kwargs, options))
+        return await running.run_long(Invocation(target, args, kwargs, options))
     # Here and not in a coroutine of the pool: each layer of coroutines costs as much as all of the
     # decisions.
     try:
