@@ -215,13 +215,12 @@ def make_engines_slowly(
 
 def hold_loop_on_admission(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Have code of the engine hold the event loop at each call."""
-    from offload._pool import admission
+    from offload._pool import running_pool
 
-    def slow(*_: Any) -> bool:
-        exec(compile(f"import time; time.sleep({seconds})", admission.__file__, "exec"))  # noqa: S102
-        return True
+    def slow(*_: Any) -> None:
+        exec(compile(f"import time; time.sleep({seconds})", running_pool.__file__, "exec"))  # noqa: S102
 
-    monkeypatch.setattr(admission.Admission, "refuse_early", slow)
+    monkeypatch.setattr(running_pool.RunningPool, "begin", slow)
 
 
 # --- tasks and single flights ---
