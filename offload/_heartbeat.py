@@ -22,6 +22,11 @@ __all__ = ["AsyncioLoop", "Loop", "local", "running_loop"]
 _REFERENCES = 3
 
 
+_COROUTINE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+# What a loop calls for each of its turns, and what it calls of ours.
+_FIRST_OF_LOOP = frozenset({"_run_once", "beat_and_go_on"})
+
+
 class Loop:
     """Stands for a loop before there is one."""
 
@@ -43,6 +48,14 @@ class Loop:
         """Return whether the loop runs, given what its thread is doing; on any thread."""
         del frame
         return self.is_running()
+
+    def runner(self, frame: FrameType) -> FrameType | None:
+        """Return what runs the loop, seen from a frame of what the loop runs; on its thread.
+
+        It is another one when the loop was stopped meanwhile and runs again.
+        """
+        del frame
+        return None
 
     def context(self, frame: FrameType) -> contextvars.Context | None:
         """Return the context of what the loop is running, given its thread's innermost frame.
@@ -79,6 +92,19 @@ class AsyncioLoop(Loop):
 
     def is_over(self) -> bool:
         return self._loop.is_closed()
+
+    def runner(self, frame: FrameType) -> FrameType | None:
+        runner: FrameType | None = None
+        stack = [frame]
+        while (back := stack[-1].f_back) is not None:
+            stack.append(back)
+        for each in reversed(stack):
+            code = each.f_code
+            # uvloop has no frames of its own: what it runs begins with a callback or a coroutine.
+            if code.co_flags & _COROUTINE or code.co_name in _FIRST_OF_LOOP:
+                break
+            runner = each
+        return runner
 
     def context(self, frame: FrameType) -> contextvars.Context | None:
         import asyncio

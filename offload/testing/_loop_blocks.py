@@ -108,8 +108,11 @@ class LoopBlockDetector:
         self._loop: Loop = Loop()
         self._cpu_clock: int | None = None
         self._beat_at = 0.0
-        # Written by the loop's thread, read by the watcher: (due, at) of beats that were late.
-        self._late: deque[tuple[float, float]] = deque()
+        # What ran the loop at the last beat.
+        self._runner: FrameType | None = None
+        # Written by the loop's thread, read by the watcher: of beats that were late, when they were
+        # due, when they came, and whether the loop had run without a break.
+        self._late: deque[tuple[float, float, bool]] = deque()
         # The watcher's own.
         self._samples: list[_Sample] = []
         self._figures: deque[_Figures] = deque()
@@ -126,6 +129,7 @@ class LoopBlockDetector:
             self._cpu_clock = time.pthread_getcpuclockid(self._loop_thread)
         self._figures.append(self._measure(0.0))
         self._beat_at = time.perf_counter()
+        self._runner = self._loop.runner(sys._getframe())  # noqa: SLF001 - as in `_look`
         self._loop.start(self._interval, self._beat)
         self._watcher.start()
         return self
@@ -145,6 +149,7 @@ class LoopBlockDetector:
             # What began since the last beat counts, though the loop does not come round any more.
             self._beat()
         self._loop.stop()
+        self._runner = None
         self._stopping.set()
         self._watcher.join()
         if self.blocks and self._raises and kind is None:
@@ -154,8 +159,9 @@ class LoopBlockDetector:
         """Note the time; on the loop's thread."""
         now = time.perf_counter()
         due = self._beat_at + self._interval
+        before, self._runner = self._runner, self._loop.runner(sys._getframe())  # noqa: SLF001 - as in `_look`
         if now - due >= self.threshold:
-            self._late.append((due, now))
+            self._late.append((due, now, before is self._runner))
         self._beat_at = now
 
     # --- on the watcher's thread ---
@@ -175,8 +181,8 @@ class LoopBlockDetector:
             late = [self._late.popleft() for _ in range(len(self._late))]
             lateness = 0.0 if is_last else now - asleep - self._interval
             self._figures.append(self._measure(lateness))
-            for due, at in late:
-                self._judge(due, at)
+            for due, at, is_one_run in late:
+                self._judge(due, at, is_one_run=is_one_run)
             # By the beat as it was above: a later one may be late, and needs what came before it.
             while len(self._figures) > 1 and self._figures[1].at < beat_at:
                 self._figures.popleft()
@@ -195,12 +201,20 @@ class LoopBlockDetector:
         others = {names.get(each, str(each)): _stack(frames[each]) for each in frames}
         self._samples.append(_Sample(now, _stack(frame), others))
 
-    def _judge(self, due: float, at: float) -> None:
+    def _judge(self, due: float, at: float, *, is_one_run: bool) -> None:
         """Decide whether a late beat was a block of the loop."""
+        seen = [each for each in self._samples if due <= each.at <= at]
+        if not is_one_run:
+            # The loop was stopped meanwhile: it can be held from when it was seen to run again.
+            due = next((each.at for each in seen if each.stack is not None), at)
+            seen = [each for each in seen if due <= each.at]
+            if at - due < self.threshold - self._interval:
+                return
+        elif not seen:
+            # A watcher that had to wait for the GIL looked once, when it was over.
+            seen = self._samples[-1:]
         before = next(each for each in reversed(self._figures) if each.at <= due)
         after = self._figures[-1]
-        # A watcher that had to wait for the GIL looked once, when it was over.
-        seen = [each for each in self._samples if due <= each.at <= at] or self._samples[-1:]
         stacks = [each.stack for each in seen if each.stack is not None]
         if not stacks or len(stacks) * 2 < len(seen):
             return

@@ -1,6 +1,7 @@
 """`offload.testing`: blocks of the event loop are found and attributed, and leaks are listed."""
 
 import asyncio
+import contextlib
 import os
 import pickle
 import socket
@@ -30,6 +31,11 @@ from tests.support.functions.decorated import (
 )
 from tests.support.processes import PATIENCE
 
+LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio")]
+with contextlib.suppress(ImportError):
+    import uvloop
+
+    LOOPS.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
 THRESHOLD = 0.05
 LONG = 0.25  # much longer than the threshold: it is found on a busy machine too
 
@@ -215,6 +221,34 @@ class TestNoFalseAlarm:
                 for number in range(50):
                     assert await pool.run(square, number) == number * number
         assert detector.blocks == []
+
+
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_between_two_runs_of_a_loop_nothing_is_held(new_loop):
+    """What holds the GIL while the loop does not run is no block, also if nobody could look."""
+    loop = new_loop()
+    detector = LoopBlockDetector(THRESHOLD, raises=False)
+
+    async def enter():
+        detector.__enter__()
+        await asyncio.sleep(0.03)
+
+    async def leave():
+        detector.__exit__(None, None, None)
+
+    def run(coroutine):
+        loop.run_until_complete(coroutine)
+
+    run(enter())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(10)
+    try:
+        spin(0.3)
+        run(leave())
+    finally:
+        sys.setswitchinterval(interval)
+    loop.close()
+    assert detector.blocks == []
 
 
 class TestOutsideOfALoop:
