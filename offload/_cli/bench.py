@@ -50,31 +50,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL|MODULE:APP",
         help="a running server, or an ASGI application to serve",
     )
-    parser.add_argument("--fast", required=True, metavar="PATH", help="what shall stay fast")
-    parser.add_argument("--heavy", required=True, metavar="PATH", help="what computes")
+    parser.add_argument("--fast", required=True, metavar="PATH", help="path that shall stay fast")
+    parser.add_argument("--heavy", required=True, metavar="PATH", help="path that computes")
     load = parser.add_argument_group("load")
-    load.add_argument("--clients", type=_count, default=8, help="heavy clients at a time (8)")
     load.add_argument(
-        "--rate", type=_positive, default=200.0, help="requests of --fast a second (200)"
+        "--clients", type=_count, default=8, help="heavy clients at the same time (8)"
     )
     load.add_argument(
-        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="sent with each"
+        "--rate", type=_positive, default=200.0, help="requests for --fast per second (200)"
     )
-    load.add_argument("--heavy-method", default=None, help="GET, or POST with a body")
-    load.add_argument("--heavy-body", default=None, metavar="FILE", help="sent with --heavy")
+    load.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="sent with every request",
+    )
+    load.add_argument("--heavy-method", default=None, help="(GET, or POST with --heavy-body)")
+    load.add_argument(
+        "--heavy-body", default=None, metavar="FILE", help="body of requests for --heavy"
+    )
     load.add_argument(
         "--timeout", type=_positive, default=60.0, help="seconds for one request (60)"
     )
     time_ = parser.add_argument_group("time")
-    time_.add_argument("--rounds", type=_count, default=5, help="idle and loaded, at least (5)")
+    time_.add_argument(
+        "--rounds",
+        type=_count,
+        default=5,
+        help="pairs of an idle and a loaded measurement, at least (5)",
+    )
     time_.add_argument(
         "--max-rounds",
         type=_count,
         default=None,
-        help="where some are disturbed or the limit is undecided (twice --rounds)",
+        help="pairs at most, if some are disturbed or the limit is undecided (twice --rounds)",
     )
-    time_.add_argument("--seconds", type=_positive, default=4.0, help="for each of the two (4)")
-    time_.add_argument("--warm-up", type=_seconds, default=1.0, help="seconds before each (1)")
+    time_.add_argument(
+        "--seconds", type=_positive, default=4.0, help="length of each measurement (4)"
+    )
+    time_.add_argument(
+        "--warm-up", type=_seconds, default=1.0, help="seconds of load before each measurement (1)"
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--max-ratio",
@@ -88,10 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--no-html", action="store_true", help="no report")
     output.add_argument("--json", default=None, metavar="FILE", help="every number")
     served = parser.add_argument_group("the server")
-    served.add_argument("--factory", action="store_true", help="APP is called for the application")
-    served.add_argument("--app-dir", default=".", metavar="FOLDER", help="where MODULE is (.)")
+    served.add_argument("--factory", action="store_true", help="call APP to make the application")
+    served.add_argument("--app-dir", default=".", metavar="FOLDER", help="folder of MODULE (.)")
     served.add_argument(
-        "--allow-remote", action="store_true", help="load a server that is not this machine"
+        "--allow-remote", action="store_true", help="put load on a server on another machine"
     )
 
 

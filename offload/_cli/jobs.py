@@ -41,23 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = actions.add_parser("show", help="show one job: attempts, error, log records")
     shown.add_argument("id", help="its id, or the beginning of it")
     for name, what in (
-        ("retry", "have failed or cancelled jobs run again"),
-        ("cancel", "cancel jobs that wait, and stop those that run"),
+        ("retry", "run failed or cancelled jobs again"),
+        ("cancel", "cancel waiting jobs, and stop running ones"),
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("ids", nargs="+", metavar="ID", help="its id, or the beginning of it")
     counted = actions.add_parser("counts", help="count jobs by queue, function and state")
     counted.add_argument("--queue", action="append", default=[], help="only these")
-    served = actions.add_parser("dashboard", help="serve the page of these jobs, to this machine")
+    served = actions.add_parser(
+        "dashboard", help="serve a web page of these jobs, to this machine only"
+    )
     served.add_argument("--port", type=_port, default=8700, help="(8700; 0: any free one)")
     served.add_argument(
         "--actions",
         action="store_true",
-        help="allow whoever uses this machine to retry, cancel and forget jobs, and pause queues",
+        help="let every user of this machine retry, cancel and forget jobs, and pause queues",
     )
     for name, what in (
-        ("pause", "have nobody begin jobs of queues"),
-        ("resume", "end a pause"),
+        ("pause", "pause queues: no worker program begins their jobs"),
+        ("resume", "end the pause of queues"),
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("queues", nargs="+", metavar="QUEUE")

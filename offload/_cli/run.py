@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import socket
@@ -17,8 +18,6 @@ from offload.roles import Role
 from offload.roles._role import ENVIRONMENT, role_of
 
 if TYPE_CHECKING:
-    import argparse
-
     from offload._run.processes import Command
 
 __all__ = ["add_arguments", "run"]
@@ -30,16 +29,16 @@ _PORT: Final = 8000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.epilog = (
-        "One role runs in this process, several in one process each, with their names before what "
-        "they write. SIGTERM or Ctrl+C: all end in order. Once more: at once. A third time: they "
-        "are killed. A program that ends is started again; one that ends before it was ready ends "
-        "all."
+        "A single role runs in this process. Several roles run in a process each, and their output "
+        "is prefixed with their names. SIGTERM or Ctrl+C ends all of them in order, a second one "
+        "at once, a third one kills them. A program that ends is started again; if one ends before "
+        "it is ready, all end."
     )
     parser.add_argument(
         "target",
         nargs="?",
         metavar="MODULE:APP",
-        help="the ASGI application; its module is also what roles import that have no own below",
+        help="the ASGI application; roles without a module of their own below import its module",
     )
     parser.add_argument(
         "--role",
@@ -52,21 +51,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=worker.seconds,
         default=10.0,
         metavar="SECONDS",
-        help="for requests and jobs under way, at the end (10)",
+        help="time for requests and jobs under way when it ends (10)",
     )
     parser.add_argument(
         "--kill-after",
         type=worker.seconds,
         default=30.0,
         metavar="SECONDS",
-        help="that programs have to end, where there are several (30)",
+        help="time for several programs to end; then they are killed (30)",
     )
-    parser.add_argument("--log-level", default="info", metavar="LEVEL", help="(info)")
-    parser.add_argument(OPTION, help="==SUPPRESS==")
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        metavar="LEVEL",
+        help="least level of records to print (info)",
+    )
+    parser.add_argument(OPTION, help=argparse.SUPPRESS)
     web = parser.add_argument_group("role web")
-    web.add_argument("--host", default=_HOST, metavar="HOST", help=f"to listen on ({_HOST})")
     web.add_argument(
-        "--port", type=_port, default=_PORT, metavar="PORT", help=f"({_PORT}; 0: any that is free)"
+        "--host", default=_HOST, metavar="HOST", help=f"address to listen on ({_HOST})"
+    )
+    web.add_argument(
+        "--port",
+        type=_port,
+        default=_PORT,
+        metavar="PORT",
+        help=f"port to listen on; 0: any free one ({_PORT})",
     )
     web.add_argument(
         "--workers",
@@ -81,14 +91,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     jobs.add_argument(
         "--jobs",
         metavar="MODULE[:JOBS]",
-        help="the functions and their Jobs object, apart from the application",
+        help="module of the functions and their Jobs object, imported in place of the application",
     )
     worker.add_options(jobs)
     schedules = parser.add_argument_group("role scheduler")
     schedules.add_argument(
         "--scheduler",
         metavar="MODULE[:SCHEDULER]",
-        help="the schedules, apart from the application",
+        help="module of the schedules, imported in place of the application",
     )
 
 

@@ -38,17 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "list":
             continue
         if name == "history":
-            action.add_argument("name", metavar="NAME", help="of the schedule")
+            action.add_argument("name", metavar="NAME", help="name of the schedule")
             action.add_argument(
                 "-n", dest="count", type=int, default=20, metavar="N", help="how many at most (20)"
             )
         elif name == "run":
-            action.add_argument("name", metavar="NAME", help="of the schedule")
+            action.add_argument("name", metavar="NAME", help="name of the schedule")
             action.add_argument(
-                "--wait", action="store_true", help="of a job: wait for its end, print its result"
+                "--wait",
+                action="store_true",
+                help="if it runs as a job: wait for the end, and print the result",
             )
         else:
-            action.add_argument("names", nargs="+", metavar="NAME", help="of a schedule")
+            action.add_argument("names", nargs="+", metavar="NAME", help="name of a schedule")
 
 
 def _add_next(actions: Any) -> None:
@@ -67,13 +69,13 @@ def _add_next(actions: Any) -> None:
         help="five fields, six with seconds first, or a word: '0 3 * * *', '@daily'",
     )
     following.add_argument(
-        "--timezone", default="UTC", metavar="ZONE", help="whose clock it follows (UTC)"
+        "--timezone", default="UTC", metavar="ZONE", help="time zone of the expression (UTC)"
     )
     following.add_argument(
         "--from",
         dest="start",
         metavar="INSTANT",
-        help="list what comes after this (now); without an offset, by the clock of the zone",
+        help="list fire times after this (now); without an offset, it is in the time zone",
     )
     following.add_argument(
         "-n", dest="count", type=int, default=1, metavar="N", help="how many at most (1)"

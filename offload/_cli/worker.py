@@ -33,8 +33,8 @@ _logger = logging.getLogger("offload.roles")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.epilog = (
-        "SIGTERM or Ctrl+C: no new jobs, DRAIN seconds for those that run, then they are handed "
-        "back. Once more: at once."
+        "SIGTERM or Ctrl+C: it claims no more jobs; those under way have --drain seconds to end, "
+        "then they are handed back. A second one: they are handed back at once."
     )
     parser.add_argument(
         "modules",
@@ -44,17 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--app-dir", metavar="FOLDER", help="where the modules are (default: here)")
     parser.add_argument(
-        "--drain", type=seconds, default=10.0, metavar="SECONDS", help="for running jobs (10)"
+        "--drain",
+        type=seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="time for jobs under way (10)",
     )
-    parser.add_argument(
-        "--burst", action="store_true", help="end when there is nothing left to run"
-    )
+    parser.add_argument("--burst", action="store_true", help="end when no job is left")
     parser.add_argument(
         "--scheduler",
         metavar="MODULE[:SCHEDULER]",
-        help="fire these schedules, too: the roles worker and scheduler in one program",
+        help="also fire these schedules: both roles, worker and scheduler, in one program",
     )
-    parser.add_argument("--log-level", default="info", metavar="LEVEL", help="(info)")
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        metavar="LEVEL",
+        help="least level of records to print (info)",
+    )
     add_options(parser)
 
 
@@ -78,18 +85,20 @@ def add_options(
         type=seconds,
         default=10.0,
         metavar="SECONDS",
-        help="after which a job is another's if this program dies (10; at least 2)",
+        help="if this program dies, others get its jobs after this time (10; at least 2)",
     )
     parser.add_argument(
         "--pool", metavar="NAME", help="run everything on this pool (default: each function's own)"
     )
-    parser.add_argument("--name", help="of this program in the history of jobs (HOST:PID)")
+    parser.add_argument("--name", help="name of this program in the history of jobs (HOST:PID)")
     parser.add_argument(
         "--health",
         metavar="[HOST:]PORT",
         help="answer GET /healthz, /readyz, /statistics and /metrics there (HOST: 127.0.0.1)",
     )
-    parser.add_argument("--health-file", metavar="FILE", help="touch this every second while ready")
+    parser.add_argument(
+        "--health-file", metavar="FILE", help="touch this file every second while ready"
+    )
 
 
 def positive(text: str) -> int:

@@ -31,6 +31,15 @@ class TestWithoutACommand:
         for name in COMMANDS:
             assert re.search(rf"^ +{name}\b", said, re.MULTILINE)
 
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_help_is_in_words(self, capsys, command):
+        """Options that are for other programs alone are not shown."""
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said = capsys.readouterr().out
+        assert "SUPPRESS" not in said
+        assert "--child" not in said
+
     def test_version(self, capsys):
         """The package, its command and its metadata say one version."""
         with pytest.raises(SystemExit) as ended:
