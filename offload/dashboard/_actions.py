@@ -73,7 +73,7 @@ def target_of(action: Action, asked: Mapping[str, str]) -> Target:
     """
     pid, task = asked.get("pid", ""), asked.get("task", "")
     if (pid or action.needs == "pid") and not _NUMBER.fullmatch(pid):
-        raise HTTPException(400, "pid must be that of a worker.")
+        raise HTTPException(400, "pid must be the process id of a worker.")
     if (task or action.needs == "task") and not _TASK_ID.fullmatch(task):
         raise HTTPException(400, "task must be the id of a task.")
     workers, queued = asked.get("max_workers"), asked.get("max_queued")
@@ -123,7 +123,7 @@ async def _limits(pool: Pool, target: Target) -> tuple[bool, str]:
 
 async def _drain(pool: Pool, _: Target) -> tuple[bool, str]:
     await on_thread(pool.stop_accepting)
-    return True, f"Pool {pool.name} takes no more calls; those that it has go on."
+    return True, f"Pool {pool.name} takes no more calls; the calls that it has continue."
 
 
 async def _open(pool: Pool, _: Target) -> tuple[bool, str]:

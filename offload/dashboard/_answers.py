@@ -89,7 +89,7 @@ def start_of(request: Request, mistake: str) -> int:
 def check_action(request: Request, *, is_enabled: bool) -> None:
     """Raise unless the pages may act, and the request is one of theirs."""
     if not is_enabled:
-        raise HTTPException(403, "Actions are not enabled: Dashboard(actions=True).")
+        raise HTTPException(403, "Actions are not enabled here: use Dashboard(actions=True).")
     if (reason := forgery(request.scope)) is not None:
         raise HTTPException(403, f"{reason[:1].upper()}{reason[1:]}.")
 

@@ -40,12 +40,12 @@ async def _remove(jobs: Jobs, job_id: str) -> tuple[bool, str]:
 
 async def _pause(jobs: Jobs, queue: str) -> tuple[bool, str]:
     await jobs.pause(queue)
-    return True, f"Queue {queue} is paused; what runs goes on."
+    return True, f"Queue {queue} is paused; running jobs continue."
 
 
 async def _resume(jobs: Jobs, queue: str) -> tuple[bool, str]:
     await jobs.resume(queue)
-    return True, f"Queue {queue} goes on."
+    return True, f"Queue {queue} is resumed."
 
 
 # By their name in the path: what to do, given an id or the name of a queue; each returns whether it

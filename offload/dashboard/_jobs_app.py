@@ -258,5 +258,5 @@ async def _look(jobs: Jobs) -> tuple[Any, Any]:
 def _id_of(request: Request) -> str:
     job_id = request.query_params.get("id", "")
     if not job_id:
-        raise HTTPException(400, "id must be that of a job.")
+        raise HTTPException(400, "id must be the id of a job.")
     return job_id

@@ -43,8 +43,8 @@ async def _set_paused(
     if schedule.is_added and name in scheduler:
         if store is None and not scheduler.is_running:
             return False, (
-                f"No engine keeps {name}, and no scheduler of this process fires it: whoever does "
-                "cannot be told."
+                f"Nothing is changed: no scheduler of this process fires {name}, and without an "
+                "engine other processes cannot be reached."
             )
         await (schedule.pause() if is_paused else schedule.resume())
     else:
@@ -52,7 +52,7 @@ async def _set_paused(
         assert store is not None
         await store.pause(name, is_paused=is_paused)
     if is_paused:
-        return True, f"{name} is paused; what runs goes on."
+        return True, f"{name} is paused; a run under way continues."
     return True, f"{name} fires again, from now on."
 
 

@@ -201,7 +201,7 @@ def test_the_last_hours_are_drawn(browser, dashboards):
         expect(charts.nth(4)).to_have_attribute("aria-label", re.compile(r"up [1-9]"))
         expect(page.locator("[data-of=history-note]")).to_contain_text("in 42 KiB of memory")
         page.select_option("[data-of=span]", "21600")
-        expect(page.locator("[data-of=history-note]")).to_contain_text("a point each 60 s")
+        expect(page.locator("[data-of=history-note]")).to_contain_text("one point every 60 s")
         assert page.url.endswith("?span=21600")
         check_looks(page, ("ink", "soft", "accent"))
         check_axe(page)

@@ -54,7 +54,7 @@ function showLoop(loop) {
   find("places-box").hidden = loop.places.length === 0;
   keyed(find("places"), loop.places, (place) => [place.file, place.line, place.function, place.route, place.cause].join("\n"),
     () => newRow(["function", "", "", "number", "number", "number", "wide"],
-      ["Where", "Route", "Cause", "times", "longest", "all", "What to do"]),
+      ["Where", "Route", "Cause", "times", "longest", "total", "What to do"]),
     (row, place) => cells(row, [place.file ? `${place.function}\n${place.file}:${place.line}` : "–", place.route || "–",
       `${place.cause}: ${place.what}`, whole.format(place.count), duration(place.longest),
       duration(place.total), place.advice]));

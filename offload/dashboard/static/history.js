@@ -76,7 +76,7 @@ async function showHistory(card, pool, span) {
       { now, seconds, step: told.seconds, title: `${title}, last ${duration(seconds)}`, show });
     text(figure.querySelector(".told"), words);
   });
-  text(note, entries.at.length ? `The last ${duration(seconds)}, a point each ${told.seconds} s. Kept for 24 hours, in ${bytes(told.bytes)} of memory.`
-    : `Nothing yet: there is a point each ${told.seconds} s.`);
+  text(note, entries.at.length ? `The last ${duration(seconds)}, one point every ${told.seconds} s. Kept for 24 hours, in ${bytes(told.bytes)} of memory.`
+    : `Nothing yet: there is one point every ${told.seconds} s.`);
   return Math.min(told.seconds, 60);
 }

@@ -12,9 +12,9 @@ const LIMIT = 50;
 export const KINDS = { active: "now", completed: "good", failed: "bad", cancelled: "warn", delayed: "soft", waiting: "soft" };
 const COUNTED = ["waiting", "delayed", "active", "failed", "cancelled", "completed"];
 const SURE = {
-  cancel: ["Cancel {what}? What runs is stopped.", "Cancel"],
-  remove: ["Forget {what}? Results and errors that are over are gone for good; what is not over stays.", "Forget"],
-  pause: ["Pause queue {what}? Nobody begins a job of it until it is resumed.", "Pause"],
+  cancel: ["Cancel {what}? Running jobs are stopped.", "Cancel"],
+  remove: ["Forget {what}? Results and errors of ended jobs are deleted; other jobs stay.", "Forget"],
+  pause: ["Pause queue {what}? No worker program begins its jobs until it is resumed.", "Pause"],
 };
 
 let store = "";
@@ -68,8 +68,8 @@ function showOverview(told) {
     ? `At work: ${[...programs].map(([name, count]) => `${name} (${count})`).join(", ")}`
     : queues.length ? "No job runs." : "There has been no job yet.");
   const age = told.counts_age;
-  text(find("counted"), age === null ? "There are so many jobs that the store could not count them in time."
-    : age > 10 ? `Counted ${duration(age)} ago: the store takes long for it.` : "");
+  text(find("counted"), age === null ? "There are too many jobs for the store to count in time."
+    : age > 10 ? `Counted ${duration(age)} ago: counting takes the store long.` : "");
   if (told.health) {
     const { engine, version, round_trip: seconds, problems } = told.health;
     text(find("store-facts"), `${engine} ${version}, answers in ${duration(seconds)}`);
@@ -165,7 +165,7 @@ export function noteInAddress() {
 const ran = (job, now) => (job.started_at === null ? null : (job.ended_at ?? (job.state === "active" ? now : job.started_at)) - job.started_at);
 const keysAt = (now) => ({
   id: (job) => job.id, function: (job) => job.function, queue: (job) => job.queue, state: (job) => job.state,
-  age: (job) => now - job.created_at, tries: (job) => job.attempts + job.crashes, ran: (job) => ran(job, now),
+  age: (job) => now - job.created_at, attempts: (job) => job.attempts + job.crashes, ran: (job) => ran(job, now),
 });
 
 function showList(now) {
@@ -181,7 +181,7 @@ function showList(now) {
 
 function newJob(job) {
   const row = newRow(["actions", "", "state", "function", "", "number", "number", "number", "told"],
-    ["", "Id", "State", "Function", "Queue", "age", "tries", "ran for", "Progress or error"]);
+    ["", "Id", "State", "Function", "Queue", "age", "attempts", "ran for", "Progress or error"]);
   const box = Object.assign(document.createElement("input"), { type: "checkbox" });
   box.setAttribute("aria-label", `Choose job ${job.id}`);
   box.addEventListener("change", () => {

@@ -29,7 +29,7 @@ async function ask(path, question = {}) {
 
 async function act(action, schedule) {
   if (action === "pause") {
-    const question = `Pause ${schedule.name}? It fires nowhere until it is resumed; what runs goes on.`;
+    const question = `Pause ${schedule.name}? It fires nowhere until it is resumed; a run under way continues.`;
     if (!(await isSure(question, "Pause"))) return;
   }
   await post(`schedules/actions/${action}`, { key: schedule.key });
