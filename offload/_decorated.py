@@ -278,7 +278,7 @@ def check_call_options(given: CallOptionsDict) -> None:
 def _whose(name: str) -> str:
     """Return whose an option is that is not one of a call; nothing if it is nobody's."""
     if name in _OF_DECORATION:
-        return f"that is told where the function is decorated, as @offload({name}=…)."
+        return f"that is set where the function is decorated, as @offload({name}=…)."
     from offload._values.pool_options import PoolOptions
 
     of_pool = PoolOptions._fields

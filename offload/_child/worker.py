@@ -95,7 +95,7 @@ class Serving:
     def _report(self, done: float, total: float | None) -> None:
         body = pickle.dumps((done, total), 5)
         if len(body) > _INLINE_BYTES:
-            raise ValueError("progress is told in two numbers: these are none")
+            raise ValueError("progress takes one or two numbers, and these are not numbers")
         self._connection.send_news(Kind.PROGRESS, body)
 
     def run(self) -> None:

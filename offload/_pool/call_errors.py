@@ -138,7 +138,7 @@ def task_timeout_error(
     """
     if not may_have_run:
         why = (
-            "Its worker was not done with reading its arguments and importing its module: give it "
+            "Its worker was still reading its arguments or importing its module: give it "
             "a longer timeout, less to read, or have the module imported before (Pool(preload=…))"
             if is_stopped
             else "It waited in the queue of its executor, which others use as well"
@@ -289,8 +289,8 @@ def check_reply(kind: int, detail: Any, target: Target) -> None:
         )
     if not known:
         raise ResultError(
-            f"{target.name} ran, but its worker replied what no worker replies. Look for code in "
-            "it that writes to descriptors which are not its own",
+            f"{target.name} ran, but its worker sent a reply that no worker sends. Look for "
+            "code in it that writes to file descriptors of others",
             function=target.name,
         )
 
@@ -343,6 +343,6 @@ def raise_reply(kind: int, detail: Any, target: Target, error: Exception | None 
         raise ArgumentError(message, function=target.name) from RemoteTraceback(text)
     message = (
         f"{target.name} ran, but its result cannot be sent back: {summary}. "
-        "Return plain data, or what pickles"
+        "Return plain data, or objects that can be pickled"
     )
     raise ResultError(message, function=target.name) from RemoteTraceback(text)

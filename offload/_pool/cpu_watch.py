@@ -120,7 +120,7 @@ class CpuWatch:
             _logger,
             logging.WARNING,
             "workers of pool %r get next to no CPU time: %d of %d ran for %.3f s and waited %.1f s "
-            "for a CPU (%s). %s. Told once; the pool's statistics count on.",
+            "for a CPU (%s). %s. Logged once; the pool's statistics keep counting.",
             self._pool,
             len(starved),
             busy,
@@ -139,8 +139,8 @@ class CpuWatch:
         log_safely(
             _logger,
             logging.WARNING,
-            "a CPU quota stopped the workers of pool %r for %.2f s of the last second, %s. Told "
-            "once; the pool's statistics count on.",
+            "a CPU quota stopped the workers of pool %r for %.2f s of the last second, %s. "
+            "Logged once; the pool's statistics keep counting.",
             self._pool,
             verdict.throttled,
             _QUOTA_ADVICE,

@@ -39,7 +39,7 @@ def raise_argument_error(
         where = f"argument {name!r}" if path == name else f"argument {name!r}, at {path},"
         message = (
             f"{target.name} did not run: {where} cannot be pickled: it is "
-            f"{_describe(culprit)} ({failure}). Send plain data that it can be made of in the "
+            f"{_describe(culprit)} ({failure}). Send plain data, and make it from that in the "
             "worker"
         )
         raise ArgumentError(message, function=target.name, parameter=name) from error

@@ -177,7 +177,7 @@ def check(function: Any) -> None:
             raise FunctionError(message)
         message = (
             f"{name} is defined inside a function: a worker cannot import it by name; move it to "
-            "the top level of its module and pass it what it used from around it as arguments"
+            "the top level of its module, and pass variables of the enclosing function as arguments"
         )
         raise FunctionError(message)
 

@@ -113,7 +113,12 @@ class Keeper:
             try:
                 beat()
             except Exception:  # noqa: BLE001 - it is logged
-                log_safely(_logger, logging.ERROR, "what is done each second raised", exc_info=True)
+                log_safely(
+                    _logger,
+                    logging.ERROR,
+                    "a task that runs every second has raised",
+                    exc_info=True,
+                )
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_soon(self._begin_to_beat, context=contextvars.Context())

@@ -141,7 +141,7 @@ class Relay:
             with contextlib.suppress(BaseException):
                 _logger.warning(
                     "%d log records of workers were dropped: the handlers of this process take "
-                    "longer than its workers log",
+                    "longer than the workers take to log",
                     dropped,
                 )
         with self._changed:

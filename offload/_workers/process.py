@@ -191,7 +191,7 @@ class ProcessBackend:
         log_safely(
             _logger,
             logging.WARNING,
-            "workers of pool %r are hardened, but for: %s. This system does not allow it; see "
+            "workers of pool %r are hardened, except for: %s. This system does not allow it; see "
             "`offload doctor`",
             self._name,
             ", ".join(self.missing_walls),

@@ -307,7 +307,7 @@ def test_what_is_missing_is_told(method: str, tmp_path: Path) -> None:
     assert "does not allow all of it: files, signals." in done.stdout
     assert "('files', 'signals')" in done.stdout
     assert "hardened but for files, signals)" in done.stdout
-    assert done.stdout.count("workers of pool 'lax' are hardened, but for: files, signals.") == 1
+    assert done.stdout.count("workers of pool 'lax' are hardened, except for: files, signals.") == 1
 
 
 @ASYNCIO

@@ -112,7 +112,7 @@ async def test_reply_that_no_worker_makes_is_an_error_of_ours(
     pool: Pool, kind: int, detail: object
 ) -> None:
     """Its caller gets an error that can be caught as ours, whatever was replied."""
-    with anyio.fail_after(PATIENCE), pytest.raises(ResultError, match="no worker replies"):
+    with anyio.fail_after(PATIENCE), pytest.raises(ResultError, match="no worker sends"):
         await pool.run(functions.write_reply, kind, detail)
 
 
