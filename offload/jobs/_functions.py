@@ -50,8 +50,8 @@ def reference_of(function: Callable[..., Any]) -> str:
     inner = decorated(function)
     if inner is None:
         raise FunctionError(
-            f"{_described(function)} is not decorated: a worker program runs what @offload or "
-            "@job_options was put on, and nothing else"
+            f"{_described(function)} is not decorated: a worker program only runs functions "
+            "with @offload or @job_options"
         )
     raw = plain(inner)
     name = f"{raw.__module__}:{raw.__qualname__}"
@@ -73,7 +73,7 @@ def reference_of(function: Callable[..., Any]) -> str:
     if not isinstance(owner, type):
         raise FunctionError(
             f"{name} is bound to {owner!r:.100}: the data of a job are JSON. Write a function that "
-            "takes what identifies the object"
+            "takes the id of the object"
         )
     module = _module_of(owner.__module__, name)
     return f"{module}:{owner.__qualname__}.{raw.__name__}"

@@ -99,7 +99,7 @@ class Job(Generic[R]):
             return await self._wait()
         assert timeout is not None
         raise JobTimeoutError(
-            f"job {self.id} had not ended within {timeout:g} s, and goes on; cancel() ends it",
+            f"job {self.id} had not ended within {timeout:g} s, and continues; cancel() ends it",
             job_id=self.id,
             timeout=timeout,
         )

@@ -316,7 +316,7 @@ class Jobs:
             ValueError: `cursor` is none of a page.
         """
         if cursor is not None and not _CURSOR.fullmatch(cursor):
-            raise ValueError(f"cursor must be that of a page of jobs, not {cursor!r:.100}")
+            raise ValueError(f"cursor must be the cursor of a page of jobs, not {cursor!r:.100}")
         query = Query(
             states=frozenset(map(JobState, states)),
             queues=frozenset(queues),

@@ -106,7 +106,7 @@ def test_counts_and_pauses(offload, stored):
     text = offload("counts")
     assert f"mail     {NAME}:plain  waiting  1" in text
     assert "paused: mail" in text
-    assert "mail goes on" in offload("resume", "mail")
+    assert "mail is resumed" in offload("resume", "mail")
     assert "paused" not in offload("counts", "--queue", "mail")
     assert json.loads(offload("--json", "counts", "--queue", "mail"))["count"] == 1
 
