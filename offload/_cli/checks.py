@@ -82,7 +82,7 @@ def _machine(machine: Machine) -> Iterator[Finding]:
             _MACHINE,
             "start_methods",
             f"no fork here (only {methods}): workers are slots of concurrent.futures executors",
-            "a call that is not wanted any more is stopped by ending its executor, and generators "
+            "a cancelled call is stopped by ending its executor, and generators "
             "cannot be streamed; Linux and macOS have the pool's own workers",
         )
 
@@ -135,7 +135,9 @@ def _memory(machine: Machine, report: Report) -> Iterator[Finding]:
         if pool.loaded.get("resident_bytes") and pool.executor in _PROCESSES
     ]
     if machine.memory_bytes is None or report.resident_bytes is None:
-        yield found(Level.OK, _MACHINE, "memory", "how much memory there is cannot be told here")
+        yield found(
+            Level.OK, _MACHINE, "memory", "the size of the memory cannot be determined here"
+        )
         return
     whose = "the container's limit" if machine.is_memory_limited else "what the machine has"
     workers = sum(
@@ -170,7 +172,7 @@ def _memory(machine: Machine, report: Report) -> Iterator[Finding]:
     elif needed > _MEMORY_SHARE * machine.memory_bytes:
         level = Level.WARN
         advice = (
-            "what is left is all that the functions have for their work; fewer workers, or more"
+            "the rest is all that the functions have for their work; use fewer workers, or more"
         )
     elif bounded > machine.memory_bytes:
         level = Level.WARN
@@ -262,7 +264,7 @@ def _walls(pool: PoolReport) -> Finding:
         Level.WARN,
         _POOLS,
         "harden",
-        f"{name}: workers are hardened, but for: {', '.join(pool.missing_walls)}",
+        f"{name}: workers are hardened, except for: {', '.join(pool.missing_walls)}",
         "a newer kernel, or a container that allows more, has the rest (the page on operating says "
         "which); with Hardening(strict=True) no worker starts without",
     )

@@ -35,7 +35,7 @@ def check_functions(report: Report) -> Iterator[Finding]:
             _FUNCTIONS,
             "found",
             "importing the application decorates no function with @offload",
-            "decorate what computes; functions that are handed to Pool.run() are not seen here",
+            "decorate functions that compute; those passed to Pool.run() cannot be seen here",
         )
     good = [each for each in report.functions if each.is_checked and not each.problem]
     for each in report.functions:
@@ -135,7 +135,7 @@ def _import(
         how = (
             f"Pool({pool.name!r}, preload=[{package!r}]) imports it once for all workers"
             if pool.start_method == "forkserver" and not pool.executor
-            else "keep workers (min_workers), and import what is slow only where it is needed"
+            else "keep workers (min_workers), and import slow modules only where they are needed"
         )
         advice = f"a call that needs a new worker waits for this: {how}"
     return Finding(
@@ -204,6 +204,6 @@ def check_endpoints(endpoints: Sequence[EndpointReport] | None, app_type: str) -
             section=_ENDPOINTS,
             check="blocking",
             text=f"no call that is known to block in {count(len(endpoints), 'endpoint')} "
-            f"({said}); what is slow because of its data cannot be seen in the source",
+            f"({said}); code that is slow because of its data cannot be found in the source",
             facts={"endpoints": len(endpoints)},
         )

@@ -209,14 +209,14 @@ async def _dashboard(jobs: Jobs, arguments: argparse.Namespace) -> int:
 async def _pause(jobs: Jobs, arguments: argparse.Namespace) -> int:
     for queue in arguments.queues:
         await jobs.pause(queue)
-        print(f"{queue} is paused; what runs goes on")
+        print(f"{queue} is paused; running jobs continue")
     return 0
 
 
 async def _resume(jobs: Jobs, arguments: argparse.Namespace) -> int:
     for queue in arguments.queues:
         await jobs.resume(queue)
-        print(f"{queue} goes on")
+        print(f"{queue} is resumed")
     return 0
 
 

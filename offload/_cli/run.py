@@ -262,7 +262,7 @@ def _fire(arguments: argparse.Namespace, child: Child | None) -> int:
     if not len(scheduler) and not os.environ.get(JOBS_ENVIRONMENT):
         if child is None:
             raise ApplicationError(
-                "there is no schedule to fire: --scheduler MODULE names what has them"
+                "there is no schedule to fire: name their module by --scheduler MODULE"
             )
         return _nothing_to_do(child)
     asyncio.run(fire(scheduler, lambda: _ready(child)))

@@ -225,8 +225,8 @@ async def _set_paused(scheduler: Scheduler, names: list[str], *, is_paused: bool
         store = scheduler.levers.store_of(schedule)
         if store is None:
             print(
-                f"offload schedule: no engine keeps {name}, so that the programs that fire it "
-                "cannot be told: give its Scheduler jobs, or set OFFLOAD_JOBS",
+                f"offload schedule: no engine keeps {name}, so the programs that fire it cannot be "
+                "reached: give its Scheduler jobs, or set OFFLOAD_JOBS",
                 file=sys.stderr,
             )
             return 1

@@ -128,7 +128,7 @@ def judge(found: Measurement) -> Verdict:
         )
         if found.lets_go:
             why += (
-                " It lets go of the GIL while it computes, so a thread keeps the loop free as "
+                " It releases the GIL while it computes, so a thread keeps the loop free as "
                 "well, as long as it need not be stopped and the CPUs are not all taken."
             )
         if found.offloaded.held > max(5 * _UNNOTICED_SECONDS, 0.1 * run):

@@ -399,7 +399,7 @@ class TestHardening:
         assert only(check(pool=whole)["harden"]).level is Level.OK
         found = only(check(pool=replace(whole, missing_walls=("files", "signals")))["harden"])
         assert found.level is Level.WARN
-        assert "but for: files, signals" in found.text
+        assert "except for: files, signals" in found.text
 
     def test_workers_are_asked(self, tmp_path):
         """What counts is what a worker could do, which is the same that the pool tells."""

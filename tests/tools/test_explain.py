@@ -160,7 +160,7 @@ class TestVerdict:
             ({"computing": 0.05}, "thread", "a thread is enough"),
             # What computes a little while it waits, and is over at once, is no case for a thread.
             ({"computing": 0.05, "inline": replace(WAY, seconds=0.0006)}, "hardly", "nobody"),
-            ({"lets_go": True}, "yes", "It lets go of the GIL"),
+            ({"lets_go": True}, "yes", "It releases the GIL"),
             (
                 {"offloaded": Way(calls=1, seconds=0.2, held=0.03, loop_cpu=0.01)},
                 "yes",
