@@ -92,7 +92,7 @@ def _limit(request: Request, max_bytes: int) -> Request:
     # before the next request, whatever its size (RFC 9110, section 15.5.14).
     too_large = HTTPException(
         413,
-        f"The body is larger than the {size_text(max_bytes)} that are taken.",
+        f"The body is larger than the limit of {size_text(max_bytes)}.",
         headers={"Connection": "close"},
     )
     declared = request.headers.get("content-length", "")

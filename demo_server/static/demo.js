@@ -212,7 +212,7 @@ async function showStop(run, from) {
     return;
   }
   if (run.way !== "offloaded") {
-    text("status", `${NAMES[run.way]}: connection closed; what has begun goes on, as nothing can stop it.`);
+    text("status", `${NAMES[run.way]}: connection closed; work that has begun continues, as nothing can stop it.`);
     return;
   }
   let pool;

@@ -147,7 +147,7 @@ def test_units_are_those_that_people_read(http):
     answer = http.post("/csv", files=form)
 
     assert answer.status_code == 413
-    assert "larger than the 16 MiB that are taken" in answer.json()["detail"]
+    assert "larger than the limit of 16 MiB" in answer.json()["detail"]
 
 
 def test_the_page_is_guarded(http):
