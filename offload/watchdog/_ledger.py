@@ -139,7 +139,7 @@ class Ledger:
 
     def _warning(self, place: _Place) -> str:
         since = place.count - place.told_count
-        often = "" if since == 1 else f" It happened {since} times since this was last told."
+        often = "" if since == 1 else f" It happened {since} times since the last such warning."
         if place.told_count == 0 and since > 1:
             often = f" It has happened {since} times."
         place.told_count = place.count

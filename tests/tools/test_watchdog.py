@@ -499,7 +499,7 @@ def test_a_place_is_told_once_in_a_while():
     assert first.endswith("Run it elsewhere.")
     assert repeated == [None] * 5
     assert later is not None
-    assert "It happened 6 times since this was last told." in later
+    assert "It happened 6 times since the last such warning." in later
 
 
 def test_warnings_of_a_server_in_trouble_are_few():
