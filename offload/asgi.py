@@ -145,7 +145,7 @@ _RULES: dict[type, _Rule] = {
     JobConflictError: _Rule(
         HTTPStatus.CONFLICT, _INFO, "The job is in a state that does not allow this."
     ),
-    JobTimeoutError: _Rule(_LATE, _INFO, "The work has not ended in time. It goes on."),
+    JobTimeoutError: _Rule(_LATE, _INFO, "The work has not ended in time. It continues."),
     JobsUnavailableError: _Rule(
         _BUSY, _ERROR, "The server cannot keep this request at present. Try again later."
     ),

@@ -157,7 +157,7 @@ def add_exception_handlers(app: Starlette) -> None:
     """
     if app.middleware_stack is not None:
         raise RuntimeError(
-            "add_exception_handlers(app) comes before the application starts: it has started"
+            "call add_exception_handlers(app) before the application starts: it has started"
         )
     for kind, handler in exception_handlers.items():
         app.exception_handlers.setdefault(kind, handler)

@@ -101,7 +101,7 @@ def lifespan(
         if not isinstance(pool, Pool | str):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers
             raise TypeError(
                 f"lifespan() takes pools and names of pools, not {type(pool).__name__}; "
-                "give the application what it returns: Starlette(lifespan=lifespan())"
+                "call it and pass its result to the application: Starlette(lifespan=lifespan())"
             )
     program = Program(
         *(pools or ("default",)),

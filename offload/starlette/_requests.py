@@ -120,7 +120,7 @@ async def receive_file(
     # before the next request, whatever its size (RFC 9110, section 15.5.14).
     too_large = HTTPException(
         413,
-        f"The body is larger than the {max_bytes} bytes that are taken.",
+        f"The body is larger than the limit of {max_bytes} bytes.",
         headers={"Connection": "close"},
     )
     declared = request.headers.get("content-length", "")
@@ -277,7 +277,7 @@ def _refuse_upload(_: UploadFile) -> NoReturn:
         TypeError: always.
     """
     message = (
-        "the file of an UploadFile stays with the server: have the endpoint be `async def`, and "
+        "the file of an UploadFile cannot leave the server: make the endpoint `async def`, and "
         "give the function `await file.read()`, or, for large files, "
         "`await offload.starlette.spool_upload(file)`"
     )
