@@ -71,7 +71,7 @@ def fire_times_of(fire_times: FireTimes | str, timezone: str | tzinfo) -> FireTi
     # By the class first: to ask a protocol takes a hundred times as long.
     if not isinstance(fire_times, _OURS) and not isinstance(fire_times, FireTimes):
         raise ScheduleError(
-            f"{fire_times!r:.100} is no time to fire: give a cron expression, Cron, Every or At"
+            f"{fire_times!r:.100} is no fire time: give a cron expression, Cron, Every or At"
         )
     if timezone != "UTC":
         raise ScheduleError(

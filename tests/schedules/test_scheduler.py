@@ -628,7 +628,7 @@ class TestDeclaration:
             (lambda: Schedule(MINUTE, answer, timezone="Europe/Berlin"), "is for a cron"),
             (lambda: Schedule(MINUTE, answer, overlap="never"), "must be one of 'skip'"),
             (lambda: Schedule(MINUTE, answer, misfire_grace=-1), "misfire_grace=-1"),
-            (lambda: Schedule(60, answer), "is no time to fire"),
+            (lambda: Schedule(60, answer), "is no fire time"),
         ],
     )
     def test_mistake_is_refused(self, make, text):
