@@ -57,4 +57,4 @@ async def worker_loop(program: WorkerProgram) -> AsyncGenerator[None]:
 
 def _ended(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.error("jobs are not run here any more, the rest goes on", exc_info=error)
+        _logger.error("this program no longer runs jobs; its other parts continue", exc_info=error)
