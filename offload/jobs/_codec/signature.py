@@ -10,13 +10,13 @@ import typing
 import weakref
 from typing import Any, ClassVar, NoReturn, get_args, get_origin
 
-from offload.jobs._codec.annotations import Scope, signature_of
+from offload._typed_json.annotations import Scope, signature_of
+from offload._typed_json.coder import Coder, MismatchError, UnsupportedTypeError, name_of
+from offload._typed_json.compiler import Compiler
+from offload._typed_json.containers import ANY, ArrayCoder, DictCoder
+from offload._typed_json.scalars import STR
+from offload._typed_json.text import TextError, dump, load
 from offload.jobs._codec.binding import MISSING, Binder, Parameter
-from offload.jobs._codec.coder import Coder, MismatchError, UnsupportedTypeError, name_of
-from offload.jobs._codec.compiler import Compiler
-from offload.jobs._codec.containers import ANY, ArrayCoder, DictCoder
-from offload.jobs._codec.scalars import STR
-from offload.jobs._codec.text import TextError, dump, load
 from offload.jobs._codec_errors import JobArgumentError, JobResultError
 
 if typing.TYPE_CHECKING:

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from offload.jobs._codec.coder import Coder, MismatchError
+from offload._typed_json.coder import Coder, MismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

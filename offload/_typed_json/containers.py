@@ -6,9 +6,9 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from offload.jobs._codec.coder import KINDS, Coder, MismatchError, name_of
-from offload.jobs._codec.scalars import INT, STR
-from offload.jobs._codec.text import MAX_DEPTH, dump
+from offload._typed_json.coder import KINDS, Coder, MismatchError, name_of
+from offload._typed_json.scalars import INT, STR
+from offload._typed_json.text import MAX_DEPTH, dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable

@@ -7,7 +7,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, ForwardRef, Generic, Protocol, get_args, get_origin
 
-from offload.jobs._codec.coder import UnsupportedTypeError
+from offload._typed_json.coder import UnsupportedTypeError
 
 if typing.TYPE_CHECKING:
     import inspect

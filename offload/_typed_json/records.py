@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from offload.jobs._codec.coder import (
+from offload._typed_json.coder import (
     Coder,
     MismatchError,
     UnsupportedTypeError,
@@ -14,7 +14,7 @@ from offload.jobs._codec.coder import (
     kind_of,
     name_of_type,
 )
-from offload.jobs._codec.text import TextError, dump, load
+from offload._typed_json.text import TextError, dump, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from offload.jobs._codec.coder import (
+from offload._typed_json.coder import (
     KINDS,
     Coder,
     MismatchError,
@@ -18,8 +18,8 @@ from offload.jobs._codec.coder import (
     kind_of,
     name_of_type,
 )
-from offload.jobs._codec.records import changed
-from offload.jobs._codec.text import TextError, dump, load
+from offload._typed_json.records import changed
+from offload._typed_json.text import TextError, dump, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

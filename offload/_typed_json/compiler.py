@@ -12,18 +12,18 @@ import types
 import typing
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from offload.jobs._codec import scalars, times
-from offload.jobs._codec.annotations import Scope, bindings_of, own_annotations, scope_of_class
-from offload.jobs._codec.coder import KINDS, UnsupportedTypeError, name_of_type
-from offload.jobs._codec.containers import ANY, ArrayCoder, DictCoder, SetCoder, TupleCoder
-from offload.jobs._codec.models import is_model, is_struct, model_coder, struct_coder
-from offload.jobs._codec.records import DataclassCoder, EnumCoder, FieldCoder, TypedDictCoder
-from offload.jobs._codec.unions import LiteralCoder, RecursiveCoder, union_of
+from offload._typed_json import scalars, times
+from offload._typed_json.annotations import Scope, bindings_of, own_annotations, scope_of_class
+from offload._typed_json.coder import KINDS, UnsupportedTypeError, name_of_type
+from offload._typed_json.containers import ANY, ArrayCoder, DictCoder, SetCoder, TupleCoder
+from offload._typed_json.models import is_model, is_struct, model_coder, struct_coder
+from offload._typed_json.records import DataclassCoder, EnumCoder, FieldCoder, TypedDictCoder
+from offload._typed_json.unions import LiteralCoder, RecursiveCoder, union_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from offload.jobs._codec.coder import Coder
+    from offload._typed_json.coder import Coder
 
 __all__ = ["Compiler"]
 

@@ -12,8 +12,8 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from offload.jobs._codec.coder import MismatchError, name_of
-from offload.jobs._codec.scalars import TextCoder
+from offload._typed_json.coder import MismatchError, name_of
+from offload._typed_json.scalars import TextCoder
 
 __all__ = ["DATE", "DATETIME", "DELTA", "TIME", "ZONE"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from offload.jobs._codec.coder import (
+from offload._typed_json.coder import (
     KINDS,
     Coder,
     MismatchError,
@@ -13,8 +13,8 @@ from offload.jobs._codec.coder import (
     kind_of,
     name_of,
 )
-from offload.jobs._codec.scalars import FINITE, FLOAT
-from offload.jobs._codec.text import MAX_DEPTH, dump
+from offload._typed_json.scalars import FINITE, FLOAT
+from offload._typed_json.text import MAX_DEPTH, dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
