@@ -112,6 +112,13 @@ class Pool:
         harden: True: the kernel keeps workers from changing files, from the network and from other
             processes (Linux); with exceptions: a `Hardening`. Where the system does not allow all
             of it, `WorkerStartError`, unless that says otherwise. Not for workers of an `executor`.
+        results: "pickle": functions return and raise whatever pickles, and whoever owns a worker
+            owns this process. "data": what workers send is read as data, and never unpickled: the
+            standard types, and models, dataclasses and the like where the function's annotation
+            says that it returns them (see the page on operating). Not for an `executor`.
+        raises: with `results="data"`, the classes of exceptions, beside Python's own, that come
+            back as they were raised; subclasses come as the class that is named, others as
+            `RemoteError`.
         show_arguments: whether `tasks`, and so the dashboard, may show the arguments of calls that
             wait or run, cut to 1,000 characters: off, since they may be secrets. Calls of such a
             pool cost some microseconds more.
@@ -136,7 +143,10 @@ class Pool:
         self._modules: set[str] = set()
         self._observers = ObserverList(self.tell_observers)
         self._periods = Periods(name, self._prepare)
-        import_what_calls_need(with_executors=setup.options.executor is not None)
+        import_what_calls_need(
+            with_executors=setup.options.executor is not None,
+            with_data=setup.options.results == "data",
+        )
         Pool._registry.add(self)
 
     # --- names ---
@@ -487,6 +497,7 @@ class Pool:
             state="closed" if self.is_closed else "new",
             max_workers=self.max_workers,
             max_queued=self._setup.options.max_queued,
+            results=self._setup.options.results,
         )
 
     def tasks(self, limit: int = 100) -> tuple[TaskStatistics, ...]:
@@ -554,4 +565,5 @@ class Pool:
             variables=variables,
             observers=self._all_observers(),
             shows_arguments=setup.options.show_arguments,
+            results=setup.options.results,
         )

@@ -46,7 +46,7 @@ class Connection:
         # such a thread, which would then wait for itself: its record is sent when the thread has
         # let the lock go.
         self._senders: set[int] = set()
-        self._later: deque[tuple[int, bytes]] = deque()
+        self._later: deque[tuple[int, bytes, int]] = deque()
         self._is_ours = True
         self._is_sending = False
         # How many tasks have come; each frame that we send says so.
@@ -150,14 +150,14 @@ class Connection:
                 return
             self.send(*news)
 
-    def send_news(self, kind: int, body: bytes) -> bool:
+    def send_news(self, kind: int, body: bytes, flags: int = 0) -> bool:
         """Send what is no reply; nothing, and False, in a process that the function has forked."""
         if not self._is_ours:
             return False
         if _thread.get_ident() in self._senders:
-            self._later.append((kind, body))
+            self._later.append((kind, body, flags))
         else:
-            self.send(kind, body)
+            self.send(kind, body, flags)
         return True
 
     def leave_to_parent(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["RelayHandler", "install", "keep", "restore"]
+__all__ = ["RelayHandler", "dump_fields", "install", "keep", "restore"]
 
 _MESSAGE_CHARACTERS = 16 * 1024
 # With all of its fields. The parent's event loop receives it, though it does not unpickle it.
@@ -51,9 +51,12 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 class RelayHandler(logging.Handler):
     """Hands each record, as plain data, to `send`."""
 
-    def __init__(self, send: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, send: Callable[[bytes], object], dump: Callable[[dict[str, Any]], bytes]
+    ) -> None:
         super().__init__()
         self._send = send
+        self._dump = dump
         self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -73,20 +76,26 @@ class RelayHandler(logging.Handler):
             task = context.task_context()
             if task is not None:
                 fields["offload_function"] = task.function
-            self._send(_pickled(fields))
+            self._send(self._dump(fields))
         except Exception:
             self.handleError(record)
 
 
-def _pickled(fields: dict[str, Any]) -> bytes:
+def _pickle(fields: dict[str, Any], /) -> bytes:
+    data = pickle.dumps(fields, 5)
+    for value in fields.values():
+        if type(value) not in _PLAIN:
+            # Much that pickles does not unpickle, and the parent could not ask for more.
+            pickle.loads(data)
+            break
+    return data
+
+
+def dump_fields(fields: dict[str, Any], dump: Callable[[dict[str, Any]], bytes] = _pickle) -> bytes:
+    """Return the fields of a record as they cross, as texts where they do not, and bounded."""
     try:
-        data = pickle.dumps(fields, 5)
+        data = dump(fields)
         if len(data) <= _RECORD_BYTES:
-            for value in fields.values():
-                if type(value) not in _PLAIN:
-                    # Much that pickles does not unpickle, and the parent could not ask for more.
-                    pickle.loads(data)
-                    break
             return data
     except Exception:
         data = b""
@@ -95,10 +104,10 @@ def _pickled(fields: dict[str, Any]) -> bytes:
     plain: dict[str, Any] = {}
     for most in (_MESSAGE_CHARACTERS, _MESSAGE_CHARACTERS // 16):
         plain = {_cut(name, most): _plain(value, most) for name, value in fields.items()}
-        data = pickle.dumps(plain, 5)
+        data = dump(plain)
         if len(data) <= _RECORD_BYTES:
             return data
-    return pickle.dumps({name: plain[name] for name in _NEEDED if name in plain}, 5)
+    return dump({name: plain[name] for name in _NEEDED if name in plain})
 
 
 def _plain(value: Any, most: int) -> Any:
@@ -114,17 +123,22 @@ def _cut(text: str, most: int = _MESSAGE_CHARACTERS) -> str:
     return text if len(text) <= most else text[:most] + " … (cut)"
 
 
-def install(send: Callable[[bytes], object], levels: dict[str, int]) -> RelayHandler:
+def install(
+    send: Callable[[bytes], object],
+    levels: dict[str, int],
+    dump: Callable[[dict[str, Any]], bytes] = dump_fields,
+) -> RelayHandler:
     """Relay the records of this process, and return what does so.
 
     Args:
-        send: sends one pickled record to the parent.
+        send: sends one record to the parent.
         levels: the parent's level of each logger that has one of its own; "" is the root.
+        dump: makes what is sent of the fields of a record.
     """
     root = logging.getLogger()
     # Handlers that a module of the user adds stay; one that the parent has as well would show a
     # record twice, but only if it is added at import, which libraries do not do.
-    handler = RelayHandler(send)
+    handler = RelayHandler(send, dump)
     root.addHandler(handler)
     for name, level in levels.items():
         logger = logging.getLogger(name)

@@ -57,7 +57,7 @@ def work(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
                 settings["initializer"] = greeting["initializer"]
             find_there_too(greeting["places"])
             act_as_child(connection, greeting["authkey"])
-            serving = Serving(
+            serving = _serving_of(greeting)(
                 connection, page, SharedBuffers(shared, page), levels, settings["max_memory_bytes"]
             )
             functions.guard_imports = serving.guard_imports
@@ -75,6 +75,14 @@ def work(socket_fd: int, page_fd: int, settings: dict[str, Any]) -> None:
         pass
     finally:
         connection.close()
+
+
+def _serving_of(greeting: dict[str, Any]) -> type[Serving]:
+    if not greeting["sends_data"]:
+        return Serving
+    from offload._child.data_serving import DataServing
+
+    return DataServing
 
 
 def _send_failure(connection: Connection, text: str) -> None:

@@ -124,23 +124,30 @@ def leave(
             _log_failed_hook(failure)
 
 
-def raised(error: BaseException, *, skip: int = 1) -> Failure:
+def raised(
+    error: BaseException, *, skip: int = 1, cross: Callable[[Exception], object] | None = None
+) -> Failure:
     """Return the reply for what the function raised.
 
     Args:
         error: as caught.
         skip: how many frames of ours are on top of its traceback.
+        cross: returns what is sent of it beside its text; by default a pickle.
     """
     traceback = error.__traceback__
     for _ in range(skip):
         traceback = traceback.tb_next if traceback is not None else None
     text = trace(error.with_traceback(traceback))
-    data: bytes | None = None
+    data: object = None
     if may_be_raised(error):
-        data = dump_raised(error) or _by_value(error)
+        data = (cross or _pickled)(error)
     failure = Failure(Kind.RAISED, (data, type_name(error), message_of(error), text))
     failure.of = type(error)
     return failure
+
+
+def _pickled(error: Exception) -> bytes | None:
+    return dump_raised(error) or _by_value(error)
 
 
 def _by_value(error: Exception) -> bytes | None:

@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     from offload._wire.shared_buffers import SharedBuffers
 
 # Room for the header and the pickle's own overhead below the size of a frame.
-_INLINE_BYTES = 60 * 1024
+INLINE_BYTES = 60 * 1024
 # This much of an error is told, whatever `max_payload_bytes` is.
-_LEAST_ERROR_BYTES = 4096
+LEAST_ERROR_BYTES = 4096
 _NONE = pickle.dumps(None, 5)
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 class Serving:
-    """The loop of one worker."""
+    """The loop of one worker; see `offload._child.data_serving` for one which sends data only."""
+
+    # What a reply is that nobody reads.
+    _nothing = _NONE
+    _prepare = staticmethod(prepare)
+    _raised = staticmethod(raised)
 
     def __init__(
         self,
@@ -94,7 +99,7 @@ class Serving:
 
     def _report(self, done: float, total: float | None) -> None:
         body = pickle.dumps((done, total), 5)
-        if len(body) > _INLINE_BYTES:
+        if len(body) > INLINE_BYTES:
             raise ValueError("progress takes one or two numbers, and these are not numbers")
         self._connection.send_news(Kind.PROGRESS, body)
 
@@ -117,7 +122,7 @@ class Serving:
         limit: int | None = None
         limits: Limits | None = None
         try:
-            scope, function, arguments, keywords, meta = prepare(load, request.body)
+            scope, function, arguments, keywords, meta = self._prepare(load, request.body)
             if meta is not None:
                 by_value = "by_value" in meta
                 limit = meta.get("max_payload_bytes")
@@ -131,13 +136,13 @@ class Serving:
             # STARTED was not set, then CANCEL is seen here, and the function is not entered.
             if page[CANCEL]:
                 leave(scope, meta, None)
-                self._send(Kind.RESULT, _NONE)
+                self._send(Kind.RESULT, self._nothing)
                 return
             try:
                 result = scope.run(function, *arguments, **keywords)
             except BaseException as error:
                 leave(scope, meta, error)
-                raise raised(error) from None
+                raise self._raised(error) from None
             finally:
                 # Not one reference more than needed: what the function got and made is freed
                 # before the next request, not with it.
@@ -202,7 +207,7 @@ class Serving:
         try:
             scope.run(close)
         except BaseException as error:
-            raise raised(error) from None
+            raise self._raised(error) from None
         self._send(Kind.END)
 
     def _send_items(
@@ -221,7 +226,7 @@ class Serving:
             except StopIteration:
                 break
             except BaseException as error:
-                raise raised(error) from None
+                raise self._raised(error) from None
             self._reply(Kind.ITEM, item, limit, by_value=by_value)
             del item
             credit -= 1
@@ -263,15 +268,15 @@ class Serving:
         # Where memory was short, the memory of this process is in pieces at best.
         flags = Flag.RECYCLE if failure.kind == Kind.OVER_MEMORY else 0
         body = pickle.dumps(failure.detail, 5)
-        if limit is not None and len(body) > max(limit, _LEAST_ERROR_BYTES):
-            body = _shortened(failure, min(max(limit, _LEAST_ERROR_BYTES), _INLINE_BYTES))
-        if len(body) <= _INLINE_BYTES:
+        if limit is not None and len(body) > max(limit, LEAST_ERROR_BYTES):
+            body = _shortened(failure, min(max(limit, LEAST_ERROR_BYTES), INLINE_BYTES))
+        if len(body) <= INLINE_BYTES:
             self._send(failure.kind, body, flags)
             return
         try:
             body, fd, _ = encode_large(failure.detail)
         except OSError:  # no room for all of it
-            self._send(failure.kind, _shortened(failure, _INLINE_BYTES), flags)
+            self._send(failure.kind, _shortened(failure, INLINE_BYTES), flags)
             return
         try:
             self._send(failure.kind, body, flags | Flag.LARGE, fd)

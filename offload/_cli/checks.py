@@ -253,6 +253,9 @@ def _pool(machine: Machine, pool: PoolReport) -> Iterator[Finding]:
         yield _priority(machine, pool)
     if pool.is_hardened:
         yield _walls(pool)
+    if pool.results == "data":
+        text = f"pool {pool.name!r}: what workers send is read as data, and never unpickled"
+        yield found(Level.OK, _POOLS, "results", text)
     yield _blas(machine, pool)
 
 

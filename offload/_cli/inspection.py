@@ -234,6 +234,7 @@ def _visit(pool: Pool, targets: list[Target]) -> tuple[PoolReport, list[Function
         "environment": setup.environment(),
         "max_worker_memory_bytes": options.max_worker_memory_bytes,
         "is_hardened": bool(options.harden),
+        "results": options.results,
     }
     calls = pool.executor()
     patience = options.start_timeout + _ANSWER_SECONDS

@@ -27,6 +27,7 @@ class PoolReport:
         max_worker_memory_bytes: the pool's option.
         is_hardened: whether it has the option `harden`.
         missing_walls: what that asks for, and this system does not allow.
+        results: how what its workers send is read, "pickle" or "data".
         start_seconds: from the first call of the pool to its result; None if it failed.
         problem: why no worker came up, empty if one did.
         bare: what a new worker says of itself (`offload._cli.probe.look`).
@@ -43,6 +44,7 @@ class PoolReport:
     environment: dict[str, str | None]
     max_worker_memory_bytes: int | None
     is_hardened: bool = False
+    results: str = "pickle"
     missing_walls: tuple[str, ...] = ()
     start_seconds: float | None = None
     problem: str = ""

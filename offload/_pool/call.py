@@ -149,7 +149,7 @@ class Call:
             )
         else:
             frame = await self._attempts(request, options, may_start)
-        return await decode_value(frame, target)
+        return await decode_value(frame, target, options.max_payload_bytes)
 
     async def encode(
         self, carriers: list[dict[str, str]] | None = None, window: int | None = None
@@ -259,9 +259,9 @@ def raise_error_of(task: PoolTask) -> NoReturn:
         task.error = None  # it refers to this frame by way of its traceback
 
 
-async def decode_value(frame: Frame, target: Target) -> Any:
-    """Return the result that a frame holds, or raise what it says instead."""
-    value = await decode_reply(frame, target)
+async def decode_value(frame: Frame, target: Target, limit: int | None = None) -> Any:
+    """Return the result that a frame holds, or raise what it says instead; see `decode_reply`."""
+    value = await decode_reply(frame, target, limit)
     if frame.kind != Kind.RESULT:
         check_reply(frame.kind, value, target)
         is_error = frame.kind == Kind.RAISED and value[0] is not None

@@ -270,6 +270,7 @@ _DETAILS: dict[int, tuple[type, ...]] = {
     Kind.NOT_FOUND: _TEXTS,
     Kind.BAD_ARGUMENT: _TEXTS,
     Kind.BAD_RESULT: _TEXTS,
+    Kind.NOT_DATA: (str,),
 }
 
 

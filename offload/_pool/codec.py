@@ -229,12 +229,21 @@ def _no_room(target: Target, error: Exception) -> ArgumentError:
     return ArgumentError(message, function=target.name)
 
 
-async def decode_reply(frame: Frame, target: Target) -> Any:
+async def decode_reply(frame: Frame, target: Target, limit: int | None = None) -> Any:
     """Unpickle what a worker replied, off the event loop where that would hold it.
+
+    Args:
+        frame: the reply, or an item.
+        target: the function.
+        limit: how many bytes a result may have that is data, and no pickle.
 
     Raises:
         ResultError: it does not unpickle here.
     """
+    if frame.flags & Flag.DATA:
+        from offload._pool.data_replies import data_value
+
+        return await data_value(frame, target, limit)
     body, flags, descriptor = frame.body, frame.flags, frame.take_descriptor()
     try:
         if descriptor is not None:

@@ -71,6 +71,7 @@ class RunningPool:
         variables: context variables whose value crosses with each call, by "module:name".
         observers: who is told of each call.
         shows_arguments: whether those who look at tasks may see their arguments.
+        results: how what workers say is read, "pickle" or "data".
 
     Attributes:
         life: opens, drains and ends it.
@@ -88,7 +89,9 @@ class RunningPool:
         variables: dict[str, ContextVar[Any]],
         observers: tuple[Observer, ...],
         shows_arguments: bool = False,
+        results: str = "pickle",
     ) -> None:
+        self._results = results
         self._opened_at = time.time()
         # Numbers of tasks begin anew with each period, and a page may be of the one before.
         self._period = f"{int(self._opened_at * 1000):x}"
@@ -326,6 +329,7 @@ class RunningPool:
             throttled_seconds=self._accounts.throttled_seconds,
             opened_at=self._opened_at,
             missing_walls=shell.backend.missing_walls,
+            results=self._results,
             **now,
             **self._accounts.totals(functions),
         )

@@ -93,11 +93,17 @@ class Setup:
             env=self.environment(),
             max_memory_bytes=options.max_worker_memory_bytes,
             walls=_walls_of(options),
+            errors=_errors_of(options),
         )
         executor = self._executor()
         if executor is not None:
             if settings.walls is not None:
                 message = "harden is for worker processes of our own, which this system has not"
+                raise ValueError(message)
+            if settings.errors is not None:
+                message = (
+                    'results="data" is for worker processes of our own, which this system has not'
+                )
                 raise ValueError(message)
             from offload._workers.executor import ExecutorBackend
 
@@ -122,7 +128,8 @@ class Setup:
         can_stop = executor is None or name_of(executor) == "ProcessPoolExecutor"
         cannot = "" if can_stop else ", cannot stop a running task"
         hardened = ", hardened" if self.options.harden else ""
-        return f"{how}, priority {self.options.os_priority}{cannot}{hardened}"
+        data = ", results are data" if self.options.results == "data" else ""
+        return f"{how}, priority {self.options.os_priority}{cannot}{hardened}{data}"
 
     def _executor(self) -> Any:
         executor = self.options.executor
@@ -165,6 +172,12 @@ def _initializer_of(options: PoolOptions) -> bytes | Callable[[], bytes] | None:
     except TypeError as error:
         if not is_inherited(error.__cause__):
             raise
+        if options.results == "data":
+            message = (
+                'initargs must be plain with results="data": locks, queues and connections of '
+                "multiprocessing are a way to this process, which unpickles what comes by it"
+            )
+            raise TypeError(message) from error
     return partial(pickled_for_child, (options.initializer, options.initargs))
 
 
@@ -185,6 +198,15 @@ def _walls_of(options: PoolOptions) -> dict[str, Any] | None:
         "user": None if wanted.user is None else _user(wanted.user),
         "is_strict": wanted.strict,
     }
+
+
+def _errors_of(options: PoolOptions) -> dict[str, type[Exception]] | None:
+    """Return the exceptions that workers which send data may have raised here, by name."""
+    if options.results != "data":
+        return None
+    from offload._wire.data_errors import known_errors
+
+    return known_errors(options.raises)
 
 
 def _user(user: int | str) -> tuple[int, int, list[int]]:

@@ -351,7 +351,7 @@ class Shell:
             items.append(frame)
             task.wake()
         elif frame.kind == Kind.PROGRESS:
-            tell_progress(task, frame.body)
+            tell_progress(task, frame)
         else:
             return False
         return True

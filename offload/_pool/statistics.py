@@ -14,7 +14,13 @@ __all__ = ["of_pool_at_rest"]
 
 
 def of_pool_at_rest(
-    name: str, accounts: Accounts, *, state: str, max_workers: int, max_queued: int | None
+    name: str,
+    accounts: Accounts,
+    *,
+    state: str,
+    max_workers: int,
+    max_queued: int | None,
+    results: str,
 ) -> PoolStatistics:
     """Return the statistics of a pool that has not been opened yet, or was closed."""
     functions = accounts.statistics({})
@@ -23,6 +29,7 @@ def of_pool_at_rest(
         state=state,
         max_workers=max_workers,
         max_queued=max_queued,
+        results=results,
         wait=merge(function.wait for function in functions),
         run=merge(function.run for function in functions),
         functions=functions,

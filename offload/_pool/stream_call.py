@@ -57,12 +57,13 @@ class StreamCall(Call):
         error: BaseException | None = None
         try:
             target = self.invocation.target
+            limit = self.invocation.options.max_payload_bytes
             self.parts.shell.admission.refuse_early(target.name)
             self._request = await self.encode(window=self._window)
             task = self._task = self.submit(self._request, self.invocation.options, self._frames)
             while (frame := await self._next_frame(task)) is not None:
                 self._is_waiting = True
-                value = await decode_reply(frame, target)
+                value = await decode_reply(frame, target, limit)
                 self._is_waiting = False
                 self._give_credit(task)
                 yield value
@@ -70,7 +71,7 @@ class StreamCall(Call):
                 raise_error_of(task)
             assert task.frame is not None
             if task.frame.kind != Kind.END:
-                await decode_value(task.frame, target)
+                await decode_value(task.frame, target, limit)
         except BaseException as raised:
             error = raised
             raise

@@ -62,7 +62,7 @@ class PoolTask(Task):
     # Asked right before it is sent; False drops it.
     may_start: Callable[[], bool] | None = None
     # What its function has reported last, as it came: few look.
-    progress: bytes | None = None
+    progress: Frame | None = None
     # Where the pool may show them.
     arguments: tuple[Sequence[Any], Mapping[str, Any]] | None = None
 

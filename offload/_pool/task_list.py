@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from heapq import nsmallest
 from typing import TYPE_CHECKING, cast
 
 from offload._decisions.words import WAITING, TaskState
+from offload._pool.progress import progress_in
 from offload._values.statistics import TaskStatistics
-from offload._wire.pickling import without_exits
 
 if TYPE_CHECKING:
     from offload._pool.shell import Shell
@@ -59,11 +58,11 @@ def task_id_of(task: PoolTask, period: str) -> str:
 
 def progress_of(task: PoolTask) -> tuple[float, float | None] | None:
     """Return what the function of a task has reported last; None if nothing that is numbers."""
-    body = task.progress
-    if body is None:
+    frame = task.progress
+    if frame is None:
         return None
     try:
-        done, total = without_exits(pickle.loads, body)
+        done, total = progress_in(frame)
         return float(done), None if total is None else float(total)
     except Exception:  # noqa: BLE001 - whatever a function reports, whoever looks sees the rest
         return None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["PoolOptions", "PoolOptionsDict", "name_of"]
 
 _OS_PRIORITIES = ("idle", "low", "normal")
+_RESULTS = ("pickle", "data")
 _START_METHODS = ("forkserver", "spawn")
 _DEFAULT_MAX_QUEUED_BYTES = 256 * 2**20
 
@@ -57,6 +58,8 @@ class PoolOptionsDict(TypedDict, total=False):
     max_payload_bytes: int | None
     start_timeout: float
     harden: bool | Hardening
+    results: Literal["pickle", "data"]
+    raises: Iterable[type[Exception]]
     show_arguments: bool
 
 
@@ -85,6 +88,16 @@ def _check_hardening(name: str, value: object) -> None:
     if not isinstance(value, (bool, Hardening)):
         message = f"{name} must be True, False or a Hardening(…), not {value!r}"
         raise TypeError(message)
+
+
+def _check_exceptions(name: str, classes: object) -> None:
+    if not isinstance(classes, (list, tuple, set, frozenset)):
+        message = f"{name} must be several classes of exceptions, not {classes!r}"
+        raise TypeError(message)
+    for each in classes:
+        if not isinstance(each, type) or not issubclass(each, Exception):
+            message = f"{name} must be classes of exceptions, not {each!r}"
+            raise TypeError(message)
 
 
 def _check_choice(name: str, value: object, *, choices: tuple[object, ...]) -> None:
@@ -127,6 +140,8 @@ class _PoolOptions(NamedTuple):
     max_payload_bytes: Annotated[int | None, _at_least_one] = None
     start_timeout: Annotated[float, partial(check_number, above=0.0, optional=False)] = 60.0
     harden: Annotated[bool | Hardening, _check_hardening] = False
+    results: Annotated[str, partial(_check_choice, choices=_RESULTS)] = "pickle"
+    raises: Annotated[Iterable[type[Exception]], _check_exceptions] = ()
     show_arguments: Annotated[bool, _flag] = False
 
 
@@ -161,7 +176,14 @@ class PoolOptions(_PoolOptions):
             message = f"min_workers ({options.min_workers}) must not exceed max_workers ({workers})"
             raise ValueError(message)
         _check_executor(options)
+        if options.raises and options.results != "data":
+            message = (
+                'raises is for results="data": without that, whatever a function raises comes back '
+                "as it is"
+            )
+            raise ValueError(message)
         return options._replace(
+            raises=tuple(options.raises),
             preload=tuple(options.preload),
             context_vars=tuple(options.context_vars),
             env=dict(options.env or {}),
@@ -209,12 +231,14 @@ def _unknown(name: str) -> TypeError:
 def _check_executor(options: PoolOptions) -> None:
     """Refuse, and not drop, what an executor that is not ours would have to be told."""
     executor = options.executor
-    if executor is not None and options.harden:
-        message = (
-            "harden is for worker processes that the pool starts itself: give no executor, or no "
-            "harden"
-        )
-        raise ValueError(message)
+    for option, is_asked in (("harden", options.harden), ("results", options.results == "data")):
+        if executor is not None and is_asked:
+            value = "" if option == "harden" else '="data"'
+            message = (
+                f"{option}{value} is for worker processes that the pool starts itself: give no "
+                f"executor, or no {option}"
+            )
+            raise ValueError(message)
     if executor is None or name_of(executor) == "ProcessPoolExecutor":
         return
     for option in ("initializer", "env", "preload"):

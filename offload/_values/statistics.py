@@ -187,6 +187,7 @@ class PoolStatistics:
         max_queued: how many calls may wait; None: no limit.
         max_queued_bytes: how large their pickled arguments may be together; None: no limit.
         missing_walls: what `harden` asks for and this system does not allow, such as "network".
+        results: how what workers say is read: "pickle" or "data".
     """
 
     name: str
@@ -221,3 +222,4 @@ class PoolStatistics:
     max_queued: int | None = None
     max_queued_bytes: int | None = None
     missing_walls: tuple[str, ...] = ()
+    results: str = "pickle"

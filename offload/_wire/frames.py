@@ -58,6 +58,7 @@ class Kind:
     CLOSE: Final = 4
     BEGIN: Final = 5
     # From the worker.
+    NOT_DATA: Final = 7
     OVER_MEMORY: Final = 8
     RESULT_TOO_LARGE: Final = 9
     READY: Final = 10
@@ -89,8 +90,10 @@ class Flag:
     SHARED: Final = 8
     # The payload is no pickle, but the `bytes` that are the result.
     RAW: Final = 16
+    # The payload is data and no pickle: see `offload._wire.data_format`.
+    DATA: Final = 32
     # What is not to be unpickled right where it is received.
-    NOT_INLINE: Final = LARGE | SLOW | RAW
+    NOT_INLINE: Final = LARGE | SLOW | RAW | DATA
 
 
 class Frame:
@@ -103,9 +106,12 @@ class Frame:
         descriptor: the file with a large payload, None for any other.
         task: the number of the task that it belongs to.
         files: descriptors of the open files among the arguments.
+        sender: who reads the socket of the worker that sent it; only of frames with `Flag.DATA`.
     """
 
-    __slots__ = ("body", "descriptor", "files", "flags", "kind", "task")
+    __slots__ = ("body", "descriptor", "files", "flags", "kind", "sender", "task")
+    if TYPE_CHECKING:
+        sender: Any
 
     def __init__(
         self,
@@ -143,7 +149,10 @@ class Frame:
             OSError: this process may not open more descriptors.
         """
         descriptor = None if self.descriptor is None else os.dup(self.descriptor)
-        return Frame(self.kind, self.flags, self.body, descriptor, self.task)
+        copied = Frame(self.kind, self.flags, self.body, descriptor, self.task)
+        if self.flags & Flag.DATA:
+            copied.sender = self.sender
+        return copied
 
     def close(self) -> None:
         """Close the descriptors that nobody has taken."""

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["dump_raised"]
+__all__ = ["builtin_of", "dump_raised"]
 
 # How an exception is pickled that does not say so itself. What is written in C with more to it has
 # a way of its own (OSError, ImportError), and so do classes of users that know better.
@@ -57,7 +57,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         # Of the builtin class that it stems from, which knows what it keeps in C: `OSError` a file
         # name, `ImportError` the name of a module.
-        _, parts, *rest = _builtin_of(kind).__reduce__(value)
+        _, parts, *rest = builtin_of(kind).__reduce__(value)
         attributes: Any = object.__getstate__(value)
         own = value.__dict__
         kept = {name: part for name, part in (rest or [{}])[0].items() if name not in own}
@@ -73,14 +73,14 @@ def _is_plain(kind: type[BaseException]) -> bool:
     )
 
 
-def _builtin_of(kind: type[BaseException]) -> Any:
+def builtin_of(kind: type[BaseException]) -> Any:
     """Return the first class above that is none of a library or of a user."""
     return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
 def _new(kind: type[BaseException], parts: tuple[Any, ...], args: tuple[Any, ...]) -> BaseException:
     """Make an exception without calling what its class has of its own."""
-    builtin = _builtin_of(kind)
+    builtin = builtin_of(kind)
     error: BaseException = builtin.__new__(kind, *parts)
     builtin.__init__(error, *parts)
     error.args = args

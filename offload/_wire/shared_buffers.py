@@ -112,6 +112,17 @@ class SharedBuffers:
         body, fd, _ = encode_large(data)
         return body, Flag.LARGE, fd
 
+    def pack_parts(self, parts: list[bytes], size: int) -> tuple[bytes, int, int | None]:
+        """As `pack`, for a payload that is made already."""
+        way = way_of(size)
+        if way == Way.FRAME:
+            return b"".join(parts), 0, None
+        parcel = Parcel(parts, size)
+        if way == Way.SHARED_BUFFER:
+            return self._put(parcel, 0)
+        body, fd = parcel.spill()
+        return body, Flag.LARGE, fd
+
     def _put(self, parcel: Parcel, flags: int) -> tuple[bytes, int, int | None]:
         # Items of a stream may come faster than the parent empties the buffer.
         if self._is_ours and not self._page[OUT_FULL]:

@@ -20,4 +20,6 @@ def pack_news(command: str, rtype: str, name: str) -> bytes:
 def unpack_news(body: bytes) -> tuple[str, str, str] | None:
     """Return command, type and name; None if it is nothing that a worker of ours says."""
     command, rtype, name = (*body.decode(errors="replace").split("\n", 2), "", "")[:3]
-    return (command, rtype, name) if command in COMMANDS and rtype in RESOURCES and name else None
+    # Names are words of a protocol of lines, in which another line would be another command.
+    is_known = command in COMMANDS and rtype in RESOURCES and name and name.isprintable()
+    return (command, rtype, name) if is_known else None

@@ -89,7 +89,8 @@ class Settings:
 
     `initializer` is pickled once for all, or makes it anew for each worker: with locks, queues and
     the like of multiprocessing among its arguments. `walls` is what a worker is kept from, as
-    `offload._child.hardening` takes it.
+    `offload._child.hardening` takes it. `errors` are the exceptions that workers may have raised
+    here, by name, where they send data only; None: they send pickles.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Settings:
     env: dict[str, str | None]
     max_memory_bytes: int | None
     walls: dict[str, Any] | None
+    errors: dict[str, type[Exception]] | None
 
 
 class WorkerTask(Protocol):

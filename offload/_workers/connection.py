@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from offload._wire.frames import Flag, pack_descriptors
 from offload._wire.shared_buffers import read_reply
-from offload._workers.wary_assembler import WaryAssembler
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from offload._wire.frames import Frame
+    from offload._workers.wary_assembler import WaryAssembler
 
     Deliver = Callable[[list[Frame]], None]
     Lost = Callable[["OSError | None"], None]
@@ -67,13 +67,13 @@ class WorkerSocket:
 
     __slots__ = ("connection", "endpoint", "frames", "page", "reading")
 
-    def __init__(self, endpoint: sockets.socket, page: WorkerPage) -> None:
+    def __init__(self, endpoint: sockets.socket, page: WorkerPage, frames: WaryAssembler) -> None:
         self.endpoint = endpoint
         self.page = page
         self.connection: WorkerConnection | None = None
         # Here and not in the connection: a thread that a function has left behind logs when it
         # likes, and its record may be half read when the worker goes to another loop.
-        self.frames = WaryAssembler()
+        self.frames = frames
         self.reading = threading.Lock()
 
     def connect(

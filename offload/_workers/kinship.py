@@ -7,6 +7,7 @@ smallest part, unless somebody uses more of it.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-__all__ = ["authkey", "is_inherited", "pickled_for_child", "track"]
+__all__ = ["authkey", "is_inherited", "pickled_for_child", "strangers_key", "track"]
 
 
 def authkey() -> bytes:
@@ -26,6 +27,14 @@ def authkey() -> bytes:
     from multiprocessing import process
 
     return bytes(process.current_process().authkey)
+
+
+def strangers_key() -> bytes:
+    """Return a key that nobody else has, for a worker which must not be taken for a child of ours.
+
+    Whoever listens in this process with the key of `multiprocessing` unpickles what it is sent.
+    """
+    return os.urandom(32)
 
 
 def is_inherited(error: BaseException | None) -> bool:

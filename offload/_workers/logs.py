@@ -10,12 +10,14 @@ import sys
 import threading
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from offload._wire.pickling import without_exits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Refuse = Callable[[str], object]
 
 __all__ = ["has_console", "log_levels", "log_safely", "relay"]
 
@@ -65,6 +67,13 @@ def has_console() -> bool:
     )
 
 
+class _Sent(NamedTuple):
+    """A record as it came, and what has its worker killed if it must be data and is none."""
+
+    data: bytes
+    refuse: Refuse | None
+
+
 class Relay:
     """Has the handlers of this process handle the records of workers, in the order of arrival.
 
@@ -75,20 +84,25 @@ class Relay:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         # Records, and what is to be called when all before it have been handled.
-        self._waiting: deque[bytes | Callable[[], object]] = deque()
+        self._waiting: deque[_Sent | Callable[[], object]] = deque()
         self._waiting_bytes = 0
         self._dropped = 0
         self._thread: threading.Thread | None = None
 
-    def post(self, records: list[bytes]) -> None:
-        """Have records handled; those for which there is no room are counted and dropped."""
+    def post(self, records: list[bytes], refuse: Refuse | None) -> None:
+        """Have records handled; those for which there is no room are counted and dropped.
+
+        Args:
+            records: of one worker, as they came.
+            refuse: has that killed for what is no data; None: it sends pickles.
+        """
         with self._changed:
             for data in records:
                 if self._waiting_bytes + len(data) > _MOST_BYTES:
                     self._dropped += 1
                 else:
                     self._waiting_bytes += len(data)
-                    self._waiting.append(data)
+                    self._waiting.append(_Sent(data, refuse))
             self._wake()
 
     def when_handled(self, callback: Callable[[], object]) -> None:
@@ -119,8 +133,8 @@ class Relay:
         while (following := self._next()) is not None:
             # What a handler raises, `sys.exit()` included, costs its record and no other.
             try:
-                if isinstance(following, bytes):
-                    _handle(following)
+                if isinstance(following, _Sent):
+                    _handle(*following)
                 else:
                     following()
             except BaseException:  # noqa: BLE001 - it is logged
@@ -130,11 +144,11 @@ class Relay:
                     "a handler failed with a log record of a worker",
                     exc_info=True,
                 )
-            if isinstance(following, bytes):
+            if isinstance(following, _Sent):
                 with self._changed:
-                    self._waiting_bytes -= len(following)
+                    self._waiting_bytes -= len(following.data)
 
-    def _next(self) -> bytes | Callable[[], object] | None:
+    def _next(self) -> _Sent | Callable[[], object] | None:
         with self._changed:
             dropped, self._dropped = self._dropped, 0
         if dropped:
@@ -168,18 +182,36 @@ def _is_first(record: logging.LogRecord) -> bool:
     return True
 
 
-def _handle(data: bytes) -> None:
+def _handle(data: bytes, refuse: Refuse | None) -> None:
     """Handle a record that a worker has sent, as if it had been made here."""
     try:
-        record = logging.makeLogRecord(without_exits(pickle.loads, data))
+        name, record = _unpickled(data) if refuse is None else _read(data, refuse)
         if getattr(record, "offload_once", False) and not _is_first(record):
             return
     except Exception:
-        _logger.exception("a log record of a worker cannot be unpickled here, and is lost")
+        how = "unpickled" if refuse is None else "read"
+        _logger.exception("a log record of a worker cannot be %s here, and is lost", how)
         return
-    logger = logging.getLogger(record.name)
+    logger = logging.getLogger(name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
+
+
+def _unpickled(data: bytes) -> tuple[str, logging.LogRecord]:
+    record = logging.makeLogRecord(without_exits(pickle.loads, data))
+    return record.name, record
+
+
+def _read(data: bytes, refuse: Refuse) -> tuple[str, logging.LogRecord]:
+    from offload._wire.data_reader import DataError
+    from offload._workers.data_logs import known_name, record_of
+
+    try:
+        record = record_of(data)
+    except DataError as error:
+        refuse(f"it sent a log record that is no data: {error}")
+        raise
+    return known_name(record.name), record
 
 
 relay = Relay()

@@ -67,6 +67,7 @@ class ProcessBackend:
         self.owner = owner
         self.os_priority = settings.os_priority
         self.start_timeout = settings.start_timeout
+        self.errors = settings.errors
         self.supervisor = SupervisorClient(self, settings)
         # Entries of `preload` that each worker loads for itself, and the number of threads that the
         # supervisor had with each of them: more than one, and so none may be forked.

@@ -45,16 +45,21 @@ from offload._wire.walls import unpack_ready
 from offload._workers.backend import Exit, PoolWorker, Revoked
 from offload._workers.connection import WorkerPage, WorkerSocket
 from offload._workers.keeper import keeper
-from offload._workers.kinship import authkey
+from offload._workers.kinship import authkey, strangers_key
 from offload._workers.logs import has_console, log_levels, log_safely, relay
 from offload._workers.places import places_of
 from offload._workers.process_state import Event, ProcessState, Tell, next_step
-from offload._workers.wary_assembler import BrokenProtocolError
+from offload._workers.wary_assembler import (
+    BrokenProtocolError,
+    DataAssembler,
+    WaryAssembler,
+)
 from offload._workers.watch import Doing, doing
 
 if TYPE_CHECKING:
     import asyncio
     import mmap
+    from collections.abc import Callable
 
     from offload._decisions.words import StopReason
     from offload._wire.frames import Frame
@@ -76,6 +81,7 @@ class WorkerHome(Protocol):
     owner: WorkerOwner
     supervisor: SupervisorClient
     start_timeout: float
+    errors: dict[str, type[Exception]] | None
 
     @property
     def is_closed(self) -> bool:
@@ -124,7 +130,7 @@ class ProcessWorker(PoolWorker):
         endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         self.home = home
         self.page = WorkerPage(memory)
-        self.socket = WorkerSocket(endpoint, self.page)
+        self.socket = WorkerSocket(endpoint, self.page, self._assembler())
         self.process_state = ProcessState.STARTING
         self.timer: asyncio.TimerHandle | None = None
         self.sent_count = 0
@@ -142,6 +148,14 @@ class ProcessWorker(PoolWorker):
         return (
             f"<worker {self.number} pid={self.pid} {self.state.value}, {self.process_state.value}>"
         )
+
+    def _assembler(self) -> WaryAssembler:
+        errors = self.home.errors
+        return WaryAssembler() if errors is None else DataAssembler(self.distrust, errors)
+
+    def _refuser(self) -> Callable[[str], object] | None:
+        """Return what has it killed for what it says, where that must be data."""
+        return None if self.home.errors is None else self.distrust
 
     # On the thread of the task's loop.
 
@@ -203,7 +217,7 @@ class ProcessWorker(PoolWorker):
         if records is not None:
             # Not here: handlers write to files and sockets. And together: each post to another
             # thread lets that have the GIL, for milliseconds at a time.
-            keeper.post(relay.post, records)
+            keeper.post(relay.post, records, self._refuser())
 
     def _discard(self, frame: Frame) -> None:
         """Drop what is not for the worker's task, if it has one."""
@@ -295,6 +309,25 @@ class ProcessWorker(PoolWorker):
         state = doing(self.pid)
         return state is Doing.STOPPED or (state is Doing.WAITING and seconds > _TAKE_SECONDS)
 
+    def distrust(self, why: str) -> None:
+        """Have it killed for what it has sent, which was found out when that was read."""
+        keeper.post(self._distrusted, why)
+        log_safely(
+            _logger,
+            logging.ERROR,
+            "%r is killed, since %s",
+            self,
+            why,
+            extra={"offload_pid": self.pid},
+        )
+
+    def _distrusted(self, why: str) -> None:
+        if self.process_state is ProcessState.STARTING:
+            self._stop_reading()
+            self.handle(Event.FAILURE, f"the worker was killed, since {why}")
+        else:
+            self.handle(Event.MISBEHAVIOUR, why)
+
     def replace(self) -> None:
         """Have it killed, since it does not take its task; that then goes to another one."""
         keeper.post(self.handle, Event.MISBEHAVIOUR, "it was stopped or hung, and took no task")
@@ -313,12 +346,13 @@ class ProcessWorker(PoolWorker):
             modules = home.owner.modules()
             greeting = pickle.dumps(
                 {
-                    "authkey": authkey(),
+                    "authkey": authkey() if home.errors is None else strangers_key(),
                     "has_console": has_console(),
                     "initializer": home.own_initializer(),
                     "levels": log_levels(),
                     "modules": modules,
                     "places": places_of({*modules, *decorated_modules()}),
+                    "sends_data": home.errors is not None,
                 },
                 5,
             )
@@ -433,7 +467,7 @@ class ProcessWorker(PoolWorker):
         frames = self.socket.frames
         while (frame := frames.take()) is not None:
             if frame.kind == Kind.LOG:
-                relay.post([frame.body])
+                relay.post([frame.body], self._refuser())
             elif frame.kind != Kind.TRACK:
                 break
             elif not self.home.track(frame.body):

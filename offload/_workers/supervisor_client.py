@@ -38,6 +38,7 @@ __all__ = ["SupervisorClient", "SupervisorOwner", "main_module"]
 # way, so that the forks after it need not.
 _WARM = ("offload._child.worker", "offload.function")
 _WARM_WALLS = ("offload._child.hardening", "offload._child.logs", "offload._child.resource")
+_WARM_DATA = ("offload._child.data_serving", "offload._child.logs")
 # For a supervisor that has closed its socket to exit.
 _EXIT_SECONDS = 1.0
 # For one that was just started, or is being stopped, to read what it is sent.
@@ -199,7 +200,11 @@ class SupervisorClient:
                 # Indexes of entries of `preload` that cannot be shared: none is known yet.
                 "unshared": [],
                 "walls": settings.walls,
-                "warm": [*_WARM, *(_WARM_WALLS if settings.walls else ())],
+                "warm": [
+                    *_WARM,
+                    *(_WARM_WALLS if settings.walls else ()),
+                    *(_WARM_DATA if settings.errors is not None else ()),
+                ],
             }
         )
         environment = os.environ.copy()

@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 import socket as sockets
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from offload._wire.frames import HEADER, WORKER_BODY_BYTES, Assembler, Flag, Frame, Kind
 from offload._wire.memory_file import can_seal, sealed_size
 
-__all__ = ["BrokenProtocolError", "WaryAssembler"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["BrokenProtocolError", "DataAssembler", "WaryAssembler"]
 
 _HEADER_BYTES = HEADER.size
 _unpack_header = HEADER.unpack_from
@@ -27,6 +30,19 @@ class BrokenProtocolError(OSError):
 
     def __init__(self, what: str) -> None:
         super().__init__(errno.EPROTO, what)
+
+
+# Replies that are no values.
+_OTHER_REPLIES = (
+    Kind.RESULT_TOO_LARGE,
+    Kind.OVER_MEMORY,
+    Kind.RAISED,
+    Kind.BAD_ARGUMENT,
+    Kind.BAD_RESULT,
+    Kind.NOT_FOUND,
+)
+# What does not end a task.
+_NEWS = (Kind.PROGRESS, Kind.LOG)
 
 
 def _flags() -> tuple[frozenset[int], ...]:
@@ -42,24 +58,31 @@ def _flags() -> tuple[frozenset[int], ...]:
             Flag.RAW | Flag.SHARED,
         }
     )
-    replies = dict.fromkeys(
-        (
-            Kind.RESULT_TOO_LARGE,
-            Kind.OVER_MEMORY,
-            Kind.RAISED,
-            Kind.BAD_ARGUMENT,
-            Kind.BAD_RESULT,
-            Kind.NOT_FOUND,
-        ),
-        frozenset({0, Flag.LARGE}),
-    )
+    replies = dict.fromkeys(_OTHER_REPLIES, frozenset({0, Flag.LARGE}))
     replies |= {Kind.RESULT: values, Kind.END: nothing}
-    known = {
+    known = _may_recycle(replies)
+    known |= {Kind.ITEM: values}
+    known |= dict.fromkeys((*_NEWS, Kind.TRACK), nothing)
+    return _by_kind(known)
+
+
+def _data_flags() -> tuple[frozenset[int], ...]:
+    """Return the same for a worker that sends data: what may be no pickle says that it is none."""
+    nothing = frozenset({Flag.DATA})
+    values = frozenset({Flag.DATA, Flag.DATA | Flag.LARGE, Flag.DATA | Flag.SHARED})
+    replies = dict.fromkeys((*_OTHER_REPLIES, Kind.NOT_DATA, Kind.RESULT), values)
+    replies |= {Kind.END: nothing}
+    known = _may_recycle(replies)
+    known |= {Kind.ITEM: values}
+    known |= dict.fromkeys(_NEWS, nothing)
+    known |= {Kind.TRACK: frozenset({0})}
+    return _by_kind(known)
+
+
+def _may_recycle(replies: dict[int, frozenset[int]]) -> dict[int, frozenset[int]]:
+    return {
         kind: flags | {each | Flag.RECYCLE for each in flags} for kind, flags in replies.items()
     }
-    known |= {Kind.ITEM: values}
-    known |= dict.fromkeys((Kind.PROGRESS, Kind.LOG, Kind.TRACK), nothing)
-    return _by_kind(known)
 
 
 def _by_kind(known: dict[int, frozenset[int]]) -> tuple[frozenset[int], ...]:
@@ -67,9 +90,10 @@ def _by_kind(known: dict[int, frozenset[int]]) -> tuple[frozenset[int], ...]:
 
 
 _FLAGS: Final = _flags()
-_FLAGS_AT_START: Final = _by_kind(
-    dict.fromkeys((Kind.LOG, Kind.TRACK, Kind.READY, Kind.START_FAILED), frozenset({0}))
-)
+_DATA_FLAGS: Final = _data_flags()
+_AT_START = dict.fromkeys((Kind.TRACK, Kind.READY, Kind.START_FAILED), frozenset({0}))
+_FLAGS_AT_START: Final = _by_kind(_AT_START | {Kind.LOG: frozenset({0})})
+_DATA_FLAGS_AT_START: Final = _by_kind(_AT_START | {Kind.LOG: frozenset({Flag.DATA})})
 
 
 class WaryAssembler(Assembler):
@@ -140,3 +164,45 @@ class WaryAssembler(Assembler):
         if came:
             raise BrokenProtocolError(_UNANNOUNCED)
         super()._truncated(came=came)
+
+
+class DataAssembler(WaryAssembler):
+    """Makes frames of what a worker sends that is to send data, and nothing that is unpickled.
+
+    Here alone it is seen to that a frame which may be a pickle never comes to those who read
+    frames: each that could be one says `Flag.DATA`, by which all of them read it as data.
+
+    Attributes:
+        refuse: has the worker killed, told why.
+        errors: the exceptions that it may have raised here, by name.
+    """
+
+    __slots__ = ("errors", "refuse")
+
+    def __init__(
+        self, refuse: Callable[[str], object], errors: Mapping[str, type[Exception]]
+    ) -> None:
+        super().__init__()
+        self.refuse = refuse
+        self.errors = errors
+        self._flags = _DATA_FLAGS_AT_START
+
+    def expect_replies(self) -> None:
+        """As `WaryAssembler.expect_replies`."""
+        self._flags = _DATA_FLAGS
+
+    def take(self) -> Frame | None:
+        """As `WaryAssembler.take`."""
+        frame = super().take()
+        if frame is not None:
+            frame.sender = self
+        return frame
+
+    def close(self) -> None:
+        """Close descriptors that nobody took, and let go of the worker."""
+        super().close()
+        self.refuse = _ignore
+
+
+def _ignore(_: Any) -> None:
+    """Kill nobody: the worker has ended."""

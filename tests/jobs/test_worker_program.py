@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import anyio
 import pytest
@@ -155,6 +156,56 @@ asyncio.run(main())
             [sys.executable, "-c", script], env=os.environ | {"OFFLOAD_JOBS": url}
         )
         assert done.stdout.decode().strip() == "[]"
+
+
+class TestResultsAsData:
+    async def test_jobs_run_on_a_pool_that_reads_data(self, url, tmp_path):
+        """Results by annotation, errors and progress come as on any other pool."""
+        (tmp_path / "data_jobs.py").write_text("""
+from dataclasses import dataclass
+from offload import Pool, offload, task_context
+from offload.jobs import Jobs
+
+pool = Pool("default", results="data", os_priority="normal", max_workers=1)
+jobs = Jobs()
+
+@dataclass
+class Sum:
+    total: int
+
+@offload
+def add(first: int, second: int) -> Sum:
+    task_context().progress(1, 1)
+    return Sum(first + second)
+
+@offload
+def fail(text: str) -> None:
+    raise LookupError(text)
+""")
+        (tmp_path / "program.py").write_text("""
+import asyncio
+from data_jobs import Sum, add, fail, jobs
+from offload.jobs import WorkerProgram
+
+async def main():
+    async with jobs:
+        job, failed = await jobs.enqueue(add, 1, 2), await jobs.enqueue(fail, "nowhere")
+        await WorkerProgram(jobs, burst=True).run()
+        assert await job.result() == Sum(3)
+        try:
+            await failed.result()
+        except LookupError as error:
+            print("failed:", error)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+""")
+        path = os.pathsep.join([str(tmp_path), str(Path.cwd())])
+        environment = os.environ | {"OFFLOAD_JOBS": url, "PYTHONPATH": path}
+        done = await anyio.run_process(
+            [sys.executable, str(tmp_path / "program.py")], env=environment
+        )
+        assert done.stdout.decode().strip() == "failed: nowhere"
 
 
 class TestFails:

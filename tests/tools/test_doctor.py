@@ -420,6 +420,15 @@ class TestHardening:
         assert found.text.endswith(", ".join(asyncio.run(missing())) or "hardened")
 
 
+class TestResults:
+    def test_a_pool_that_reads_data_is_told(self):
+        """Whoever asks for it sees that it is so."""
+        assert "results" not in check()
+        found = only(check(pool=replace(POOL, results="data"))["results"])
+        assert found.level is Level.OK
+        assert "never unpickled" in found.text
+
+
 class TestBlas:
     @pytest.mark.parametrize(
         "environment,level,said",

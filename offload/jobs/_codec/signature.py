@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import json
@@ -10,10 +9,11 @@ import typing
 import weakref
 from typing import Any, ClassVar, NoReturn, get_args, get_origin
 
-from offload._typed_json.annotations import Scope, signature_of
+from offload._typed_json.annotations import signature_of
 from offload._typed_json.coder import Coder, MismatchError, UnsupportedTypeError, name_of
 from offload._typed_json.compiler import Compiler
 from offload._typed_json.containers import ANY, ArrayCoder, DictCoder
+from offload._typed_json.results import innermost, scope_of
 from offload._typed_json.scalars import STR
 from offload._typed_json.text import TextError, dump, load
 from offload.jobs._codec.binding import MISSING, Binder, Parameter
@@ -38,11 +38,10 @@ class Signature:
     )
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        raw = _innermost(function)
+        raw = innermost(function)
         self.function = f"{raw.__module__}:{raw.__qualname__}"
         signature = signature_of(function)
-        names = getattr(raw, "__globals__", {})
-        self._scope = Scope(names, {p.__name__: p for p in getattr(raw, "__type_params__", ())})
+        self._scope = scope_of(raw)
         self._binder = Binder(signature, raw.__qualname__)
         self._returns = signature.return_annotation
         self._parameters = {each.key: each for each in self._binder.parameters}
@@ -312,13 +311,6 @@ class Signature:
 def _described(error: MismatchError) -> str:
     text = f"expected {error.expected}, found {error.found}"
     return f"{text}. {error.advice}" if error.advice else text
-
-
-def _innermost(function: Any) -> Any:
-    raw = inspect.unwrap(function)
-    while isinstance(raw, functools.partial):
-        raw = inspect.unwrap(raw.func)
-    return getattr(raw, "__func__", raw)
 
 
 def _size_of(text: str) -> int:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from offload._wire.frames import Flag, Kind, pack_descriptors, pack_frame
 from offload._wire.memory_file import anonymous_file, seal
 from offload._wire.page import RECEIVED
@@ -51,56 +49,57 @@ def task_number() -> int:
     return context.process.page[RECEIVED]
 
 
-def _frame(kind: int, body: bytes = b"", flags: int = 0, files: int = 0) -> bytes:
+def frame(kind: int, body: bytes = b"", flags: int = 0, files: int = 0) -> bytes:
+    """Return a frame of this task."""
     return pack_frame(kind, body, flags, files, task_number())
 
 
 def _huge_frame() -> None:
-    own_socket().sendall(_frame(Kind.RESULT, bytes(1 << 20)))
+    own_socket().sendall(frame(Kind.RESULT, bytes(1 << 20)))
 
 
 def _unknown_kind() -> None:
-    own_socket().sendall(_frame(99))
+    own_socket().sendall(frame(99))
 
 
 def _ready_again() -> None:
-    own_socket().sendall(_frame(Kind.READY, bytes(8)))
+    own_socket().sendall(frame(Kind.READY, bytes(8)))
 
 
 def _item_of_no_stream() -> None:
-    own_socket().sendall(_frame(Kind.ITEM, pickle.dumps(1)))
+    own_socket().sendall(frame(Kind.ITEM, pickle.dumps(1)))
 
 
 def _many_descriptors() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     try:
         for _ in range(100):
-            own_socket().sendmsg([_frame(Kind.PROGRESS)], pack_descriptors(*[nothing] * 30))
+            own_socket().sendmsg([frame(Kind.PROGRESS)], pack_descriptors(*[nothing] * 30))
     finally:
         os.close(nothing)
 
 
 def _one_descriptor() -> None:
-    own_socket().sendmsg([_frame(Kind.PROGRESS)], pack_descriptors(0))
+    own_socket().sendmsg([frame(Kind.PROGRESS)], pack_descriptors(0))
 
 
 def _no_descriptor() -> None:
-    own_socket().sendall(_frame(Kind.RESULT, bytes(16), Flag.LARGE))
+    own_socket().sendall(frame(Kind.RESULT, bytes(16), Flag.LARGE))
 
 
 def _files() -> None:
-    own_socket().sendmsg([_frame(Kind.RESULT, files=1)], pack_descriptors(0))
+    own_socket().sendmsg([frame(Kind.RESULT, files=1)], pack_descriptors(0))
 
 
 def _file_that_shrinks() -> None:
     fd = anonymous_file()
     os.write(fd, bytes(1 << 20))
-    own_socket().sendmsg([_frame(Kind.RESULT, bytes(16), Flag.LARGE)], pack_descriptors(fd))
+    own_socket().sendmsg([frame(Kind.RESULT, bytes(16), Flag.LARGE)], pack_descriptors(fd))
 
 
 def _no_file() -> None:
     reading, _ = os.pipe()
-    own_socket().sendmsg([_frame(Kind.RESULT, bytes(16), Flag.LARGE)], pack_descriptors(reading))
+    own_socket().sendmsg([frame(Kind.RESULT, bytes(16), Flag.LARGE)], pack_descriptors(reading))
 
 
 INTRUSIONS = {
@@ -146,6 +145,8 @@ class TruncatedLater:
     def __reduce__(self) -> Any:
         kept = [os.dup(fd) for fd in files_in_memory()]
         threading.Thread(target=self._truncate, args=(kept,), daemon=True).start()
+        import numpy as np  # here, since most workers of these functions die soon
+
         return np.asarray, (np.ones(8_000_000, dtype="u1"),)
 
     def _truncate(self, kept: list[int]) -> None:
@@ -164,7 +165,7 @@ def truncated_result(entered: str, gate: str) -> TruncatedLater:
 
 def write_reply(kind: int, detail: object) -> None:
     """Reply with whatever is given, and end."""
-    own_socket().sendall(_frame(kind, pickle.dumps(detail)))
+    own_socket().sendall(frame(kind, pickle.dumps(detail)))
     os._exit(0)
 
 
@@ -173,13 +174,13 @@ def reply_from_outside_of_the_file(kind: int, body: bytes) -> None:
     fd = anonymous_file()
     os.write(fd, bytes(4096))
     seal(fd)
-    own_socket().sendmsg([_frame(kind, body, Flag.LARGE)], pack_descriptors(fd))
+    own_socket().sendmsg([frame(kind, body, Flag.LARGE)], pack_descriptors(fd))
     os._exit(0)
 
 
 def flood(count: int) -> None:
     """Report progress many times at once, as one write."""
-    data = _frame(Kind.PROGRESS, pickle.dumps((1.0, 2.0))) * count
+    data = frame(Kind.PROGRESS, pickle.dumps((1.0, 2.0))) * count
     own_socket().sendall(data)
 
 
@@ -188,7 +189,7 @@ def yield_too_much(count: int) -> Any:
     yield 0
     endpoint = own_socket()
     for _ in range(count):
-        endpoint.sendall(_frame(Kind.ITEM, pickle.dumps(1)))
+        endpoint.sendall(frame(Kind.ITEM, pickle.dumps(1)))
     time.sleep(END_SECONDS)
     yield 1
 
