@@ -53,6 +53,17 @@ _NEXT: Final = "schedule/next/"
 _VERSION: Final = "schedule/version"
 
 
+# What reading a note raises that somebody else has written.
+_UNREADABLE: Final = (
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRun:
     """The last run of a schedule, as others see it: that has ended, or whose job was stored.
@@ -119,9 +130,9 @@ class StoredProgress:
             fields = json.loads(text)
             last = fields.get("last")
             until = datetime.fromisoformat(fields["until"]).astimezone(UTC)
-            run = None if last is None else StoredRun(**last)
+            run = None if last is None else StoredRun(**{k: str(v) for k, v in last.items()})
             return cls(until, int(fields["executions"]), str(fields["times"]), run)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except _UNREADABLE:
             return None
 
 
@@ -146,8 +157,11 @@ class SpecNote:
         """Return what a note says; of one that this version does not understand, the defaults."""
         try:
             fields = json.loads(text)
-            return cls(bool(fields["paused"]), fields["declaration"])
-        except (KeyError, TypeError, ValueError):
+            declaration = fields["declaration"]
+            if not isinstance(declaration, dict):
+                declaration = None
+            return cls(bool(fields["paused"]), declaration)
+        except _UNREADABLE:
             return cls()
 
 
