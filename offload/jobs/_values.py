@@ -145,6 +145,8 @@ class JobRecord:
         is_cancel_asked: whether an active job was cancelled, and its worker program not yet done.
         enqueued_by: as put.
         trace: as put.
+        problem: why the job cannot be read, where somebody else has written to the store; then the
+            rest says little, and whoever claims it fails it. "" of every other job.
     """
 
     id: str
@@ -169,6 +171,7 @@ class JobRecord:
     is_cancel_asked: bool = False
     enqueued_by: str = ""
     trace: Mapping[str, str] = field(default_factory=dict[str, str])
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

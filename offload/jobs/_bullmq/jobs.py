@@ -37,7 +37,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from offload.jobs._bullmq.names import from_bullmq, raw_id, to_bullmq
-from offload.jobs._value_json import decode_error, decode_options, encode_options
+from offload.jobs._unreadable import UNREADABLE, checked, unreadable
+from offload.jobs._value_json import decode_error, decode_options, encode_options, headers_of
 from offload.jobs._values import (
     Attempt,
     AttemptOutcome,
@@ -120,7 +121,7 @@ def encode_put(options: JobOptions, trace: Mapping[str, str], enqueued_by: str) 
 @lru_cache(_MAX_LIST)
 def _decode_put(text: str) -> tuple[JobOptions, Mapping[str, str], str]:
     data = json.loads(text)
-    return decode_options(json.dumps(data["options"])), data["trace"], data["by"]
+    return decode_options(json.dumps(data["options"])), headers_of(data["trace"]), data["by"]
 
 
 def job_words(job: NewJob) -> list[str | int]:
@@ -210,11 +211,22 @@ def _due(fields: Mapping[str, str], due_ms: str) -> datetime | None:
 
 def record(found: Sequence[Any]) -> JobRecord:
     """Return the record of a job that a script has returned, as `snapshot` of common.lua does."""
-    queue, bullmq_id, state_name, log_count, due_ms, kept = found
+    queue, bullmq_id, state_name, _, _, kept = found
     # Redis has them flat.
     fields: dict[str, str] = (
         kept if isinstance(kept, dict) else dict(zip(kept[::2], kept[1::2], strict=True))
     )
+    try:
+        return checked(_record(found, fields))
+    except UNREADABLE as error:
+        state = _STATES.get(state_name, JobState.FAILED)
+        name = fields.get("name", "")
+        failure = fields.get("o:error")
+        return unreadable(from_bullmq(bullmq_id), from_bullmq(queue), name, state, failure, error)
+
+
+def _record(found: Sequence[Any], fields: Mapping[str, str]) -> JobRecord:
+    queue, bullmq_id, state_name, log_count, due_ms, _ = found
     state = _STATES[state_name]
     put = fields.get("o:put")
     if put is not None:

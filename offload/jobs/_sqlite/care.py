@@ -77,7 +77,7 @@ def sweep(transaction: Transaction) -> Swept:
     connection = transaction.connection
     found: dict[JobState, list[str]] = {state: [] for state in JobState}
     for row in connection.execute(f"{HELD} WHERE {_LAPSED} LIMIT {BATCH}", times).fetchall():
-        job = Held(*row)
+        job = Held.of(row)
         settlement = lapse(job.standing(), job.worker)
         store(transaction, job, settlement)
         found[settlement.state].append(job.id)
@@ -86,7 +86,7 @@ def sweep(transaction: Transaction) -> Swept:
         f"SELECT seq, deadline FROM jobs WHERE {_EXPIRED} LIMIT {BATCH}",  # noqa: S608
         times,
     ).fetchall():
-        job = Held(*connection.execute(HELD + " WHERE seq = ?", (seq,)).fetchone())
+        job = Held.of(connection.execute(HELD + " WHERE seq = ?", (seq,)).fetchone())
         expire_now(transaction, job, deadline)
         if job.id in found[JobState.WAITING]:
             found[JobState.WAITING].remove(job.id)

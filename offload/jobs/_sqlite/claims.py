@@ -19,6 +19,7 @@ from offload.jobs._values import (
     Extended,
     Finished,
     JobEvent,
+    JobOptions,
     JobState,
     Release,
 )
@@ -66,7 +67,7 @@ def claim(transaction: Transaction, wanted: Wanted) -> tuple[Claimed, ...]:
             break
         seqs: list[int] = []
         for seq, deadline in found:
-            if deadline is not None and deadline <= transaction.now:
+            if isinstance(deadline, float) and deadline <= transaction.now:
                 _expire(transaction, seq, deadline)
             else:
                 seqs.append(seq)
@@ -93,7 +94,8 @@ def _next_due(connection: sqlite3.Connection, pair: Pair) -> float | None:
         "ORDER BY due_at LIMIT 1",
         pair,
     ).fetchone()
-    return None if row is None else row[0]
+    # Anything else was not written by us, and is never due.
+    return row[0] if row is not None and isinstance(row[0], float) else None
 
 
 def promote(transaction: Transaction, pair: Pair) -> bool:
@@ -120,8 +122,9 @@ def _first(
     found: list[tuple[int, int, int, float | None]] = []
     for pair in pairs:
         found += connection.execute(
-            "SELECT -priority, position, seq, deadline FROM jobs WHERE state = 0 AND queue = ? "
-            "AND function = ? ORDER BY priority DESC, position LIMIT ?",
+            "SELECT -priority, CAST(position AS INTEGER), seq, deadline FROM jobs "
+            "WHERE state = 0 AND queue = ? AND function = ? "
+            "ORDER BY priority DESC, position LIMIT ?",
             (*pair, limit),
         )
     # Positions differ, so that deadlines are never compared.
@@ -131,7 +134,7 @@ def _first(
 
 def _expire(transaction: Transaction, seq: int, deadline: float) -> None:
     row = transaction.connection.execute(HELD + " WHERE seq = ?", (seq,)).fetchone()
-    expire_now(transaction, Held(*row), deadline)
+    expire_now(transaction, Held.of(row), deadline)
 
 
 def _claim_these(
@@ -212,10 +215,10 @@ def _held(transaction: Transaction, held: Sequence[Claim]) -> dict[tuple[str, st
     """Return active jobs by id and token of their claim: the fence that reports have to pass."""
     found: dict[tuple[str, str], Held] = {}
     for chunk in batched([each.id for each in held]):
-        for token, *row in transaction.connection.execute(
+        for token, *rest in transaction.connection.execute(
             f"{HELD_WITH_TOKEN} WHERE id IN {places(len(chunk))} AND state = 2", chunk
         ):
-            job = Held(*row)
+            job = Held.of(tuple(rest))
             found[job.id, token] = job
     return found
 
@@ -248,7 +251,11 @@ def log(transaction: Transaction, held: Claim, lines: Sequence[LogLine]) -> bool
     if row is None:
         return False
     seq, count, options = row
-    kept = lines[: max(decode_options(options).max_logs - count, 0)]
+    try:
+        max_logs = decode_options(options).max_logs
+    except ValueError:  # the attempt fails for it
+        max_logs = JobOptions().max_logs
+    kept = lines[: max(max_logs - count, 0)]
     connection.executemany(
         "INSERT INTO logs VALUES (?, ?, ?, ?, ?)",
         [

@@ -183,4 +183,4 @@ def _find(transaction: Transaction, job_id: str) -> Held:
             f"there is no job {job_id!r}: there never was, or its retention has ended",
             job_id=job_id,
         )
-    return Held(*row)
+    return Held.of(row)

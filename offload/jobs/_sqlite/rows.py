@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from offload.jobs._decisions import Standing
 from offload.jobs._sqlite.clock import from_seconds
 from offload.jobs._sqlite.schema import STATES
+from offload.jobs._unreadable import UNREADABLE, checked, unreadable
 from offload.jobs._value_json import decode_error, decode_options, decode_trace
 from offload.jobs._values import Attempt, AttemptOutcome, JobRecord, JobState
 
@@ -22,6 +23,9 @@ RECORD: Final = (
     "crashes, starts, worker, progress, result, error, history, logs, is_cancel_asked, options, "
     "trace, enqueued_by, arguments FROM jobs JOIN bodies USING (seq)"
 )
+
+# Its place among them.
+_ERROR: Final = 15
 
 HELD: Final = (
     "SELECT seq, id, queue, function, state, attempts, crashes, max_crashes, is_cancel_asked, "
@@ -64,6 +68,17 @@ class Held(NamedTuple):
     unique_key: str | None
     error: str | None
 
+    @classmethod
+    def of(cls, row: tuple[Any, ...]) -> Held:
+        """Return what a row that `HELD` selected says; for what cannot be, what does no harm."""
+        return cls(*row)._replace(
+            **{
+                name: default
+                for (name, (kinds, default)), value in zip(_HELD_TYPES.items(), row, strict=True)
+                if type(value) not in kinds
+            }
+        )
+
     def standing(self) -> Standing:
         """Return what decisions need."""
         return Standing(
@@ -74,8 +89,40 @@ class Held(NamedTuple):
         )
 
 
+_NUMBER: Final = (int, float, type(None))
+_TEXT: Final = (str, type(None))
+_HELD_TYPES: Final[dict[str, tuple[tuple[type, ...], Any]]] = {
+    "seq": ((int,), 0),
+    "id": ((str,), ""),
+    "queue": ((str,), ""),
+    "function": ((str,), ""),
+    "state": ((int,), 0),
+    "attempts": ((int,), 0),
+    "crashes": ((int,), 0),
+    "max_crashes": ((int,), 0),
+    "is_cancel_asked": ((int,), 0),
+    "keep": (_NUMBER, None),
+    "history": ((int,), 0),
+    "started_at": (_NUMBER, 0.0),
+    "worker": ((str,), ""),
+    "unique_key": (_TEXT, None),
+    "error": (_TEXT, None),
+}
+
+
 def record(connection: sqlite3.Connection, row: tuple[Any, ...]) -> JobRecord:
     """Return the record of a row that `RECORD` selected."""
+    try:
+        return checked(_record(connection, row))
+    except UNREADABLE as error:
+        _, job_id, queue, function, number, *_ = row
+        known = type(number) is int and 0 <= number < len(STATES)
+        state = STATES[number] if known else JobState.FAILED
+        failure = row[_ERROR]
+        return unreadable(job_id, queue, function, state, failure, error)
+
+
+def _record(connection: sqlite3.Connection, row: tuple[Any, ...]) -> JobRecord:
     (
         seq,
         job_id,

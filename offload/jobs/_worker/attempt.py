@@ -15,7 +15,7 @@ import anyio
 from offload.jobs._attempt import AttemptFailedError, run
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._trace import continued
-from offload.jobs._values import Cancel, Complete, Release
+from offload.jobs._values import Cancel, Complete, Fail, JobError, Release
 from offload.jobs._worker.endings import ending_of
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ class RunningAttempt:
         try:
             if self.stop_reason is not None:
                 return self._stopped()
+            if self.claimed.job.problem:
+                return self._refused()
             return await self._run(max_bytes)
         except asyncio.CancelledError:
             # Not a cancel scope: it would take as long as all the rest of a short attempt.
@@ -125,6 +127,16 @@ class RunningAttempt:
         finally:
             self._task = None
             self.ended_at = time.monotonic()
+
+    def _refused(self) -> Ending:
+        """Fail a job that is none: somebody else has written it to the store."""
+        job = self.claimed.job
+        message = (
+            f"job {job.id} cannot be read and did not run: {job.problem}. Somebody else has "
+            "written it to the store, or another version of this package"
+        )
+        _logger.error("%s", message)
+        return Fail(JobError("ValueError", message))
 
     async def _run(self, max_bytes: int | None) -> Ending:
         job = self.claimed.job
