@@ -60,7 +60,7 @@ Facts: TypeAlias = "tuple[str, str, str, int, int, str, str, int | None]"
 # --- in the worker process ---
 
 
-def run_here(arguments: str, facts: Facts) -> _Reply:
+def run_here(arguments: str, *facts: *Facts) -> _Reply:
     """Run the function of a job in this process."""
     job_id, reference, queue, attempt, max_attempts, enqueued_by, key, max_bytes = facts
     job = JobContext(
@@ -195,7 +195,7 @@ class Runnable(NamedTuple):
         max_concurrency: how many attempts of it may run at once; None: no limit.
         grace: seconds between asking an attempt to stop and ending its process.
         target: for the pool.
-        options: of the function's decorator.
+        options: of the function's decorator, as far as they are of attempts.
     """
 
     reference: str
@@ -222,6 +222,14 @@ def attempt_of(reference: str, function: Any, pool: Pool) -> Runnable:
     definition = getattr(function, "_definition", None)
     limit = None if definition is None else definition.max_concurrency
     options = ResolvedOptions() if definition is None else pool.resolve(function._options)  # noqa: SLF001
+    # These are of whoever awaits a call; a job waits by itself, and has retries of its own.
+    options = options._replace(
+        queue_timeout=None,
+        max_crash_retries=0,
+        single_flight=False,
+        cancel_on_disconnect=False,
+        max_payload_bytes=None,
+    )
     # Statistics, logs and `max_concurrency` are of the function, not of what runs it.
     wire = f"{__name__}:{run_here.__qualname__}"
     target = Target(run_here, Reference(reference, wire), max_concurrency=limit)
@@ -270,19 +278,14 @@ async def run(
     """
     options = runnable.options._replace(
         timeout=runnable.options.timeout if timeout is None else timeout,
-        queue_timeout=None,
         deadline=deadline,
         grace=grace,
-        max_crash_retries=0,
-        single_flight=False,
         on_progress=on_progress,
-        cancel_on_disconnect=False,
-        max_payload_bytes=None,
     )
     from offload._pool.invocation import Invocation
 
     # Before its process is gone, it must not be said that the job may run elsewhere.
-    invocation = Invocation(runnable.target, (arguments, facts), {}, options, outlasts_worker=True)
+    invocation = Invocation(runnable.target, (arguments, *facts), {}, options, outlasts_worker=True)
     reply = await runnable.pool.run_invocation(invocation, may_start)
     if len(reply) == 2:  # noqa: PLR2004 - see `_Reply`
         return Attempted(*reply)

@@ -173,7 +173,8 @@ class RunningAttempt:
             count, ending = error.record_count, ending_of(job, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the attempt has ended with it
             ending = ending_of(job, error)
-        await self._wait_for_records(count)
+        if count != 0:
+            await self._wait_for_records(count)
         return ending
 
     def _note_start(self) -> bool:
@@ -190,8 +191,6 @@ class RunningAttempt:
         self._progress = json.dumps(value, separators=(",", ":"))
 
     async def _wait_for_records(self, count: int | None) -> None:
-        if count == 0:
-            return
         limit = _RECORDS_OF_CRASHED_SECONDS if count is None else _RECORDS_SECONDS
         with anyio.move_on_after(limit):
             # They arrive on a thread that knows no event loop, in a millisecond as a rule.
@@ -206,6 +205,11 @@ class RunningAttempt:
                 return Release()
             case _:
                 return None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be something to tell the engine beside the end."""
+        return self._progress is not None or self._records.has_any(self._key)
 
     async def tell(self, engine: Engine) -> None:
         """Have the engine keep progress and log records that are new.
@@ -232,5 +236,3 @@ class RunningAttempt:
         except JobsUnavailableError:
             # The end of the attempt is what matters.
             _logger.debug("the last log records of %s were not kept", self)
-        finally:
-            self._records.end(self._key)

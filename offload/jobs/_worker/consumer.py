@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
@@ -187,9 +187,7 @@ class Consumer:
             attempt = RunningAttempt(each, runnable, grace, self._parts.records, self._parts.leases)
             self.attempts[each.claim.token] = attempt
             self._running[each.job.function] += 1
-            task = asyncio.create_task(self._attend(attempt))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.add(asyncio.create_task(self._attend(attempt)))
 
     def _note_begin(self, job: JobRecord) -> None:
         wait = None
@@ -205,7 +203,8 @@ class Consumer:
             ending = await attempt.run(parts.max_bytes)
             self._note_end(attempt, ending)
             if ending is not None:
-                await attempt.tell_last(parts.engine)
+                if attempt.has_news:
+                    await attempt.tell_last(parts.engine)
                 self._reports.add(attempt, ending)
                 return
             await self._give_up(attempt)
@@ -217,6 +216,9 @@ class Consumer:
             _logger.exception("%s cannot be reported; its lease will run out", job.id)
         else:
             self._is_over(attempt)
+        finally:
+            # Not by a callback of the task: the loop would have to turn for it once more.
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _is_over(self, attempt: RunningAttempt) -> None:
         claim = attempt.claimed.claim
@@ -247,8 +249,9 @@ class Consumer:
         """Note that a report was stored or refused."""
         parts, attempt = self._parts, report.attempt
         if is_stored:
-            self._count(attempt, outcome_of(report.ending))
-            self._log(attempt, report.ending)
+            outcome = outcome_of(report.ending)
+            self._count(attempt, outcome)
+            self._log(attempt, outcome, report.ending)
         else:
             parts.counters.fenced += 1
             self._count(attempt, AttemptOutcome.LAPSED)
@@ -290,8 +293,8 @@ class Consumer:
         job = attempt.claimed.job
         self._parts.counters.note(job.queue, job.function, outcome)
 
-    def _log(self, attempt: RunningAttempt, ending: Ending) -> None:
-        outcome, job = outcome_of(ending), attempt.claimed.job
+    def _log(self, attempt: RunningAttempt, outcome: AttemptOutcome, ending: Ending) -> None:
+        job = attempt.claimed.job
         level = logging.DEBUG
         if outcome in (AttemptOutcome.FAILED, AttemptOutcome.CRASHED):
             level = logging.WARNING
@@ -329,7 +332,9 @@ class Consumer:
     async def drained(self) -> None:
         """Wait until every attempt has ended and was reported."""
         while self._tasks:
-            await asyncio.wait(self._tasks)
+            done, _ = await asyncio.wait(self._tasks)
+            # One that was cancelled before it began.
+            self._tasks -= done
 
     def abandon(self) -> None:
         """Cancel what cannot be reported: leases run out."""

@@ -30,13 +30,14 @@ class RecordKeeper(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: dict[str, _Kept] = {}
+        # None: there is none yet, as of most attempts.
+        self._kept: dict[str, _Kept | None] = {}
         self._changed = threading.Lock()
 
     def begin(self, key: str) -> None:
         """Collect the records of an attempt from now on."""
         with self._changed:
-            self._kept[key] = _Kept()
+            self._kept[key] = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, if it is of an attempt."""
@@ -50,11 +51,15 @@ class RecordKeeper(logging.Handler):
             text = text[:_MAX_CHARACTERS] + " … (cut)"
         line = LogLine(datetime.fromtimestamp(record.created, UTC), record.levelno, text)
         with self._changed:
-            kept = self._kept.get(key)
-            if kept is not None:
+            if key in self._kept:
+                kept = self._kept[key] = self._kept[key] or _Kept()
                 kept.count += 1
                 if len(kept.lines) < _MAX_WAITING:
                     kept.lines.append(line)
+
+    def has_any(self, key: str) -> bool:
+        """Return whether records of an attempt have come."""
+        return self._kept.get(key) is not None
 
     def take(self, key: str) -> list[LogLine]:
         """Return what has come since the last time."""
