@@ -20,7 +20,7 @@ from offload.jobs._bullmq.scripts import script, texts_of_bullmq
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import AttemptOutcome, Fail, JobState, NewJob
 from tests.jobs.servers import PostgresServer, RedisServer
-from tests.jobs.values import BOOM, claim, claimed_ids, new_job, put
+from tests.jobs.values import BOOM, claim, claimed_ids, new_job, put, wanted
 
 # Keys and arguments of BullMQ's scripts, as ours hand them over: (file, KEYS, ARGV).
 HANDED_OVER = [
@@ -72,10 +72,21 @@ def test_words_of_bullmq_are_as_ours_expect(file, words):
 
 
 def test_every_script_is_composed_once():
-    """A script of ours has the text of BullMQ's in it, unchanged."""
+    """A script of ours has the text of BullMQ's in it, every line as it was."""
     text = Path(texts_of_bullmq(), "moveToFinished-14.lua").read_text(encoding="utf-8")
-    assert text in script("finish").text
+    assert text in script("finish").text.replace("bull_finish = function(KEYS, ARGV)\n", "")
     assert script("finish") is script("finish")
+
+
+def test_functions_of_bullmq_are_made_once_for_many_jobs():
+    """What ends a job makes none of the functions that its script has; those stand before it."""
+    functions, ends_a_job, following = re.split(
+        r"bull_finish = function\(KEYS, ARGV\)|local bull_take", script("finish").text
+    )
+    assert functions.count("local function ") > 30
+    assert "local jobIdKey = KEYS[12]" in ends_a_job
+    assert "local function " not in ends_a_job
+    assert following
 
 
 def test_jobs_are_imported_without_bullmq():
@@ -127,6 +138,20 @@ async def test_unknown_functions_do_not_slow_claims_down(server):
     first = await claimed_ids(engine, limit=3, functions=["shop:new"])
     assert first == ["new-1", "new-2", "new-3"]
     assert sum(each.count for each in await engine.counts()) == 10_004
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_worker_program_that_listens_asks_once(server):
+    """To wait again costs one look for jobs: what comes after it is heard of."""
+    engine = RedisEngine(server.url)
+    await engine.open()
+    assert await engine.claim(wanted(), wait=0.01) == ()
+    server.call("CONFIG", "RESETSTAT")
+    # Not long enough for another look at the end.
+    assert await engine.claim(wanted(), wait=1e-9) == ()
+    (calls,) = re.findall(rb"cmdstat_evalsha:calls=(\d+)", server.call("INFO", "commandstats"))
+    assert calls == b"1"
     await engine.aclose()
 
 

@@ -177,15 +177,16 @@ class BullmqEngine:
 
     async def _claim(self, wanted: Wanted, wait: float) -> tuple[Claimed, ...]:
         end = time.monotonic() + wait
-        claimed, _ = await self._store.claim(wanted, self._hand_back)
-        if claimed or wait <= 0:
-            return claimed
+        if wait <= 0 or not self._hub.hears_of(wanted.queues):
+            claimed, _ = await self._store.claim(wanted, self._hand_back)
+            if claimed or wait <= 0:
+                return claimed
         ring = asyncio.Event()
         await self._hub.expect(wanted.queues, ring)
         try:
             while True:
                 ring.clear()
-                # Again: a job may have come before this listened.
+                # Also where that was done before: a job may have come before this listened.
                 claimed, soon = await self._store.claim(wanted, self._hand_back)
                 left = end - time.monotonic()
                 if claimed or left <= 0:

@@ -62,10 +62,16 @@ class RedisHub(Hub):
     def _stream(self, queue: str) -> str:
         return f"{self._prefix}:{to_bullmq(queue)}:events"
 
+    def hears_of(self, queues: frozenset[str]) -> bool:
+        """Return whether it reads the streams of these queues."""
+        return self._reading is not None and all(
+            self._stream(queue) in self._positions for queue in queues
+        )
+
     async def _start(self, queues: frozenset[str]) -> None:
-        wanted = [self._stream(queue) for queue in queues]
-        if self._reading is not None and all(stream in self._positions for stream in wanted):
+        if self.hears_of(queues):
             return
+        wanted = [self._stream(queue) for queue in queues]
         async with self._connecting:
             if self._reading is None:
                 await self._find_positions()

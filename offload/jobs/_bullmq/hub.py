@@ -37,6 +37,10 @@ class Hub(ABC):
     def _stop(self) -> None:
         """Read no more: nobody is there."""
 
+    @abstractmethod
+    def hears_of(self, queues: frozenset[str]) -> bool:
+        """Return whether it reads what is told of these queues."""
+
     async def add_listener(self, listener: Listener) -> None:
         """Give events to `listener` from now on."""
         self._listeners.add(listener)

@@ -54,7 +54,11 @@ class PostgresHub(Hub):
             self._reading.cancel()
             self._reading = None
 
-    async def _start(self, queues: frozenset[str]) -> None:  # noqa: ARG002 - all are told of
+    def hears_of(self, queues: frozenset[str]) -> bool:  # noqa: ARG002 - all are told of
+        """Return whether it listens."""
+        return self._reading is not None
+
+    async def _start(self, queues: frozenset[str]) -> None:  # noqa: ARG002 - as above
         async with self._starting:
             if self._reading is None:
                 connection = await self._connect()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -27,6 +28,7 @@ MISSING: Final = (
     "jobs on Redis need the `bullmq` package: install the extra, as in pip install 'offload[redis]'"
 )
 
+_FUNCTION: Final = re.compile(r"local (function \w+|\w+ = function) ?\(").match
 _LUA: Final = os.path.join(os.path.dirname(__file__), "lua")
 
 
@@ -71,13 +73,43 @@ def script(name: str) -> Script:
         elif line.startswith("--@bullmq "):
             _, function, file = words
             text = _read(texts_of_bullmq(), file)
-            functions.append(f"local function bull_{function}(KEYS, ARGV)\n{text}\nend\n")
+            functions.append(_as_function(f"bull_{function}", text))
     included = [_read(_LUA, part) for part in parts]
     # Of the included texts, only `common` needs no function of BullMQ's.
     text = "\n".join([*included[:1], *functions, *included[1:], own])
     # SHA-1 is how Redis names scripts.
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return Script(name, text, sha)
+
+
+def _as_function(name: str, text: str) -> str:
+    """Return a script of BullMQ's as a function.
+
+    A script begins with the functions that it needs, some forty of them. Here they are made once,
+    and not at each call, which for most calls is a good part of what they cost.
+    """
+    lines = text.splitlines()
+    at = _end_of_functions(lines)
+    head, body = "\n".join(lines[:at]), "\n".join(lines[at:])
+    return f"local {name}\ndo\n{head}\n{name} = function(KEYS, ARGV)\n{body}\nend\nend\n"
+
+
+def _end_of_functions(lines: list[str]) -> int:
+    """Return where the functions end that come first, with comments among them; 0 if none do."""
+    until = ""
+    for number, line in enumerate(lines):
+        if until == "end" and ("KEYS[" in line or "ARGV[" in line):
+            return 0  # those are of each call
+        if until:
+            ends = line == until or (until == "]]" and until in line)
+            until = "" if ends else until
+        elif line.startswith("--[["):
+            until = "" if "]]" in line else "]]"
+        elif _FUNCTION(line):
+            until = "end"
+        elif line and not line.startswith("--") and line != "local rcall = redis.call":
+            return number
+    return len(lines)
 
 
 def _read(directory: str, name: str) -> str:

@@ -91,6 +91,10 @@ class Hub(Protocol):
         """Give it no more."""
         ...
 
+    def hears_of(self, queues: frozenset[str]) -> bool:
+        """Return whether it is told of these queues already, so that `expect` takes no time."""
+        ...
+
     async def expect(self, queues: frozenset[str], ring: asyncio.Event) -> None:
         """Have `ring` set whenever there may be jobs."""
         ...
