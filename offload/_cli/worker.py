@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from offload._cli import event_loop
 from offload._cli.loading import ApplicationError, import_module, load
 from offload._cli.program_log import set_up_logging
 from offload._pool.hold import Hold
@@ -172,7 +173,7 @@ def work(
         return 2
     try:
         with role_entered(Role.WORKER if scheduler is None else Role.WORKER | Role.SCHEDULER):
-            asyncio.run(_serve(jobs, program, arguments, ready, scheduler))
+            event_loop.run(_serve(jobs, program, arguments, ready, scheduler))
     except (OffloadError, ValueError, OSError) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """`offload` itself: what it says without a command, to a wrong one, and to the shell."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import offload
-from offload._cli import COMMANDS, main
+from offload._cli import COMMANDS, event_loop, main
 from offload._cli.completion import script
 from offload._cli.explain import parse_argument
 from offload._cli.findings import Level, as_text, found
@@ -152,6 +153,18 @@ def test_explanations_wrap_at_words(columns, monkeypatch):
         *words.split(),
         *words.split(),
     ]
+
+
+async def _loop():
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+
+def test_programs_run_on_uvloop_where_it_is_installed(monkeypatch):
+    """As uvicorn's do; without it, on asyncio's own loop."""
+    pytest.importorskip("uvloop")
+    assert event_loop.run(_loop()) == "uvloop"
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert event_loop.run(_loop()) == "asyncio"
 
 
 def test_demo_starts(tmp_path):
