@@ -237,9 +237,10 @@ class Consumer:
         if attempt.started_at is not None:
             seconds = attempt.run_seconds
             self._parts.counters.ran(attempt.claimed.job.queue, function, seconds)
-            # Fast up and slow down: it is about not having claimed too much.
+            # One that takes longer than all that may be claimed ahead counts at once. What is
+            # shorter and varies is noise: of a CPU that others had, as a rule.
             mean = self._mean_seconds
-            is_longer = seconds > mean or mean == float("inf")
+            is_longer = seconds > max(mean, _AHEAD_SECONDS) or mean == float("inf")
             self._mean_seconds = max(seconds if is_longer else mean * 0.9 + seconds * 0.1, 1e-6)
         if isinstance(ending, Release) and attempt.stop_reason is None:
             _logger.error("no worker process could run %s; it was handed back", attempt)
@@ -318,7 +319,8 @@ class Consumer:
         """Stop attempts that wait for a worker process in vain: others may be idle."""
         for attempt in self.attempts.values():
             # What is slower than it used to be is known before it has ended.
-            if attempt.ended_at is None and attempt.run_seconds > self._mean_seconds:
+            longest = max(self._mean_seconds, _AHEAD_SECONDS)
+            if attempt.ended_at is None and attempt.run_seconds > longest:
                 self._mean_seconds = attempt.run_seconds
         excess = self._running.total() - self.slots
         if excess <= 0:

@@ -31,7 +31,7 @@ _logger: Final = logging.getLogger("offload.jobs")
 # In one round trip: some 5 ms of a server that does nothing else meanwhile.
 _MAX_AT_ONCE: Final = 64
 # As many are worth a round trip, and for so many seconds at most others are waited for.
-_WORTH: Final = 16
+_WORTH: Final = 32
 _GATHER_SECONDS: Final = 0.005
 
 
