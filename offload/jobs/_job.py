@@ -96,13 +96,9 @@ class Job(Generic[R]):
         Cancellation: the wait ends; the job goes on.
         """
         with anyio.move_on_after(timeout):
-            return await self._wait()
-        assert timeout is not None
-        raise JobTimeoutError(
-            f"job {self.id} had not ended within {timeout:g} s, and continues; cancel() ends it",
-            job_id=self.id,
-            timeout=timeout,
-        )
+            status, _ = await self._wait()
+            return status
+        raise self._late(timeout)
 
     async def result(self, *, timeout: float | None = None) -> R:  # noqa: ASYNC109 - as for wait
         """Wait for the job and return what its function returned.
@@ -125,10 +121,15 @@ class Job(Generic[R]):
 
         Cancellation: the wait ends; the job goes on.
         """
-        status = await self.wait(timeout=timeout)
-        if status.state is not JobState.COMPLETED:
+        found = None
+        with anyio.move_on_after(timeout):
+            found = await self._wait(takes_result=True)
+        if found is None:
+            raise self._late(timeout)
+        status, told = found
+        if told is None and status.state is not JobState.COMPLETED:
             raise failure_of(status)
-        text = status.result or "null"
+        text = told or status.result or "null"
         function = self._function if self._function is not None else known(status.function)
         decode: Any = json.loads if function is None else Signature.of(function).decode_result
         if len(text) > _LARGE:
@@ -184,17 +185,35 @@ class Job(Generic[R]):
         """
         return JobEvents(self._jobs, self.id)
 
-    async def _wait(self) -> JobStatus:
+    def _late(self, timeout: float | None) -> JobTimeoutError:
+        assert timeout is not None
+        return JobTimeoutError(
+            f"job {self.id} had not ended within {timeout:g} s, and continues; cancel() ends it",
+            job_id=self.id,
+            timeout=timeout,
+        )
+
+    async def _wait(self, *, takes_result: bool = False) -> tuple[JobStatus, str | None]:
+        """Wait for the end, and return the status.
+
+        Args:
+            takes_result: whether a result will do that an event has told. Then it is returned, too,
+                and the status is the one before.
+        """
         engine = await self._jobs.engine()
         async with engine.events([self.id]) as events:
             while True:
                 # Listening already, so that nothing is missed between look and wait.
                 status = await _look(engine, self.id)
                 if status.state.is_over:
-                    return status
+                    return status, None
                 with anyio.move_on_after(_LOOK_SECONDS):
-                    while (await _next(events)).kind not in _ENDS:
+                    while (event := await _next(events)).kind not in _ENDS:
                         pass
+                    # An older one is of a job that had the same id, and was removed.
+                    is_of_this = event.at is not None and event.at >= status.created_at
+                    if takes_result and event.result is not None and is_of_this:
+                        return status, event.result
 
 
 async def _look(engine: Engine, job_id: str) -> JobStatus:

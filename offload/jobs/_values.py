@@ -367,11 +367,21 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """A hint that something happened to a job; the truth is `Engine.get`."""
+    """A hint that something happened to a job; the truth is `Engine.get`.
+
+    Attributes:
+        kind: what happened.
+        id: of the job.
+        queue: of the job.
+        result: JSON text of what a completed job returned, where the engine tells that along.
+        at: when that was, by the clock that `JobRecord.created_at` is of; told with a result.
+    """
 
     kind: EventKind
     id: str = ""
     queue: str = ""
+    result: str | None = None
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

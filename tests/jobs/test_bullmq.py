@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -13,14 +14,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offload.jobs import Job, Jobs
 from offload.jobs._bullmq import new_engine
 from offload.jobs._bullmq.names import from_bullmq, to_bullmq
 from offload.jobs._bullmq.redis_engine import RedisEngine
 from offload.jobs._bullmq.scripts import script, texts_of_bullmq
 from offload.jobs._errors import JobsUnavailableError
-from offload.jobs._values import AttemptOutcome, Fail, JobState, NewJob
+from offload.jobs._values import (
+    AttemptOutcome,
+    Complete,
+    EventKind,
+    Fail,
+    JobEvent,
+    JobRecord,
+    JobState,
+    NewJob,
+)
+from tests.jobs import job_functions as functions
 from tests.jobs.servers import PostgresServer, RedisServer
 from tests.jobs.values import BOOM, claim, claimed_ids, new_job, put, wanted
+from tests.support.processes import PATIENCE, until
 
 # Keys and arguments of BullMQ's scripts, as ours hand them over: (file, KEYS, ARGV).
 HANDED_OVER = [
@@ -155,8 +168,71 @@ async def test_worker_program_that_listens_asks_once(server):
     await engine.aclose()
 
 
+def calls(server, command):
+    """Return how often the server has run a command since its counters were reset."""
+    found = re.search(rb"cmdstat_%s:calls=(\d+)" % command, server.call("INFO", "commandstats"))
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.anyio
+async def test_awaited_result_comes_with_the_event(server):
+    """Who waits for a job is told its result, and asks the server no more."""
+    engine = RedisEngine(server.url)
+    await engine.open()
+    async with Jobs(server.url) as jobs, anyio.create_task_group() as group:
+        job = await jobs.enqueue(functions.add, 2, second=3)
+        (held,) = await engine.claim(wanted(functions=["tests.jobs.job_functions:add"]))
+        server.call("CONFIG", "RESETSTAT")
+
+        async def wait():
+            assert await job.result(timeout=PATIENCE) == 5
+
+        group.start_soon(wait)
+        # It listens by now, and has looked.
+        await until(lambda: calls(server, b"hgetall") == 1)
+        server.call("CONFIG", "RESETSTAT")
+        await engine.finish(held.claim, Complete("5"))
+    assert calls(server, b"hgetall") == 0
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_event_of_a_job_before_is_no_result():
+    """An event that is older than the job was of another one of its id, which was removed."""
+    now = datetime.now(UTC)
+    states = iter([JobState.ACTIVE, JobState.COMPLETED])
+
+    class Engine:
+        @contextlib.asynccontextmanager
+        async def events(self, ids):
+            async def told():
+                (job_id,) = ids
+                before = now - timedelta(seconds=1)
+                yield JobEvent(EventKind.COMPLETED, job_id, "default", "1", before)
+
+            async with contextlib.aclosing(told()) as events:
+                yield events
+
+        async def get(self, ids):
+            job = new_job(ids[0])
+            state = next(states)
+            result = "2" if state is JobState.COMPLETED else None
+            return (
+                JobRecord(
+                    job.id, job.function, "{}", job.queue, job.options, state, now, result=result
+                ),
+            )
+
+    class Opened:
+        async def engine(self):
+            return Engine()
+
+    assert await Job(Opened(), "job-1").result() == 2
+
+
 WORKER = """
 import asyncio, os, sys, random
+from offload.jobs import Job, Jobs
 from offload.jobs._bullmq import new_engine
 from offload.jobs._errors import JobsUnavailableError
 from offload.jobs._values import Complete, Wanted

@@ -8,13 +8,16 @@ same.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from offload.jobs._bullmq.hub import Hub
+from offload.jobs._bullmq.jobs import instant
 from offload.jobs._bullmq.link import Lost, RedisError, RedisLink
 from offload.jobs._bullmq.listener import MISSED, event_of
 from offload.jobs._bullmq.names import from_bullmq, to_bullmq
 from offload.jobs._errors import JobsUnavailableError
+from offload.jobs._values import EventKind
 
 if TYPE_CHECKING:
     from offload.jobs._bullmq.client import RedisClient
@@ -142,22 +145,25 @@ class RedisHub(Hub):
             self._positions[stream] = found[-1][0]
             entries += [(_order(entry_id), stream, flat) for entry_id, flat in found]
         entries.sort(key=lambda entry: entry[0])
-        for _, stream, flat in entries:
+        for entry_id, stream, flat in entries:
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
             if stream == self._news:
                 self._positions.setdefault(
                     f"{self._prefix}:{fields['queue']}:events", fields["last"]
                 )
             else:
-                self._tell_one(from_bullmq(stream.split(":")[-2]), fields)
+                self._tell_one(from_bullmq(stream.split(":")[-2]), fields, entry_id)
 
-    def _tell_one(self, queue: str, fields: dict[str, str]) -> None:
+    def _tell_one(self, queue: str, fields: dict[str, str], entry_id: tuple[int, int]) -> None:
         kind = fields.get("event", "")
         if kind in _WAKING:
             self._ring(queue)
         if not self._listeners:
             return
         event = event_of(kind, fields, queue)
+        if event is not None and event.kind is EventKind.COMPLETED:
+            # BullMQ has it in the stream: whoever waits for it need not ask.
+            event = replace(event, result=fields.get("returnvalue"), at=instant(entry_id[0]))
         if event is not None:
             self._tell_all(event)
 

@@ -64,6 +64,7 @@ __all__ = [
     "decode_log",
     "encode_log",
     "encode_put",
+    "instant",
     "job_words",
     "microseconds",
     "new_claim",
@@ -85,8 +86,13 @@ def microseconds(instant: datetime) -> int:
     return (instant - _EPOCH) // _MICROSECOND
 
 
+def instant(milliseconds: float) -> datetime:
+    """Return the instant that is so many milliseconds after the epoch."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
 def _instant(milliseconds: str | None) -> datetime | None:
-    return None if not milliseconds else _EPOCH + timedelta(milliseconds=float(milliseconds))
+    return None if not milliseconds else instant(float(milliseconds))
 
 
 # To BullMQ
@@ -251,7 +257,7 @@ def _record(found: Sequence[Any], fields: Mapping[str, str]) -> JobRecord:
         queue=from_bullmq(queue),
         options=options,
         state=state,
-        created_at=_EPOCH + timedelta(milliseconds=int(fields.get("timestamp", 0))),
+        created_at=instant(int(fields.get("timestamp", 0))),
         due_at=_due(fields, due_ms) if state is JobState.DELAYED else None,
         started_at=started,
         ended_at=ended,
