@@ -59,6 +59,17 @@ async def test_new_job_costs_the_same_however_many_there_are(place, engine):
     assert row[0] < 100
 
 
+async def test_first_events_of_all_are_told_in_order(place, engine):
+    """Also where several have come before the first look, and none was there before."""
+    kinds = ("waiting", "active", "completed")
+    async with engine.events(["one"]) as events, await connect(place) as connection:
+        async with connection.transaction():
+            for kind in kinds:
+                words = ("default", kind, json.dumps({"jobId": "one"}))
+                await connection.execute("SELECT publish_event(%s, %s, %s)", words)
+        assert [(await anext(events)).kind for _ in kinds] == list(kinds)
+
+
 async def test_many_are_completed_in_few_statements(place, engine):
     """Only what needs more, as a job with a key that others may have, is ended one by one."""
     await engine.put([new_job(unique=Unique("key"))])

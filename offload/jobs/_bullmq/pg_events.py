@@ -95,7 +95,9 @@ class PostgresHub(Hub):
             )
         else:
             cursor = await connection.execute(
-                "SELECT id, queue, event, data FROM event ORDER BY id DESC LIMIT %s", (_BEHIND,)
+                "SELECT * FROM (SELECT id, queue, event, data FROM event ORDER BY id DESC "
+                "LIMIT %s) latest ORDER BY id",
+                (_BEHIND,),
             )
         return await cursor.fetchall()
 
