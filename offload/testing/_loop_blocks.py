@@ -129,7 +129,7 @@ class LoopBlockDetector:
             self._cpu_clock = time.pthread_getcpuclockid(self._loop_thread)
         self._figures.append(self._measure(0.0))
         self._beat_at = time.perf_counter()
-        self._runner = self._loop.runner(sys._getframe())  # noqa: SLF001 - as in `_look`
+        self._runner = self._loop.runner(_this_frame())
         self._loop.start(self._interval, self._beat)
         self._watcher.start()
         return self
@@ -159,7 +159,7 @@ class LoopBlockDetector:
         """Note the time; on the loop's thread."""
         now = time.perf_counter()
         due = self._beat_at + self._interval
-        before, self._runner = self._runner, self._loop.runner(sys._getframe())  # noqa: SLF001 - as in `_look`
+        before, self._runner = self._runner, self._loop.runner(_this_frame())
         if now - due >= self.threshold:
             self._late.append((due, now, before is self._runner))
         self._beat_at = now
@@ -258,6 +258,10 @@ class _Sample:
     at: float
     stack: traceback.StackSummary | None = None
     threads: dict[str, traceback.StackSummary] = field(default_factory=dict)
+
+
+def _this_frame() -> FrameType:
+    return sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented
 
 
 def _stack(frame: FrameType) -> traceback.StackSummary:
