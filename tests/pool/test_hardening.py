@@ -320,6 +320,7 @@ async def test_missing_writable_folder_is_told(
     pool = new_pool(start_method=method, harden=harden)
     with anyio.fail_after(PATIENCE), pytest.raises(WorkerStartError, match=r"/nothing"):
         await pool.open()
+    await pool.aclose()
 
 
 def test_hardening_is_checked() -> None:
