@@ -54,7 +54,9 @@ class DataServing(Serving):
         try:
             body = written((_number(done), None if total is None else _number(total)))
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError("progress is told in two numbers: these are none") from error
+            raise ValueError(
+                "progress takes one or two numbers, and these are not numbers"
+            ) from error
         self._connection.send_news(Kind.PROGRESS, body, Flag.DATA)
 
     def _reply(self, kind: int, value: Any, limit: int | None, *, by_value: bool) -> None:
