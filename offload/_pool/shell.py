@@ -239,8 +239,7 @@ class Shell:
 
     def _pass_over(self, task: PoolTask) -> PoolTask | None:
         """Drop the task that a worker has and does not run; return the one that it has instead."""
-        following = self.decider.act(self._free, task)
-        return cast("PoolTask | None", following)
+        return cast("PoolTask | None", self.decider.act(self._free, task))
 
     def _free(self, task: PoolTask) -> Task | None:
         worker = task.worker
@@ -390,8 +389,7 @@ class Shell:
     def start_worker(self) -> None:
         """Start one worker."""
         self.backend.start()
-        if not self._overdue.is_watching:
-            self._overdue.watch()
+        self._overdue.watch()
 
     def recycled(self) -> None:
         """Count a worker that is replaced by plan."""
