@@ -8,6 +8,7 @@ python -m benchmarks compare BEFORE.json AFTER.json
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
                     minutes=options.minutes,
                 )
                 scenarios = catalogue.scenarios(options.scenarios)
+                # As Ctrl+C does it: `timeout` and CI end programs so.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
                 paths = run(scenarios, options.contender, settings, options.results)
                 for path in paths:
                     print(path)

@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,26 @@ class TestCommand:
         assert len(idle["samples"]["fast_ms"]) > 300
         assert len(fires["samples"]["fast_ms"]) > 300
         assert fires["values"]["worker_processes"] >= 2
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_run_that_is_stopped_keeps_what_was_measured(self, tmp_path, number):
+        """Hours of measuring are not lost because somebody has seen enough."""
+        options = ("--contender", OURS, "--seconds", "0.1", "--repetitions", "1000")
+        options += ("--results", str(tmp_path))
+        with subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", "run", "dispatch_overhead", *options],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as program:
+            for line in program.stderr:
+                if line.startswith("[2/"):
+                    program.send_signal(number)
+                    break
+            program.stderr.read()
+            assert program.wait(PATIENCE) == 130
+        (path,) = tmp_path.iterdir()
+        assert results.read(path).document["rows"]
 
     def test_quick_run_measures_and_reports_every_cell(self, tmp_path):
         """Servers, load, raw results, tables and plots work; who is missing is told."""
