@@ -271,8 +271,9 @@ class Supervisor:
         return True
 
     def _start(self, number: int, fds: list[int]) -> None:
-        if self._is_cold and self._settings["walls"]:
-            self._warm()  # a worker may not be allowed to read it any more
+        # Not before the first, which a call awaits; but with walls, a worker may not read it.
+        if self._is_cold and (self._pids or self._settings["walls"]):
+            self._warm()
         try:
             pid = os.fork()
         except OSError as error:

@@ -36,7 +36,7 @@ __all__ = ["SupervisorClient", "SupervisorOwner", "main_module"]
 
 # What every worker imports sooner or later. The supervisor does so once the first worker is on its
 # way, so that the forks after it need not.
-_WARM = ("offload._child.worker", "offload.function")
+_WARM = ("offload._child.start", "offload.function")
 _WARM_WALLS = ("offload._child.hardening", "offload._child.logs", "offload._child.resource")
 _WARM_DATA = ("offload._child.data_serving", "offload._child.logs")
 # For a supervisor that has closed its socket to exit.

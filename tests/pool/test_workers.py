@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,3 +270,30 @@ async def test_worker_inherits_no_descriptor(new_pool: Callable[..., Pool]) -> N
     assert len(links) == 2
     assert not {link for link in links[0] & links[1] if link.startswith("socket")}
     assert all("null" not in link for found in links for link in found)
+
+
+@pytest.mark.anyio
+@one_loop
+@pytest.mark.parametrize("results", ["pickle", "data"])
+async def test_forks_import_what_they_need_once(
+    new_pool: Callable[..., Pool], capfd: pytest.CaptureFixture[str], results: str
+) -> None:
+    """The supervisor imports it while the first worker, which does so itself, is on its way."""
+    async with new_pool(
+        max_workers=4,
+        min_workers=4,
+        start_method="forkserver",
+        results=results,
+        env={"PYTHONPROFILEIMPORTTIME": "1"},
+    ) as pool:
+        await until(lambda: pool.statistics().idle == 4)
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(pool.run, pool_functions.pid)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "import time:" in line]
+    times = Counter(line.rpartition("|")[2].strip() for line in lines)
+    # The first worker and the supervisor write at the same time: a line of one may be torn.
+    assert times["offload._child.start"] in {1, 2}
+    assert [
+        name for name, count in times.items() if name.startswith("offload.") and count > 2
+    ] == []
