@@ -77,7 +77,7 @@ async def data_value(frame: Frame, target: Target, limit: int | None) -> Any:
     try:
         _check(kind, value, target)
     except ResultError:
-        sender.refuse("it sent what no worker replies")
+        sender.refuse("it sent a reply that no worker sends")
         raise
     try:
         _raise(kind, value, target, sender.errors)

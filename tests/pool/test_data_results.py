@@ -419,7 +419,7 @@ async def test_reply_that_no_worker_makes_is_an_error_of_ours(
     pool: Pool, kind: int, detail: object
 ) -> None:
     """For which its worker dies."""
-    with anyio.fail_after(PATIENCE), pytest.raises(ResultError, match="no worker replies"):
+    with anyio.fail_after(PATIENCE), pytest.raises(ResultError, match="no worker sends"):
         await pool.run(forgeries.forge_value, kind, detail)
 
 
