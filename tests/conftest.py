@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # What calls need, before there is a loop to hold: without byte code at hand, and with pytest's
     # rewriting of assertions, which our plugin's entry point brings upon all of `offload`, this
     # takes half a second, and would be charged to the first test.
-    import_what_calls_need(with_executors=True)
+    import_what_calls_need(with_executors=True, with_data=True)
     # A machine that is busy is no failure of the example that it was busy with.
     hypothesis.settings.register_profile("offload", deadline=None)
     hypothesis.settings.load_profile("offload")
