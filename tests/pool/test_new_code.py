@@ -108,6 +108,7 @@ async def test_reload_lets_running_calls_end(program: Program, tmp_path: Path) -
     async with pool_of(max_workers=1) as pool:
         call = asyncio.create_task(pool.run(functions.wait_for, tmp_path / "go", 5))
         await until(lambda: pool.statistics().busy == 1)
+        await source_is_kept()
         program.write("two")
         importlib.reload(loaded("new_code_helper"))
         (tmp_path / "go").touch()

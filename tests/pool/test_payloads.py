@@ -216,6 +216,7 @@ BIG: dict[str, Callable[[], Any]] = {
 @pytest.mark.guarantee(1)
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.holds_loop("what came back is compared, when `Lag` has watched the call")
 @pytest.mark.parametrize("kind", BIG)
 async def test_64_mib_in_and_out_do_not_hold_the_loop(pool: Pool, kind: str) -> None:
     """64 MiB cross both ways and arrive whole, while the loop goes round."""
@@ -229,6 +230,7 @@ async def test_64_mib_in_and_out_do_not_hold_the_loop(pool: Pool, kind: str) -> 
 @pytest.mark.guarantee(1)
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.holds_loop("what came back is compared, when `Lag` has watched the call")
 @pytest.mark.parametrize(
     "value",
     [
