@@ -7,15 +7,15 @@ import os
 import sys
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
-
-from offload._workers.code_on_disk import code_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
     from offload._values.call_record import Observer
+    from offload._workers.code_on_disk import CodeOnDisk
 
 __all__ = ["ObserverList", "Registered", "Registry"]
 
@@ -89,15 +89,16 @@ class _ImportWatch:
     module that is there. Workers have the old one.
     """
 
-    def __init__(self, reloaded: Callable[[], None]) -> None:
+    def __init__(self, code: CodeOnDisk, reloaded: Callable[[], None]) -> None:
+        self._code = code
         self._reloaded = reloaded
 
     def find_spec(self, name: str, _path: object = None, target: object = None) -> None:
         """Take note of an import, which has no `target`, or a reload."""
         if target is None:
-            code_on_disk.note_import()
+            self._code.note_import()
         else:
-            code_on_disk.forget(name)
+            self._code.forget(name)
             self._reloaded()
 
 
@@ -153,10 +154,13 @@ class Registry(Generic[T]):
         if self._is_watching:
             return
         self._is_watching = True
+        # Not in a worker, which opens no pool: it would import asyncio for it.
+        from offload._workers.code_on_disk import code_on_disk
+
         atexit.register(self._at_exit)
-        sys.meta_path.insert(0, _ImportWatch(self._renew))
+        sys.meta_path.insert(0, _ImportWatch(code_on_disk, self._renew))
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
+            os.register_at_fork(after_in_child=partial(self._after_fork, code_on_disk))
 
     def _at_exit(self) -> None:
         from concurrent.futures import wait
@@ -165,8 +169,8 @@ class Registry(Generic[T]):
         # The supervisors would see to it by themselves; waiting a moment makes the end orderly.
         wait(ends, timeout=2.0)
 
-    def _after_fork(self) -> None:
-        code_on_disk.begin_anew()
+    def _after_fork(self, code: CodeOnDisk) -> None:
+        code.begin_anew()
         for pool in list(self._everyone):
             pool.forget_workers()
 

@@ -165,11 +165,11 @@ def _initializer_of(options: PoolOptions) -> bytes | Callable[[], bytes] | None:
     Raises:
         TypeError: it does not pickle.
     """
-    from offload._workers.kinship import is_inherited, pickled_for_child
-
     try:
         return options.pickled_initializer()
     except TypeError as error:
+        from offload._workers.kinship import is_inherited, pickled_for_child
+
         if not is_inherited(error.__cause__):
             raise
         if options.results == "data":

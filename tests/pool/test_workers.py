@@ -13,6 +13,7 @@ import pytest
 from offload import Pool, WorkerStartError, offload
 from offload._system import BLAS_VARIABLES
 from tests.support.calls import Held
+from tests.support.functions import declares_pool
 from tests.support.functions import pool as pool_functions
 from tests.support.processes import PATIENCE, Fifo, gone, is_alive, parent_of, until
 
@@ -297,3 +298,13 @@ async def test_forks_import_what_they_need_once(
     assert [
         name for name, count in times.items() if name.startswith("offload.") and count > 2
     ] == []
+
+
+@pytest.mark.anyio
+@one_loop
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_worker_imports_no_event_loop(new_pool: Callable[..., Pool], method: str) -> None:
+    """A module that declares pools, too, costs a worker nothing that only a server needs."""
+    async with new_pool(max_workers=1, start_method=method) as pool:
+        needless = ("asyncio", "multiprocessing", "concurrent.futures.thread", "anyio")
+        assert await pool.run(declares_pool.imported, *needless) == []
