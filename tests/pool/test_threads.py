@@ -1,8 +1,6 @@
 """Where no thread can be had: the call is refused or waits, and no file is closed twice."""
 
 import asyncio
-import contextlib
-import logging
 import os
 import subprocess
 import sys
@@ -11,7 +9,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -22,8 +19,6 @@ from offload._wire.payload import Request
 from offload._workers.keeper import submit_once, threads
 from tests.support import inside
 from tests.support.calls import open_files
-from tests.support.functions import hostile as hostile_functions
-from tests.support.functions import pool as pool_functions
 from tests.support.functions import seams as seam_functions
 from tests.support.processes import PATIENCE, until
 
@@ -152,35 +147,56 @@ async def test_task_of_a_thread_pool_runs_once_where_threads_run_out(
 
 @pytest.mark.guarantee(5)
 @pytest.mark.parametrize("name", ["offload-keeper", "offload-start", "offload-logs"])
-async def test_thread_that_cannot_be_had_is_had_later(
-    monkeypatch: pytest.MonkeyPatch, handled: Any, name: str
-) -> None:
+def test_thread_that_cannot_be_had_is_had_later(name: str) -> None:
     """A limit that is reached once fails what it meets, and nothing after that."""
-    start, failed = threading.Thread.start, []
+    # In a process of its own, where no other pool has had the thread started.
+    program = textwrap.dedent(
+        """
+        import asyncio, contextlib, logging, sys, threading
+        from concurrent.futures import ThreadPoolExecutor
+        from offload import Pool
+        from tests.support.functions import hostile, pool as functions
 
-    def fail_once(thread: threading.Thread) -> None:
-        if thread.name == name and not failed:
-            failed.append(thread)
-            raise RuntimeError("can't start new thread")
-        start(thread)
+        start, failed, told = threading.Thread.start, [], asyncio.Event()
 
-    handler = handled(lambda _: None)
-    monkeypatch.setattr(threading.Thread, "start", fail_once)
-    executor = ThreadPoolExecutor if name == "offload-start" else None
-    pool = Pool(f"hostile {name}", max_workers=1, executor=executor)
-    try:
-        with anyio.fail_after(PATIENCE):
+        def fail_once(thread):
+            if thread.name == sys.argv[1] and not failed:
+                failed.append(thread)
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                loop.call_soon_threadsafe(told.set)
+
+        async def main():
+            global loop
+            loop = asyncio.get_running_loop()
+            hostile.logger.addHandler(Handler())
+            threading.Thread.start = fail_once
+            executor = ThreadPoolExecutor() if sys.argv[1] == "offload-start" else None
+            pool = Pool("hostile", max_workers=1, executor=executor)
             with contextlib.suppress(RuntimeError):
-                await pool.run(pool_functions.echo, 1)
-            assert await pool.run(pool_functions.echo, 2) == 2
+                await pool.run(functions.echo, 1)
+            assert await pool.run(functions.echo, 2) == 2
             if executor is None:
                 for _ in range(2):
-                    await pool.run(hostile_functions.log, logging.WARNING)
-                await until(lambda: handler.records)
-    finally:
-        await pool.aclose()
-        inside.forget(pool)
-    assert failed
+                    await pool.run(hostile.log, logging.WARNING)
+                await told.wait()
+            await pool.aclose()
+            print(len(failed))
+
+        asyncio.run(main())
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, name],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == "1\n"
 
 
 def test_program_ends_whose_signal_handler_raised_while_a_thread_was_started() -> None:
