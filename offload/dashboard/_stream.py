@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
 from starlette.responses import Response
+
+from offload._asgi.streams import cancel_when_left, server_ends
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +50,7 @@ class EventStream(Response):
         )
         if scope["method"] != "HEAD":
             async with anyio.create_task_group() as group:
-                group.start_soon(_cancel_when_left, receive, group.cancel_scope)
+                group.start_soon(cancel_when_left, receive, group.cancel_scope)
                 with suppress(OSError):
                     await self._send_samples(send)
                 group.cancel_scope.cancel()
@@ -61,24 +62,9 @@ class EventStream(Response):
         number = 0
         end = anyio.current_time() + _STREAM_SECONDS
         head = _RETRY
-        while anyio.current_time() < end and not _server_ends():
+        while anyio.current_time() < end and not server_ends():
             sample = await self._feed.after(number)
             number = sample.number
             body = head + sample.event
             await send({"type": "http.response.body", "body": body, "more_body": True})
             head = b""
-
-
-async def _cancel_when_left(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
-
-
-def _server_ends() -> bool:
-    """Return whether uvicorn, if it is what serves, has been told to end.
-
-    It has no other sign for applications: it says so on an object whose method handles SIGTERM.
-    """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return getattr(server, "should_exit", False) is True

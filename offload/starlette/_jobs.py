@@ -17,25 +17,23 @@ async def make_report(request):
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 # Errors alone: workers import this with the application, and states and the like take their time.
 from offload.jobs import JobNotFoundError, JobsUnavailableError
 from offload.roles._program import opened
+from offload.starlette._job_events import JobEventsResponse, as_json, is_known
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import Lifespan
 
     from offload.jobs import Job, Jobs, JobStatus
@@ -48,8 +46,6 @@ _logger: Final = logging.getLogger("offload.starlette")
 
 _NAME: Final = "offload-job"
 _RETRY_SECONDS: Final = 1
-# A connection on which nothing comes for longer is closed by many proxies.
-_SILENCE_SECONDS: Final = 15.0
 
 
 def jobs_lifespan(jobs: Jobs, *, inner: Lifespan[Any] | None = None) -> Lifespan[Any]:
@@ -93,8 +89,11 @@ def job_routes(jobs: Jobs, *, authorize: Authorize, path: str = "/jobs") -> list
     """Return routes for one job: `GET {path}/{id}`, `GET {path}/{id}/events`, `DELETE {path}/{id}`.
 
     `GET` answers its state, progress, and the result or error; `events` the same after each change,
-    as server-sent events, until it has ended; `DELETE` cancels it. A client learns neither
-    tracebacks nor arguments.
+    as server-sent events, until it has ended; `DELETE` cancels it: 200 if it never ran, 202 if it
+    runs and is being stopped, 409 if it was over. A client learns neither tracebacks nor arguments.
+
+    `events` ends with the job, and with the server: a browser's `EventSource` connects again by
+    itself, is told the state of then, and stays away once it knows how the job has ended.
 
     Args:
         jobs: where they are.
@@ -122,13 +121,14 @@ class _Handlers:
         headers = {"Cache-Control": "no-store"}
         if not status.state.is_over:
             headers["Retry-After"] = str(_RETRY_SECONDS)
-        return JSONResponse(_as_json(status), headers=headers)
+        return JSONResponse(as_json(status), headers=headers)
 
     async def events(self, request: Request) -> Response:
         """Follow a job."""
-        job, _ = await self._find(request)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(job), media_type="text/event-stream", headers=headers)
+        job, status = await self._find(request)
+        if is_known(request, status):
+            return Response(status_code=204)  # To an EventSource: do not connect again.
+        return JobEventsResponse(job)
 
     async def _find(self, request: Request) -> tuple[Job[Any], JobStatus]:
         try:
@@ -161,41 +161,3 @@ def _unavailable(error: JobsUnavailableError) -> HTTPException:
     _logger.error("jobs cannot be reached: %s", error)
     headers = {"Retry-After": str(_RETRY_SECONDS)}
     return HTTPException(503, "jobs cannot be reached at the moment", headers)
-
-
-async def _stream(job: Job[Any]) -> AsyncIterator[str]:
-    try:
-        async with job.events() as events:
-            while True:
-                status: JobStatus | None = None
-                with anyio.move_on_after(_SILENCE_SECONDS):
-                    status = await anext(events, None)
-                    if status is None:
-                        return
-                if status is None:
-                    yield ": still there\n\n"
-                else:
-                    yield f"event: {status.state}\ndata: {json.dumps(_as_json(status))}\n\n"
-    except (JobNotFoundError, JobsUnavailableError) as error:
-        # The head of the response is long gone: the client connects again, and is told then.
-        _logger.info("a client could not follow a job any longer: %s", error)
-
-
-def _as_json(status: JobStatus) -> dict[str, Any]:
-    progress = status.progress
-    data: dict[str, Any] = {
-        "id": status.id,
-        "state": status.state,
-        "attempts": status.attempts,
-        "crashes": status.crashes,
-        "progress": progress and {"done": progress.done, "total": progress.total},
-        "created_at": status.created_at.isoformat(),
-        "started_at": status.started_at and status.started_at.isoformat(),
-        "ended_at": status.ended_at and status.ended_at.isoformat(),
-    }
-    if status.state == "completed" and status.result is not None:
-        data["result"] = json.loads(status.result)
-    if status.state == "failed" and status.error is not None:
-        # What the function raised is the application's affair, its text perhaps not the client's.
-        data["error"] = status.error.type
-    return data

@@ -113,6 +113,19 @@ async def test_events_end_with_the_job(client, store):
     assert json.loads(events[-1][1].removeprefix("data: "))["result"] == 1
 
 
+async def test_events_are_not_asked_for_again_after_the_end(client, store):
+    """A browser connects again after each end of a stream; 204 tells it that there is no more."""
+    url = (await client.post("/make")).headers["location"]
+    await finish(store, Complete("1"))
+    told = (await client.get(f"{url}/events")).text
+    (last,) = [line.removeprefix("id: ") for line in told.split("\n") if line.startswith("id: ")]
+    again = await client.get(f"{url}/events", headers={"last-event-id": last})
+    assert (again.status_code, again.text) == (204, "")
+    # Who knows of another end is told of this one.
+    other = await client.get(f"{url}/events", headers={"last-event-id": "failed then"})
+    assert "event: completed" in other.text
+
+
 async def test_closed_jobs_are_503(client, store):
     """Where jobs cannot be reached the client is told to come again."""
     url = (await client.post("/make")).headers["location"]
