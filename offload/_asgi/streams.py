@@ -26,7 +26,7 @@ async def cancel_when_left(receive: Receive, scope: anyio.CancelScope) -> None:
 async def cancel_when_server_ends(scope: anyio.CancelScope) -> None:
     """Wait until the server has been told to end, and cancel what would keep it from ending."""
     # A server has no event for it that an application could wait for.
-    while not server_ends():
+    while not server_ends():  # noqa: ASYNC110 - as above
         await anyio.sleep(_LOOK_SECONDS)
     scope.cancel()
 

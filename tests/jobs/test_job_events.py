@@ -14,7 +14,7 @@ PATIENCE = 60.0
 
 
 def test_server_that_is_told_to_end_does_not_wait_for_the_job(tmp_path):
-    """Who follows a job keeps no server from ending: the stream ends, and can be asked for again."""
+    """Who follows a job keeps no server from ending: the stream ends before the job does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "tests.support.apps.jobs_app:app", "--port", "0"],
         cwd=Path(__file__).parents[2],
