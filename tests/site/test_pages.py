@@ -170,6 +170,18 @@ class TestDemoPage:
                     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
                     check_axe(page)
 
+    def test_without_javascript_it_offers_what_works(self, browser, demo):
+        """No button that does nothing: the endpoints, and tables of the pool."""
+        context = browser.new_context(java_script_enabled=False, viewport=NARROW)
+        page = context.new_page()
+        page.goto(demo)
+        assert page.locator("button:visible, select:visible, canvas:visible").count() == 0
+        page.click("#endpoints summary")
+        expect(page.locator(".endpoints")).to_contain_text("curl")
+        page.click("noscript a")
+        expect(page.get_by_role("table", name="Workers")).to_be_visible()
+        context.close()
+
     def test_an_untouched_page_plays_one_round(self, browser):
         """Whoever only looks sees what it is about: inline, then offloaded, both compared."""
         with started() as server, opened(browser, server.url, moves=True) as page:
@@ -573,5 +585,7 @@ class TestDashboard:
             # Well before its events would have ended by themselves, which is after 20 seconds.
             took = time.monotonic() - asked
             expect(page.locator("#connection")).to_contain_text("Not connected")
+            expect(page.locator("body")).to_have_class(re.compile("stale"))
+            check_axe(page)
 
         assert took < 15, took
