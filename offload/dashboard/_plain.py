@@ -128,7 +128,7 @@ def _whole(path: str, at: float, question: Mapping[str, str], parts: Sequence[st
     page = (
         f"{head(title)}\n"
         f"<header><h1>offload</h1>\n{links(path, _LINKS)}</header>\n<main>\n"
-        f"<p>At {_time(at)}. {_link(path, 'Look again', question)}</p>"
+        f"<p>At {_time(at)} {_zone(at)}. {_link(path, 'Look again', question)}</p>"
         f"{''.join(parts)}</main></body></html>\n"
     )
     # What UTF-8 cannot hold, such as half of a character in the name of a file, is written as "?".
@@ -180,7 +180,12 @@ def _pool(pool: Mapping[str, Any]) -> str:
         for each in pool["functions"]
     ]
     failures = [
-        (_time(each["at"]), each["kind"], each["function"], f"{each['error']}: {each['message']}")
+        (
+            _time(each["at"]),
+            _words(each["kind"]),
+            each["function"],
+            f"{each['error']}: {each['message']}",
+        )
         for each in reversed(pool["failures"][-_FAILURES:])
     ]
     listed = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts)
@@ -198,7 +203,7 @@ def _pool(pool: Mapping[str, Any]) -> str:
 
 
 # Those that may be long, and are broken; others are not.
-_LONG = ("Function", "Error", "Name", "Fire times", "Id")
+_LONG = ("Function", "Name", "Fire times", "next", "Last run", "Id")
 
 
 def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
@@ -215,7 +220,7 @@ def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) 
 
 
 def _cell(name: str, value: object) -> str:
-    kind = "wide" if name in _LONG else ""
+    kind = "wide" if name == "Error" else "long" if name in _LONG else ""
     return f'<td role="cell" class="{kind}" data-label="{_text(name)}">{_text(value)}'
 
 
@@ -232,6 +237,11 @@ def _duration(seconds: float) -> str:
 
 def _time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _zone(at: float) -> str:
+    # Of the server, whose times these are: whoever reads them may be elsewhere.
+    return time.strftime("%Z", time.localtime(at))
 
 
 def _text(value: object) -> str:

@@ -215,6 +215,8 @@ def test_without_javascript_there_are_tables(browser: Browser, dashboards: str, 
     page = context.new_page()
     page.goto(f"{dashboards}/dashboard/{path}")
     if not path:
+        # Neither a search that finds nothing nor a connection that never comes.
+        expect(page.locator("#filter, #connection, #loop").locator("visible=true")).to_have_count(0)
         page.locator("noscript a", has_text="plain tables").click()
     expect(page.get_by_role("table", name="Functions")).to_contain_text(f"{NAME}:fail")
     expect(page.get_by_role("table", name="Recent failures")).to_contain_text("<b>no such customer")

@@ -226,7 +226,7 @@ def test_progress_of_what_runs(browser: Browser, place: str, store: SimpleNamesp
     """A job that runs shows how far it is, and which program runs it."""
     with opened(browser, place) as page:
         expect(row_of(page, store.ids.active)).to_contain_text("25 %")
-        expect(page.locator("#at-work")).to_contain_text("(1)")
+        expect(page.locator("#at-work")).to_contain_text("(1 job)")
         row_of(page, store.ids.active).locator("button.id").click()
         expect(page.locator("#job-progress")).to_contain_text("1 of 4")
 

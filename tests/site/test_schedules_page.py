@@ -91,6 +91,9 @@ def test_without_javascript_there_is_a_table(browser: Browser, place: str) -> No
     with opened(browser, place.replace("/schedules", "/plain-schedules")) as page:
         check_looks(page, ("ink", "soft", "accent"))
         check_axe(page)
+        # On a screen as well: an error that is cut off is not read.
+        box = page.locator(".scroll")
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
 def test_pause_and_resume_by_keyboard(browser: Browser, place: str) -> None:

@@ -70,7 +70,7 @@ function showFacts(job) {
     ["function", job.function],
     ["queue", job.priority ? `${job.queue}, priority ${job.priority}` : job.queue],
     ["attempts", `${job.attempts} of ${options.max_attempts}`],
-    ["crashes", `${job.crashes}, of which it survives ${options.max_crashes}`],
+    ["crashes", `${job.crashes}; it fails after more than ${options.max_crashes}`],
     ["enqueued", `${at(job.created_at)} by ${job.enqueued_by || "?"}`],
     ["due", at(job.due_at)],
     ["started", at(job.started_at)],

@@ -65,7 +65,7 @@ function showOverview(told) {
   const programs = new Map();
   for (const job of told.active) programs.set(job.worker, (programs.get(job.worker) ?? 0) + 1);
   text(find("at-work"), programs.size
-    ? `At work: ${[...programs].map(([name, count]) => `${name} (${count})`).join(", ")}`
+    ? `At work: ${[...programs].map(([name, count]) => `${name} (${count === 1 ? "1 job" : `${whole.format(count)} jobs`})`).join(", ")}`
     : queues.length ? "No job runs." : "There has been no job yet.");
   const age = told.counts_age;
   text(find("counted"), age === null ? "There are too many jobs for the store to count in time."

@@ -93,6 +93,7 @@ async function lookAtOne() {
     if (asked !== opened) return;
     if (response.status === 404) {
       text(find("task-state"), "ended");
+      text(find("task-said"), "It is counted under Functions; if it was not done, Recent failures say why.");
       find("task-cancel").hidden = true;
       return;
     }
