@@ -123,7 +123,8 @@ def write(folder: Path, pages: Sequence[Page]) -> None:
         places[source] = source.removeprefix("docs/")
         (folder / places[source]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, folder / places[source])
-    shutil.copy(SETTINGS / "site.css", folder)
+    for name in ("site.css", "site.js"):
+        shutil.copy(SETTINGS / name, folder)
     for page in pages:
         path = folder / page.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,6 +257,12 @@ def flavoured(text: str) -> str:
         prose = re.sub(r"^ {2,3}(?=[-*] |\d+\. )", "    ", prose, flags=re.MULTILINE)
         prose = re.sub(
             r"^(?![-*|>\s]|\d+\. )(.+)\n(?=[-*] |1\. )", r"\1\n\n", prose, flags=re.MULTILINE
+        )
+        # Both pictures: site.css shows the one that the reader has chosen.
+        prose = re.sub(
+            r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*(<img alt="([^"]*)" [^>]*>)\s*</picture>',
+            r'\2\n<img alt="\3" src="\1">',
+            prose,
         )
         return prose.replace("<details>", '<details markdown="1">')
 

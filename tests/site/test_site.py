@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from offload._cli import COMMANDS
-from tests.site.test_pages import NARROW, Browser, Page, browser, expect
+from tests.site.test_pages import NARROW, WIDE, Axe, Browser, Page, browser, expect
 from tests.site.test_release import script
 from tests.support.docs_pages import PAGES, ROOT
 
@@ -165,3 +165,19 @@ def test_search_finds(browser, served):
     for page in read(browser, served, ["index.html"], {"width": 1280, "height": 900}):
         page.get_by_placeholder("Search").fill("QueueFullError")
         expect(page.locator(".md-search-result__link").first).to_be_visible()
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", WIDE), ("dark", NARROW)])
+def test_pages_are_readable(browser, served, scheme, size):
+    """Light or dark, axe finds nothing that keeps people from reading; one picture is shown."""
+    page = browser.new_page(color_scheme=scheme, reduced_motion="reduce", viewport=size)
+    for path in ("index.html", "howto-fastapi.html", "comparison.html"):
+        page.goto(f"{served}/{path}")
+        expect(page.locator(".md-typeset__scrollwrap:not([tabindex])")).to_have_count(0)
+        found = Axe().run(page).response["violations"]
+        serious = [each for each in found if each["impact"] in ("serious", "critical")]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
+    page.goto(f"{served}/index.html")
+    shown = page.locator("article img:visible").evaluate_all("all => all.map((each) => each.src)")
+    assert [url.rpartition("-")[2] for url in shown] == [f"{scheme}.svg"]
+    page.close()
