@@ -260,7 +260,8 @@ def flavoured(text: str) -> str:
         )
         # Both pictures: site.css shows the one that the reader has chosen.
         prose = re.sub(
-            r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*(<img alt="([^"]*)" [^>]*>)\s*</picture>',
+            r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*'
+            r'(<img alt="([^"]*)" [^>]*>)\s*</picture>',
             r'\2\n<img alt="\3" src="\1">',
             prose,
         )

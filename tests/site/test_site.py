@@ -167,7 +167,7 @@ def test_search_finds(browser, served):
         expect(page.locator(".md-search-result__link").first).to_be_visible()
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("light", WIDE), ("dark", NARROW)])
+@pytest.mark.parametrize("scheme, size", [("light", WIDE), ("dark", NARROW)])
 def test_pages_are_readable(browser, served, scheme, size):
     """Light or dark, axe finds nothing that keeps people from reading; one picture is shown."""
     page = browser.new_page(color_scheme=scheme, reduced_motion="reduce", viewport=size)
