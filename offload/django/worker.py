@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from offload.django._backend import OffloadBackend
 from offload.django._border import backends_of
+from offload.django._process import leave_console_to_program, set_up_in_worker
 from offload.pool import Pool
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ def _set_up() -> Jobs:
     django: Any = import_module("django")
     loading: Any = import_module("django.utils.module_loading")
     django.setup()
+    leave_console_to_program()
     loading.autodiscover_modules("tasks")
     backend = _backend()
-    Pool("default", max_workers=backend.max_workers, initializer=django.setup)
+    Pool("default", max_workers=backend.max_workers, initializer=set_up_in_worker)
     return backend.jobs
 
 

@@ -153,6 +153,16 @@ out["trace"] = "again and again" in results["fails"].errors[0].traceback
     assert out["trace"]
 
 
+def test_what_a_task_logs_is_logged_once(client, worker):
+    """One log, that of the worker program: its process adds nothing, nor does Django's console."""
+    told_id = client('out["id"] = ended(tasks.total.enqueue(1)).id')["id"]
+    worker.says(f"Task id={told_id} path=tests.jobs.django_site.shop.tasks.total state=SUCCESSFUL")
+    # What came later is there, and with it all that there is of the earlier one.
+    last_id = client('out["id"] = ended(tasks.total.enqueue(2)).id')["id"]
+    worker.says(f"Task id={last_id} path=tests.jobs.django_site.shop.tasks.total state=SUCCESSFUL")
+    assert worker.text.count(f"{told_id} path=tests.jobs.django_site.shop.tasks.total") == 2
+
+
 def test_what_waits_and_what_is_refused(client):
     """A task that is not due waits as it was enqueued; what cannot run is refused."""
     out = client(

@@ -2,6 +2,7 @@
 
 SECRET_KEY = "only for tests"  # noqa: S105 - of nothing
 USE_TZ = True
+DEBUG = True  # Django shows its log on the console then.
 INSTALLED_APPS = ["django.contrib.contenttypes", "tests.jobs.django_site.shop"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 TASKS = {
