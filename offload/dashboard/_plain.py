@@ -114,7 +114,7 @@ def _schedule(schedule: Mapping[str, Any]) -> tuple[Any, ...]:
         _words(schedule["status"]),
         schedule["function"],
         schedule["fire_times"],
-        schedule["next_local"] or "-",
+        (schedule["next_local"] or "-").replace("T", " "),
         "-"
         if last is None
         else f"{_words(last['outcome'] or 'not ended')}, {_time(last['started_at'])}",

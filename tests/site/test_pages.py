@@ -579,6 +579,7 @@ class TestDashboard:
         """An open page keeps no server from ending, and does not pass old numbers off as new."""
         with paged() as (url, process), opened(browser, f"{url}/dashboard/") as page:
             expect(page.locator("#connection")).to_have_text("Live")
+            expect(page.locator("[data-action=drain]").first).to_be_visible()
             asked = time.monotonic()
             process.terminate()
             process.wait(PATIENCE)
@@ -586,6 +587,7 @@ class TestDashboard:
             took = time.monotonic() - asked
             expect(page.locator("#connection")).to_contain_text("Not connected")
             expect(page.locator("body")).to_have_class(re.compile("stale"))
+            expect(page.locator("[data-action]").locator("visible=true")).to_have_count(0)
             check_axe(page)
 
         assert took < 15, took
