@@ -4,8 +4,9 @@
 
 A segment is JSON of some 16 KiB, the last one the value itself, the others parts of its large
 containers: so whoever reads it gives up the GIL in between, and what is large is read in a thread.
-Long texts and large `bytes` are buffers, which are copied and not parsed. What JSON has not is an
-object of one key, `{"$": [tag, …]}`; a dict that has such a key itself is written as pairs.
+Long texts, large `bytes` and many numbers of one type are buffers, which are copied and not parsed.
+What JSON has not is an object of one key, `{"$": [tag, …]}`; a dict that has such a key itself is
+written as pairs.
 
     values:  None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset,
              dict, datetime, date, time, timedelta, Decimal, UUID; of exactly these types
@@ -63,6 +64,9 @@ class Tag:
     BYTES_AT: Final = "B"
     BYTEARRAY_AT: Final = "Y"
     TEXT_AT: Final = "U"
+    # Of numbers, 8 bytes each.
+    FLOATS_AT: Final = "R"
+    INTS_AT: Final = "Z"
     DATETIME: Final = "when"
     DATE: Final = "date"
     TIME: Final = "time"

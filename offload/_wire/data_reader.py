@@ -12,9 +12,9 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
-import re
 import struct
 import sys
+import time
 import uuid
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,9 @@ _SIZE = struct.Struct("<Q")
 _MOST_SEGMENT_BYTES = 256 * 1024
 # Of brackets in JSON: up to four for a level of values.
 _MOST_NESTED = 4 * (MOST_DEPTH + 2)
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _TEXT_BYTES = 256 * 1024
+_NUMBERS_BYTES = 64 * 1024
 # Fewer keys cost nothing, however they collide.
 _FEW_KEYS = 256
 _MOST_DIGITS = 4300
@@ -74,6 +74,8 @@ def _read(source: Source) -> tuple[int, Any]:
         if size > _MOST_SEGMENT_BYTES:
             raise DataError(f"a part of it has {size:,} bytes")
         value = reader.segment(source.read(size))
+        if segments > 1:  # in a thread: let others have the GIL, if they wait for it
+            time.sleep(0)
     if value is _MISSING or reader.unused():
         raise DataError("there is no value in it, or more than one")
     return form, value
@@ -81,9 +83,14 @@ def _read(source: Source) -> tuple[int, Any]:
 
 def _depth_of(data: bytes) -> int:
     """Return how deep brackets are nested in some JSON."""
-    # A text may have brackets as well. Without escapes every other quote ends one.
-    outside = _STRINGS.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
-    brackets = outside.translate(None, _NO_BRACKETS)
+    # A text may have brackets as well, and quotes that are escaped. (A backslash outside of texts
+    # is an error to the parser, which comes to nothing behind it.)
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Most texts are two quotes now, without which what is in other texts is still between quotes.
+    brackets = data.translate(None, _NO_MARKS).replace(b'""', b"")
+    if b'"' in brackets:
+        brackets = b"".join(brackets.split(b'"')[::2])
     depth = 0
     while brackets:
         depth += 1
@@ -224,6 +231,18 @@ def _text_at(reader: _Reader, number: Any) -> str:
     return "".join(texts)
 
 
+def _numbers_at(reader: _Reader, number: Any, form: str) -> list[Any]:
+    data = reader.buffer(number)
+    if len(data) % _SIZE.size:
+        raise DataError("it has part of a number")
+    made: list[Any] = []
+    # In pieces, as texts are.
+    for at in range(0, len(data), _NUMBERS_BYTES):
+        count = min(_NUMBERS_BYTES, len(data) - at) // _SIZE.size
+        made += struct.unpack_from(f"<{count}{form}", data, at)
+    return made
+
+
 def _datetime(_: _Reader, text: Any, fold: Any) -> dt.datetime:
     return dt.datetime.fromisoformat(_of(str, text)).replace(fold=_of(int, fold))
 
@@ -255,6 +274,8 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     Tag.BYTES_AT: lambda reader, number: reader.buffer(number),
     Tag.BYTEARRAY_AT: lambda reader, number: bytearray(reader.buffer(number)),
     Tag.TEXT_AT: _text_at,
+    Tag.FLOATS_AT: lambda reader, number: _numbers_at(reader, number, "d"),
+    Tag.INTS_AT: lambda reader, number: _numbers_at(reader, number, "q"),
     Tag.DATETIME: _datetime,
     Tag.DATE: lambda _, text: dt.date.fromisoformat(_of(str, text)),
     Tag.TIME: _time,

@@ -8,60 +8,44 @@ import sys
 from base64 import b64encode
 
 from offload._wire.data_format import HEADER, MOST_BITS, MOST_BYTES, MOST_DEPTH, PLAIN, Tag
+from offload._wire.data_plain import (
+    LEAST_CHARACTERS,
+    LONG_LIST,
+    LONG_TEXT,
+    NUMBER_CHARACTERS,
+    PLAIN_INT,
+    are_names,
+    number_format,
+    plain_size,
+)
 from offload._wire.lean import struct
+from offload._wire.not_data import NotDataError, check_zone, described, shown
 from offload._wire.pickling import TooManyBytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 __all__ = ["Encoded", "NotDataError", "encode_data", "written"]
 
 # Characters of JSON, about, before what there is of a container is made a segment.
 _SEGMENT_CHARACTERS = 16 * 1024
-# Longer texts, and more bytes, are buffers.
-_TEXT_CHARACTERS = 4096
+# More bytes are buffers.
 _INLINE_BYTES = 1024
-# What every reader of JSON takes for an int.
-_PLAIN_INT = 1 << 63
-_NUMBER_CHARACTERS = 20
 _TAG_CHARACTERS = 16
-_LEAST_CHARACTERS = 4
 # Of one container. What lists them is a segment itself.
 _MOST_SEGMENTS = 30_000
 _TOO_MANY = "of more values than one container may have", "Return it in parts, or as bytes."
-# Below this it takes longer to ask than to look at each of them.
+# Below this it takes longer to ask of all at once than to look at each of them.
 _FEW = 8
+# How many values are asked of at once: at first, and at most.
+_FIRST_RUN = 64
+_LONGEST_RUN = 4096
+# How many numbers are packed at once.
+_NUMBERS = 8192
 
 _to_json = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
-
-
-class NotDataError(Exception):
-    """A value is no data; gathers its path on the way out.
-
-    Attributes:
-        what: what was found, as "a numpy.ndarray".
-        advice: what to do about it, a sentence or "".
-        steps: the path from the value outwards.
-    """
-
-    def __init__(self, what: str, advice: str = "") -> None:
-        super().__init__(what, advice)
-        self.what = what
-        self.advice = advice
-        self.steps: list[str] = []
-
-    def within(self, step: str) -> NotDataError:
-        """Add the part of the path that is around what is known."""
-        if len(self.steps) <= MOST_DEPTH:
-            self.steps.append(step)
-        return self
-
-    @property
-    def path(self) -> str:
-        """Where it was found, the outermost part first."""
-        return "".join(reversed(self.steps))
 
 
 class Encoded:
@@ -119,22 +103,22 @@ class _Writer:
         """Return what stands for a value in JSON."""
         kind = type(value)
         if kind is str:
-            if len(value) > _TEXT_CHARACTERS:
+            if len(value) > LONG_TEXT:
                 return self._buffer(Tag.TEXT_AT, value.encode("utf-8", "surrogatepass"))
-            self._pending += len(value) + _LEAST_CHARACTERS
+            self._pending += len(value) + LEAST_CHARACTERS
             return value
         if kind is float or kind is bool or value is None:
-            self._pending += _NUMBER_CHARACTERS
+            self._pending += NUMBER_CHARACTERS
             return value
         if kind is int:
-            self._pending += _NUMBER_CHARACTERS
-            return value if -_PLAIN_INT <= value < _PLAIN_INT else self._int(value)
+            self._pending += NUMBER_CHARACTERS
+            return value if -PLAIN_INT <= value < PLAIN_INT else self._int(value)
         write = _WRITERS.get(kind) or _late_writer(kind)
         if write is None:
-            raise NotDataError(_described(value), _advice(kind))
+            raise NotDataError(described(value), _advice(kind))
         if depth > MOST_DEPTH:
             raise NotDataError(f"nested more than {MOST_DEPTH} deep", "Is it inside itself?")
-        self._pending += _LEAST_CHARACTERS
+        self._pending += LEAST_CHARACTERS
         return write(self, value, depth + 1)
 
     def flush(self, tree: Any) -> int:
@@ -165,64 +149,95 @@ class _Writer:
             raise NotDataError(*_TOO_MANY)
         self._pending = start + _TAG_CHARACTERS * len(numbers)
 
-    def _items(self, values: Iterable[Any], depth: int) -> tuple[list[Any], list[int]]:
+    def _items(self, values: list[Any], depth: int) -> tuple[list[Any], list[int]]:
         """Return what stands for the last items, and the segments of those before them."""
         start, tree = self._pending, self.tree
         numbers: list[int] = []
         items: list[Any] = []
-        index = 0
+        end = index = 0
         try:
-            for index, value in enumerate(values):  # noqa: B007 - for the path
-                items.append(tree(value, depth))
-                if self._pending - start > _SEGMENT_CHARACTERS:
-                    self._segment(items, numbers, start)
-                    items = []
+            for run, is_plain in self._runs(values, depth):
+                end += len(run)
+                if is_plain:
+                    items += run
+                    if self._pending - start > _SEGMENT_CHARACTERS:
+                        self._segment(items, numbers, start)
+                        items = []
+                    continue
+                for index, value in enumerate(run, end - len(run)):  # noqa: B007 - for the path
+                    items.append(tree(value, depth))
+                    if self._pending - start > _SEGMENT_CHARACTERS:
+                        self._segment(items, numbers, start)
+                        items = []
         except NotDataError as error:
             raise error.within(f"[{index}]") from None
         if numbers and items:
             self._segment(items, numbers, start)
         return items, numbers
 
+    def _runs(self, values: list[Any], depth: int) -> Iterator[tuple[list[Any], bool]]:
+        """Yield values as runs, and of each whether JSON holds it as it is; count such a run."""
+        if len(values) <= _FEW:
+            yield values, False
+            return
+        at, step = 0, _FIRST_RUN
+        while at < len(values):
+            run = values[at : at + step]
+            size = plain_size(run, _SEGMENT_CHARACTERS, MOST_DEPTH - depth)
+            if size is not None and size > _SEGMENT_CHARACTERS and len(run) > 1:
+                step = max(len(run) // 4, 1)
+                continue
+            is_plain = size is not None and size <= _SEGMENT_CHARACTERS
+            if is_plain:
+                assert size is not None
+                self._pending += size
+                # So that a run is about a segment.
+                step = min(max(len(run) * _SEGMENT_CHARACTERS // max(size, 1), 1), _LONGEST_RUN)
+            at += len(run)
+            yield run, is_plain
+
     def write_list(self, value: list[Any], depth: int) -> Any:
         """Write a list."""
-        if len(value) > _FEW and _are_plain(value):
-            return self._numbers(value)
+        if len(value) > LONG_LIST and (form := number_format(value)):
+            return self._numbers(value, form)
         items, numbers = self._items(value, depth)
         return self._tagged(Tag.LIST_OF, numbers) if numbers else items
 
-    def _numbers(self, value: list[Any]) -> Any:
-        """Write what needs no look at each of it."""
-        step = _SEGMENT_CHARACTERS // _NUMBER_CHARACTERS
-        if len(value) <= step:
-            self._pending += len(value) * _NUMBER_CHARACTERS
-            return value
-        starts = range(0, len(value), step)
-        if len(starts) > _MOST_SEGMENTS:
-            raise NotDataError(*_TOO_MANY)
-        numbers = [self.flush(value[start : start + step]) for start in starts]
-        self._pending += len(numbers) * _TAG_CHARACTERS
-        return self._tagged(Tag.LIST_OF, numbers)
+    def _numbers(self, value: list[Any], form: str) -> Any:
+        """Write numbers of one type as what they are in memory."""
+        starts = range(0, len(value), _NUMBERS)
+        runs = (value[start : start + _NUMBERS] for start in starts)
+        data = b"".join([struct.pack(f"<{len(run)}{form}", *run) for run in runs])
+        return self._buffer(Tag.FLOATS_AT if form == "d" else Tag.INTS_AT, data)
+
+    def _list_of(self, value: Iterable[Any], depth: int) -> tuple[list[Any], list[int]]:
+        """As `_items`, for what is no list itself."""
+        values = list(value)
+        if len(values) > LONG_LIST and (form := number_format(values)):
+            return [], [self.flush(self._numbers(values, form))]
+        return self._items(values, depth)
 
     def write_tuple(self, value: tuple[Any, ...], depth: int) -> Any:
         """Write a tuple."""
-        items, numbers = self._items(value, depth)
+        items, numbers = self._list_of(value, depth)
         return self._tagged(Tag.TUPLE_OF, numbers) if numbers else self._tagged(Tag.TUPLE, items)
 
     def write_set(self, value: set[Any], depth: int) -> Any:
         """Write a set."""
-        items, numbers = self._items(value, depth)
+        items, numbers = self._list_of(value, depth)
         return self._tagged(Tag.SET_OF, numbers) if numbers else self._tagged(Tag.SET, items)
 
     def write_frozenset(self, value: frozenset[Any], depth: int) -> Any:
         """Write a frozenset."""
-        items, numbers = self._items(value, depth)
+        items, numbers = self._list_of(value, depth)
         if numbers:
             return self._tagged(Tag.FROZENSET_OF, numbers)
         return self._tagged(Tag.FROZENSET, items)
 
     def write_dict(self, value: dict[Any, Any], depth: int) -> Any:
         """Write a dict: as an object if its keys are short texts, else as pairs."""
-        is_object = _may_be_object(value)
+        if are_names(value):
+            return self._object(value, depth)
         start, tree = self._pending, self.tree
         numbers: list[int] = []
         pairs: list[Any] = []
@@ -231,15 +246,38 @@ class _Writer:
             for key, inner in value.items():
                 pairs.append((tree(key, depth), tree(inner, depth)))
                 if self._pending - start > _SEGMENT_CHARACTERS:
-                    self._segment(dict(pairs) if is_object else pairs, numbers, start)
+                    self._segment(pairs, numbers, start)
                     pairs = []
         except NotDataError as error:
-            raise error.within(f"[{_shown(key)}]") from None
+            raise error.within(f"[{shown(key)}]") from None
         if not numbers:
-            return dict(pairs) if is_object else self._tagged(Tag.DICT, pairs)
+            return self._tagged(Tag.DICT, pairs)
         if pairs:
-            self._segment(dict(pairs) if is_object else pairs, numbers, start)
-        return self._tagged(Tag.OBJECT_OF if is_object else Tag.DICT_OF, numbers)
+            self._segment(pairs, numbers, start)
+        return self._tagged(Tag.DICT_OF, numbers)
+
+    def _object(self, value: dict[str, Any], depth: int) -> Any:
+        start, tree = self._pending, self.tree
+        numbers: list[int] = []
+        made: dict[str, Any] = {}
+        keys = iter(value)
+        key = ""
+        try:
+            for run, is_plain in self._runs(list(value.values()), depth):
+                for inner in run:
+                    key = next(keys)
+                    self._pending += len(key) + LEAST_CHARACTERS
+                    made[key] = inner if is_plain else tree(inner, depth)
+                    if self._pending - start > _SEGMENT_CHARACTERS:
+                        self._segment(made, numbers, start)
+                        made = {}
+        except NotDataError as error:
+            raise error.within(f"[{shown(key)}]") from None
+        if not numbers:
+            return made
+        if made:
+            self._segment(made, numbers, start)
+        return self._tagged(Tag.OBJECT_OF, numbers)
 
     def write_bytes(self, value: bytes, _: int) -> Any:
         """Write bytes."""
@@ -267,13 +305,13 @@ class _Writer:
 
     def write_complex(self, value: complex, _: int) -> Any:
         """Write a complex number."""
-        self._pending += 2 * _NUMBER_CHARACTERS
+        self._pending += 2 * NUMBER_CHARACTERS
         return self._tagged(Tag.COMPLEX, value.real, value.imag)
 
     def write_datetime(self, value: dt.datetime, _: int) -> Any:
         """Write an instant, or a time of a day."""
-        _check_zone(value.tzinfo)
-        self._pending += 2 * _NUMBER_CHARACTERS
+        check_zone(value.tzinfo)
+        self._pending += 2 * NUMBER_CHARACTERS
         return self._tagged(Tag.DATETIME, value.isoformat(), value.fold)
 
     def write_date(self, value: dt.date, _: int) -> Any:
@@ -282,13 +320,13 @@ class _Writer:
 
     def write_time(self, value: dt.time, _: int) -> Any:
         """Write a time of day."""
-        _check_zone(value.tzinfo)
-        self._pending += 2 * _NUMBER_CHARACTERS
+        check_zone(value.tzinfo)
+        self._pending += 2 * NUMBER_CHARACTERS
         return self._tagged(Tag.TIME, value.isoformat(), value.fold)
 
     def write_timedelta(self, value: dt.timedelta, _: int) -> Any:
         """Write a duration."""
-        self._pending += 2 * _NUMBER_CHARACTERS
+        self._pending += 2 * NUMBER_CHARACTERS
         return self._tagged(Tag.DELTA, value.days, value.seconds, value.microseconds)
 
     def write_decimal(self, value: Any, depth: int) -> Any:
@@ -297,7 +335,7 @@ class _Writer:
 
     def write_uuid(self, value: Any, _: int) -> Any:
         """Write a UUID."""
-        self._pending += 2 * _NUMBER_CHARACTERS
+        self._pending += 2 * NUMBER_CHARACTERS
         return self._tagged(Tag.UUID, value.hex)
 
 
@@ -328,50 +366,6 @@ def _late_writer(kind: type) -> Callable[[_Writer, Any, int], Any] | None:
             _WRITERS[kind] = write
             return write
     return None
-
-
-def _are_plain(values: list[Any]) -> bool:
-    """Return whether all values are floats, or all are ints as every reader of JSON takes them."""
-    kinds = set(map(type, values))
-    if kinds == {float}:
-        return True
-    return kinds == {int} and min(values) >= -_PLAIN_INT and max(values) < _PLAIN_INT
-
-
-def _may_be_object(value: dict[Any, Any]) -> bool:
-    return (
-        set(map(type, value)) <= {str}
-        and "$" not in value
-        and max(map(len, value), default=0) <= _TEXT_CHARACTERS
-    )
-
-
-def _check_zone(zone: dt.tzinfo | None) -> None:
-    if zone is None:
-        return
-    if type(zone) is not dt.timezone:
-        raise NotDataError(f"in a time zone of {_described(zone)}", _ZONE_ADVICE)
-    offset = zone.utcoffset(None)
-    if zone.tzname(None) != dt.timezone(offset).tzname(None):
-        raise NotDataError(f"in a time zone with a name of its own, {zone}", _ZONE_ADVICE)
-
-
-_ZONE_ADVICE = "Give it a fixed offset, as value.astimezone(timezone.utc) does."
-_SHOWN_CHARACTERS = 50
-
-
-def _shown(key: object) -> str:
-    """Return a key as it is written, or what it is if it cannot say."""
-    try:
-        return repr(key)[:_SHOWN_CHARACTERS]
-    except BaseException:
-        return f"<{type(key).__name__}>"
-
-
-def _described(value: object) -> str:
-    kind = type(value)
-    module = kind.__module__
-    return f"a {kind.__qualname__}" if module == "builtins" else f"a {module}.{kind.__qualname__}"
 
 
 def _advice(kind: type) -> str:
