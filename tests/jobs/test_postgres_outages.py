@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from psycopg.pq import TransactionStatus
 
 from offload.jobs._bullmq.pg_location import parse_postgres_url
 from offload.jobs._bullmq.postgres_engine import PostgresEngine
@@ -61,10 +62,10 @@ def proxy(server):
 
 
 @asynccontextmanager
-async def opened_by(proxy, server):
+async def opened_by(proxy, server, seconds=1):
     """Have an engine that reaches the server through the proxy, and soon gives up."""
     url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
-    engine = PostgresEngine(f"{url}?timeout=1")
+    engine = PostgresEngine(f"{url}?timeout={seconds}")
     await engine.open()
     try:
         yield engine
@@ -141,6 +142,43 @@ async def test_connection_that_dies_as_it_begins_to_listen(server, proxy, monkey
                     except JobsUnavailableError:
                         await anyio.sleep(0.01)
                 assert (await anext(events)).kind is EventKind.WAITING
+
+
+@pytest.mark.anyio
+async def test_closed_while_it_asks_a_silent_server(server, proxy, until):
+    """Nothing of the engine is left, and nobody waits for a server that does not answer."""
+    async with opened_by(proxy, server, seconds=60) as engine, engine.events():
+        reading, connection = engine._hub._reading, engine._hub._connection
+        proxy.silence()
+
+        async def asks():
+            # It looks at the table of events now and then.
+            return connection.info.transaction_status is TransactionStatus.ACTIVE
+
+        await until(asks)
+        with anyio.fail_after(4):  # psycopg gives a statement that was cancelled five seconds
+            await engine.aclose()
+        assert reading.done()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_closed_while_it_begins_to_listen(server, monkeypatch):
+    """Whoever would listen is told, and nothing reads on."""
+    async with opened(server) as engine:
+        connect, hub = engine._client.new_connection, engine._hub
+
+        async def connect_and_close():
+            connection = await connect()
+            await engine.aclose()
+            return connection
+
+        monkeypatch.setattr(engine._client, "new_connection", connect_and_close)
+        with pytest.raises(JobsUnavailableError, match="not open"):
+            async with engine.events():
+                pass
+        assert hub._reading is None
+        assert hub._connection.closed
 
 
 @pytest.mark.anyio

@@ -104,7 +104,7 @@ class BullmqEngine:
         if self._handing_back:
             await asyncio.wait(self._handing_back, timeout=1.0)
         self._client.close()
-        self._hub.close()
+        await self._hub.close()
         # The transports are closed in the next turns of the loop.
         await asyncio.sleep(0)
         await asyncio.sleep(0)

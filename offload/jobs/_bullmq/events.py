@@ -48,14 +48,11 @@ class RedisHub(Hub):
         self._news = f"{self._prefix}-offload:news"
         self._positions: dict[str, str] = {}
         self._link: RedisLink | None = None
-        self._reading: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
 
-    def _stop(self) -> None:
+    def _stop(self, reading: asyncio.Task[None]) -> None:
         self._positions.clear()
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+        reading.cancel()
         if self._link is not None:
             self._link.close("nobody listens")
             self._link = None

@@ -28,14 +28,17 @@ class Hub(ABC):
         self._listeners: set[Listener] = set()
         self._claimers: set[tuple[frozenset[str], asyncio.Event]] = set()
         self._resting: asyncio.TimerHandle | None = None
+        self._reading: asyncio.Task[None] | None = None
+        # Those that were told to stop, and have not ended yet.
+        self._ending: set[asyncio.Task[None]] = set()
 
     @abstractmethod
     async def _start(self, queues: frozenset[str]) -> None:
         """Read from here on what is told of all queues, and of these, unless that goes on."""
 
     @abstractmethod
-    def _stop(self) -> None:
-        """Read no more: nobody is there."""
+    def _stop(self, reading: asyncio.Task[None]) -> None:
+        """Have what reads end, without waiting for the server: nobody is there."""
 
     @abstractmethod
     def hears_of(self, queues: frozenset[str]) -> bool:
@@ -71,8 +74,8 @@ class Hub(ABC):
             self._claimers.remove((queues, ring))
             self._rest()
 
-    def close(self) -> None:
-        """End all listening."""
+    async def close(self) -> None:
+        """End all listening, and wait until nothing reads any more."""
         for listener in self._listeners:
             listener.close()
         self._ring_all()
@@ -81,6 +84,8 @@ class Hub(ABC):
         if self._resting is not None:
             self._resting.cancel()
         self._stop_resting()
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     def _rest(self) -> None:
         if self._resting is None and not self._listeners and not self._claimers:
@@ -89,8 +94,12 @@ class Hub(ABC):
 
     def _stop_resting(self) -> None:
         self._resting = None
-        if not self._listeners and not self._claimers:
-            self._stop()
+        if self._reading is None or self._listeners or self._claimers:
+            return
+        reading, self._reading = self._reading, None
+        self._ending.add(reading)
+        reading.add_done_callback(self._ending.discard)
+        self._stop(reading)
 
     def _ring(self, queue: str) -> None:
         for queues, ring in self._claimers:

@@ -172,9 +172,7 @@ class PostgresClient:
 
     async def new_connection(self) -> Connection:
         """Return a connection of the caller's own."""
-        if not self._is_open:
-            url = self.location.url
-            raise JobsUnavailableError(f"the engine of {url} is not open", location=url)
+        self.check_open()
         try:
             async with asyncio.timeout(self.location.timeout):
                 return await psycopg.AsyncConnection.connect(
@@ -185,6 +183,12 @@ class PostgresClient:
                 )
         except (psycopg.Error, TimeoutError) as error:
             self.refused(error, is_read=True)
+
+    def check_open(self) -> None:
+        """Raise what it means for a user that this is closed."""
+        if not self._is_open:
+            url = self.location.url
+            raise JobsUnavailableError(f"the engine of {url} is not open", location=url)
 
     def refused(self, error: Exception, *, is_read: bool) -> NoReturn:
         """Raise what an error of the server, or its silence, means for whoever has jobs there."""
@@ -213,13 +217,12 @@ def hanging_up(connection: Connection, seconds: float) -> Generator[None]:
     """
     is_late = False
 
-    def hang_up() -> None:
+    def give_up() -> None:
         nonlocal is_late
         is_late = True
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
-            end.shutdown(socket.SHUT_RDWR)
+        hang_up(connection)
 
-    timer = asyncio.get_running_loop().call_later(seconds, hang_up)
+    timer = asyncio.get_running_loop().call_later(seconds, give_up)
     try:
         yield
     except psycopg.Error as error:
@@ -228,6 +231,13 @@ def hanging_up(connection: Connection, seconds: float) -> Generator[None]:
         raise
     finally:
         timer.cancel()
+
+
+def hang_up(connection: Connection) -> None:
+    """End a connection: the statement under way fails at once."""
+    # Not by `finish`: an event loop reads from the descriptor, whose number would be given anew.
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _undo(done: asyncio.Future[Any], undo: Callable[[Any], None] | None) -> None:

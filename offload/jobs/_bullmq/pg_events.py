@@ -17,7 +17,7 @@ import psycopg
 from offload.jobs._bullmq.hub import Hub
 from offload.jobs._bullmq.listener import MISSED, event_of
 from offload.jobs._bullmq.names import from_bullmq
-from offload.jobs._bullmq.pg_client import hanging_up
+from offload.jobs._bullmq.pg_client import hang_up, hanging_up
 from offload.jobs._errors import JobsUnavailableError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _RETRY_SECONDS: Final = 0.5
 _ASK_SECONDS: Final = 5.0
 # Numbers are given before commits: a smaller one may appear after a larger one.
 _BEHIND: Final = 500
+_IN_STATEMENT: Final = psycopg.pq.TransactionStatus.ACTIVE
 
 
 class PostgresHub(Hub):
@@ -46,13 +47,17 @@ class PostgresHub(Hub):
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._last = 0
         self._heard_at = 0.0
-        self._reading: asyncio.Task[None] | None = None
+        # What is read from, as long as `_reading` goes on.
+        self._connection: Connection | None = None
         self._starting = asyncio.Lock()
 
-    def _stop(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+    def _stop(self, reading: asyncio.Task[None]) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.info.transaction_status is _IN_STATEMENT:
+            # Cancelled in a statement, psycopg asks the server to end it, and waits for seconds.
+            hang_up(connection)
+        else:
+            reading.cancel()
 
     def hears_of(self, queues: frozenset[str]) -> bool:  # noqa: ARG002 - all are told of
         """Return whether it listens."""
@@ -65,7 +70,7 @@ class PostgresHub(Hub):
                 self._reading = asyncio.create_task(self._read(connection))
 
     async def _connect(self) -> Connection:
-        connection = await self._client.new_connection()
+        connection = self._connection = await self._client.new_connection()
         try:
             with hanging_up(connection, self._client.location.timeout):
                 await connection.execute("LISTEN bullmq_jobs")
@@ -73,6 +78,8 @@ class PostgresHub(Hub):
                 self._last = 0
                 for number, *_ in await self._events(connection):
                     self._see(number)
+            # Meanwhile the engine may have been closed, and nobody would end what reads.
+            self._client.check_open()
         except (psycopg.Error, TimeoutError) as error:
             connection.pgconn.finish()
             self._client.refused(error, is_read=True)
@@ -103,12 +110,15 @@ class PostgresHub(Hub):
 
     async def _read(self, first: Connection) -> None:
         connection = first
+        this = asyncio.current_task()
         try:
-            while True:
+            while this not in self._ending:
                 try:
                     await self._read_on(connection)
                 except (psycopg.Error, TimeoutError):
                     connection.pgconn.finish()
+                    if this in self._ending:
+                        return
                     self._ring_all()
                     await asyncio.sleep(_RETRY_SECONDS)
                     with contextlib.suppress(JobsUnavailableError):

@@ -103,8 +103,8 @@ class Hub(Protocol):
         """Set it no more."""
         ...
 
-    def close(self) -> None:
-        """End all listening."""
+    async def close(self) -> None:
+        """End all listening, and wait until nothing reads any more."""
         ...
 
 
