@@ -22,6 +22,8 @@ __all__ = ["LoopBlock", "LoopBlockDetector", "LoopBlockedError"]
 # How often the loop notes the time, as a part of the threshold: a block that begins just after that
 # is seen that much shorter than it is.
 _BEATS_PER_THRESHOLD = 5
+# How long steal time, which takes the kernel a quarter of a millisecond to tell, is taken as known.
+_STEAL_SECONDS = 0.5
 
 
 class LoopBlockedError(AssertionError):
@@ -80,8 +82,9 @@ class LoopBlockDetector:
     held, by a computation or a blocking call, or the machine has other things to do and lets this
     process wait. Linux counts the second for each thread (`schedstat`: time spent runnable, but
     not running), and what all threads of this process waited is taken off: all of them, because
-    one that is not let run may hold the GIL that the loop waits for. So the figure errs on the
-    side of silence. Where there is no such count, a late timer counts if the loop's thread was
+    one that is not let run may hold the GIL that the loop waits for. What the host of a virtual
+    machine has kept from it (steal time) is taken off as well. So the figure errs on the side of
+    silence. Where there is no such count, a late timer counts if the loop's thread was
     computing for half the threshold, or if the watching thread itself was never late.
 
     Args:
@@ -93,6 +96,7 @@ class LoopBlockDetector:
 
     Source:
         proc_pid_schedstat(5): the second number is the time spent waiting on a runqueue, in ns.
+        proc_stat(5): the eighth is steal time, of all CPUs, in clock ticks.
     """
 
     def __init__(self, threshold: float = 0.05, *, raises: bool = True) -> None:
@@ -116,6 +120,7 @@ class LoopBlockDetector:
         # The watcher's own.
         self._samples: list[_Sample] = []
         self._figures: deque[_Figures] = deque()
+        self._stolen = 0.0, 0.0  # when it was read, and what it was
 
     def __enter__(self) -> Self:
         """Begin to watch the event loop that runs in this thread.
@@ -127,7 +132,7 @@ class LoopBlockDetector:
         self._loop_thread = threading.get_ident()
         if hasattr(time, "pthread_getcpuclockid"):
             self._cpu_clock = time.pthread_getcpuclockid(self._loop_thread)
-        self._figures.append(self._measure(0.0))
+        self._figures.append(self._measure(0.0, is_judged=True))
         self._beat_at = time.perf_counter()
         self._runner = self._loop.runner(_this_frame())
         self._loop.start(self._interval, self._beat)
@@ -180,7 +185,7 @@ class LoopBlockDetector:
             # thread's wait when that is over.
             late = [self._late.popleft() for _ in range(len(self._late))]
             lateness = 0.0 if is_last else now - asleep - self._interval
-            self._figures.append(self._measure(lateness))
+            self._figures.append(self._measure(lateness, is_judged=bool(late)))
             for due, at, is_one_run in late:
                 self._judge(due, at, is_one_run=is_one_run)
             # By the beat as it was above: a later one may be late, and needs what came before it.
@@ -226,6 +231,7 @@ class LoopBlockDetector:
             # Of what the thread has computed, so much at least was in between. This holds even if
             # the threads of this process waited for each other as well as for the machine.
             seconds = max(seconds, (computed or 0.0) - (due - before.at) - (after.at - at))
+            seconds -= after.stolen - before.stolen
         else:
             lateness = max(each.lateness for each in self._figures if each.at > due)
             if lateness > self._interval and (computed or 0.0) < self.threshold / 2:
@@ -236,9 +242,12 @@ class LoopBlockDetector:
             stack = next(s for s in stacks if (s[-1].filename, s[-1].lineno) == most_seen)
             self.blocks.append(LoopBlock(seconds, computed, stack, seen[0].threads))
 
-    def _measure(self, lateness: float) -> _Figures:
+    def _measure(self, lateness: float, *, is_judged: bool) -> _Figures:
         cpu = None if self._cpu_clock is None else time.clock_gettime(self._cpu_clock)
-        return _Figures(time.perf_counter(), _waited_for_cpu(), cpu, lateness)
+        now = time.perf_counter()
+        if is_judged or now - self._stolen[0] > _STEAL_SECONDS:
+            self._stolen = now, _stolen()
+        return _Figures(now, _waited_for_cpu(), cpu, lateness, self._stolen[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +258,7 @@ class _Figures:
     waited: dict[str, float] | None  # by thread
     cpu: float | None
     lateness: float
+    stolen: float = 0.0  # from the whole machine, by its host
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,3 +305,12 @@ def _waited_for_cpu() -> dict[str, float] | None:
         return None
     # Where nobody ever waited, nobody counts.
     return waited if any(waited.values()) else None
+
+
+def _stolen() -> float:
+    """Return the seconds that the host has run something else than the CPUs of this machine."""
+    try:
+        with open("/proc/stat", "rb") as file:
+            return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -214,6 +214,17 @@ class TestNoFalseAlarm:
         after = _Figures(1.0, {"loop": 1.5, "new": 0.25}, None, 0.0)
         assert _waited_between(before, after) == 0.75
 
+    async def test_what_the_host_takes_is_no_block(self, monkeypatch):
+        """A virtual machine that stands still for a while holds no loop."""
+        stolen = [0.0]
+        monkeypatch.setattr("offload.testing._loop_blocks._stolen", lambda: stolen[0])
+        with LoopBlockDetector(THRESHOLD, raises=False) as detector:
+            await anyio.sleep(0.02)
+            time.sleep(LONG)  # noqa: ASYNC251 - as if the machine had been asleep
+            stolen[0] += LONG
+            await anyio.sleep(0.02)
+        assert detector.blocks == []
+
     async def test_work_on_a_pool_is_free(self):
         """The loop stays free while workers compute."""
         async with Pool("testing", max_workers=2) as pool:
