@@ -171,7 +171,7 @@ def test_search_finds(browser, served):
 def test_pages_are_readable(browser, served, scheme, size):
     """Light or dark, axe finds nothing that keeps people from reading; one picture is shown."""
     page = browser.new_page(color_scheme=scheme, reduced_motion="reduce", viewport=size)
-    for path in ("index.html", "howto-fastapi.html", "comparison.html"):
+    for path in ("index.html", "howto-django.html", "comparison.html"):
         page.goto(f"{served}/{path}")
         expect(page.locator(".md-typeset__scrollwrap:not([tabindex])")).to_have_count(0)
         found = Axe().run(page).response["violations"]
