@@ -287,6 +287,7 @@ async def run(
     # Before its process is gone, it must not be said that the job may run elsewhere.
     invocation = Invocation(runnable.target, (arguments, *facts), {}, options, outlasts_worker=True)
     reply = await runnable.pool.run_invocation(invocation, may_start)
+    _check(reply, runnable.reference, facts[-1])
     if len(reply) == 2:  # noqa: PLR2004 - see `_Reply`
         return Attempted(*reply)
     from offload.jobs._values import JobError
@@ -295,3 +296,25 @@ async def run(
     raise AttemptFailedError(
         JobError(kind, message, traceback), is_final=is_final, record_count=count
     )
+
+
+def _check(reply: Any, reference: str, max_bytes: int | None) -> None:
+    """Check that this is what `run_here` replies: a task may have spoken for it.
+
+    Raises:
+        ResultError: it is not.
+    """
+    from offload.errors import ResultError
+    from offload.jobs._values import storable
+
+    kinds = tuple(map(type, reply)) if type(reply) is tuple else ()
+    is_result = kinds == (str, int) and storable(reply[0]) == reply[0]
+    if is_result and (max_bytes is None or len(reply[0]) <= max_bytes):
+        return
+    if kinds == (str, str, str, bool, int):
+        return
+    message = (
+        f"{reference} ran, but its worker replied what no attempt replies. Look for code in it "
+        "that writes to descriptors which are not its own"
+    )
+    raise ResultError(message, function=reference)

@@ -56,6 +56,7 @@ __all__ = [
     "Swept",
     "Unique",
     "Wanted",
+    "storable",
 ]
 
 
@@ -84,6 +85,17 @@ class NewJob:
     trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+def storable(text: str) -> str:
+    """Return a text as every store holds it: lone surrogates and U+0000 as escapes.
+
+    SQLite and Redis have UTF-8, and Postgres has no U+0000 either. A report with one of these would
+    never be stored, nor would those that go in the same statement.
+    """
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.replace("\0", "\\x00") if "\0" in text else text
+
+
 @dataclass(frozen=True, slots=True)
 class JobError:
     """What an attempt, or a job, failed of.
@@ -97,6 +109,11 @@ class JobError:
     type: str
     message: str
     traceback: str = ""
+
+    def __post_init__(self) -> None:
+        """Make its texts such as every store holds."""
+        for name in ("type", "message", "traceback"):
+            object.__setattr__(self, name, storable(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +204,10 @@ class LogLine:
     at: datetime
     level: int
     message: str
+
+    def __post_init__(self) -> None:
+        """Make its text such as every store holds."""
+        object.__setattr__(self, "message", storable(self.message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,12 @@ def reply_more_than_allowed(size: int) -> None:
     time.sleep(END_SECONDS)
 
 
+def reply_text_more_than_allowed() -> None:
+    """Reply as an attempt of a job does, with more than a store takes."""
+    _in_file(Kind.RESULT, written(('"' + "x" * (4 << 20) + '"', 0)), Flag.DATA)
+    time.sleep(END_SECONDS)
+
+
 def log_forged(path: str, flags: int) -> None:
     """Send a pickle as a log record."""
     _in_frame(Kind.LOG, bomb(path), flags)
