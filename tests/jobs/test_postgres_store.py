@@ -8,15 +8,16 @@ import pytest
 
 from offload.jobs._bullmq.words import claim_id, ending_words
 from offload.jobs._values import Complete, Unique
-from tests.jobs.values import look, new_job, wanted
+from tests.jobs.values import FUNCTION, look, new_job, wanted
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("place", ["postgres"], indirect=True)]
 
 READ = (
-    "SELECT seq_tup_read FROM pg_stat_xact_user_tables "
-    "WHERE schemaname = 'bullmq' AND relname = 'job'"
+    "SELECT sum(seq_tup_read + idx_tup_fetch)::integer FROM pg_stat_xact_user_tables "
+    "WHERE schemaname = 'bullmq' AND relname IN ('job', 'offload_job')"
 )
-
+FIND = "SELECT queue FROM offload_find('nobody', '7')"
+CLAIM = "SELECT offload_claim('worker', 60000, 10, 'token', ARRAY[%s], ARRAY['default'])"
 
 CALLS = "SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'move_to_completed'"
 
@@ -44,19 +45,46 @@ def anyio_backend():
     return "asyncio"
 
 
-async def test_new_job_costs_the_same_however_many_there_are(place, engine):
-    """Whether an id is known already is looked up by an index, not among all jobs."""
+async def put_many(engine):
+    """Put so many that nobody wants to read all of them."""
     for start in range(0, 2000, 100):
         await engine.put([new_job(f"job-{number}") for number in range(start, start + 100)])
+
+
+async def rows_read(connection, statement, *arguments):
+    """Return how many rows of jobs the server reads for a statement, and what it returns."""
+    async with connection.transaction():
+        ((before,),) = await (await connection.execute(READ)).fetchall()
+        ((found, *_),) = await (await connection.execute(statement, arguments)).fetchall()
+        ((after,),) = await (await connection.execute(READ)).fetchall()
+    return after - before, found
+
+
+async def test_new_job_costs_the_same_however_many_there_are(place, engine):
+    """Whether an id is known is looked up by an index, also by a plan of when there was one job."""
+    await engine.put([new_job()])
+    async with await connect(place) as connection:
+        for _ in range(10):
+            await rows_read(connection, FIND)
+        await put_many(engine)
+        assert await rows_read(connection, FIND) == (0, None)
     async with await connect(place) as connection:
         # As autovacuum does it: the tables of queues stay too small for it.
         await connection.execute("ANALYZE job, offload_job")
-        async with connection.transaction():
-            await connection.execute("SELECT offload_find('nobody', '7')")
-            row = await (await connection.execute(READ)).fetchone()
-    assert row is not None
-    # The planner may read a few rows of small tables, never all of them.
-    assert row[0] < 100
+        # The planner may read a few rows of small tables, never all of them.
+        assert (await rows_read(connection, FIND))[0] < 100
+
+
+async def test_claim_costs_the_same_however_many_there_are(place, engine):
+    """It reads what it claims, also by a plan of when there was one job, and not all of a queue."""
+    await engine.put([new_job()])
+    async with await connect(place) as connection:
+        _, (claimed, _) = await rows_read(connection, CLAIM, FUNCTION)
+        assert len(claimed) == 1
+        await put_many(engine)
+        rows, (claimed, _) = await rows_read(connection, CLAIM, FUNCTION)
+        assert len(claimed) == 10
+        assert rows < 100
 
 
 async def test_first_events_of_all_are_told_in_order(place, engine):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["migrate"]
 
 # One up with each change of the files in sql/. Functions are replaced, tables are added to.
-_VERSION: Final = 4
+_VERSION: Final = 5
 # BullMQ's own lock: its programs and ours migrate one after the other.
 _BULLMQ_LOCK: Final = 0x42554C4C
 _OURS: Final = os.path.join(os.path.dirname(__file__), "sql")

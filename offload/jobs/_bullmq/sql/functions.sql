@@ -86,19 +86,23 @@ BEGIN
       'o:cancelled', CASE WHEN p_ours.is_cancelled THEN '1' END)));
 END $$;
 
--- Queue of a job, and the id that BullMQ knows it by.
+-- Queue of a job, and the id that BullMQ knows it by. By indices, whatever the tables were like when
+-- the plan was made, which a connection keeps; an id beside others in a list would not be looked up
+-- by one, but compared with each job of the queue.
 CREATE OR REPLACE FUNCTION offload_find(p_id text, p_raw text, OUT queue text, OUT id text)
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
-  SELECT o.queue, o.id INTO queue, id FROM offload_job o
-    WHERE o.id IN (p_id, NULLIF(p_raw, '')) ORDER BY o.id = p_id DESC LIMIT 1;
+  SELECT o.queue, o.id INTO queue, id FROM unnest(ARRAY[p_id, NULLIF(p_raw, '')])
+    WITH ORDINALITY u(id, n), LATERAL (SELECT * FROM offload_job WHERE offload_job.id = u.id
+    LIMIT 1) o ORDER BY n LIMIT 1;
   IF queue IS NULL THEN
     -- Of a producer of BullMQ's, and not seen before. Its index begins with the queue: written
     -- otherwise, Postgres reads every job.
     SELECT f.queue, f.id INTO queue, id
       FROM (SELECT m.queue FROM meta m UNION SELECT q.queue FROM offload_queue q) known,
-      LATERAL (SELECT j.queue, j.id FROM job j WHERE j.queue = known.queue
-        AND j.id IN (p_id, NULLIF(p_raw, '')) LIMIT 1) f LIMIT 1;
+      unnest(ARRAY[p_id, NULLIF(p_raw, '')]) u(id),
+      LATERAL (SELECT j.queue, j.id FROM job j WHERE j.queue = known.queue AND j.id = u.id LIMIT 1) f
+      LIMIT 1;
   END IF;
 END $$;
 
@@ -271,11 +275,14 @@ END $$;
 --
 -- Here and in what ends many attempts, Postgres is told to make one plan of each statement, which goes
 -- by keys. Left alone it makes them anew at each call, for the length of an array, which takes longer
--- than to run them; or it keeps one of a time when the table was empty, which reads all of it.
+-- than to run them; or it keeps one of a time when the table was empty, which reads all of it, at
+-- each claim. What it may not do has a price that would have it compile the statement first, for
+-- seconds: hence no `jit`. And the queue is joined, or compared inside of a LATERAL with a LIMIT, as the
+-- id is: compared by itself, it would have each claim read all jobs of the queue.
 CREATE OR REPLACE FUNCTION offload_claim(p_worker text, p_lease bigint, p_limit integer,
   p_token text, p_functions text[], p_queues text[]) RETURNS jsonb
 LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v_now bigint := offload_now();
   v_queue text;
@@ -284,6 +291,10 @@ DECLARE
   v_begun jsonb[];
   v_events jsonb[];
   v_ids text[];
+  v_new text[];
+  v_expired text[];
+  v_stale text[];
+  v_id text;
   v_number integer := 0;
   v_found integer;
   v_room integer;
@@ -291,10 +302,10 @@ DECLARE
 BEGIN
   FOREACH v_queue IN ARRAY p_queues LOOP
     CONTINUE WHEN EXISTS (SELECT 1 FROM meta WHERE queue = v_queue AND field = 'paused');
-    FOR v IN UPDATE job SET state = 'waiting', delay_ms = 0, seq = nextval('job_seq')
-      WHERE (queue, id) IN (SELECT queue, id FROM job WHERE queue = v_queue AND state = 'delayed'
-        AND process_at_ms <= v_now ORDER BY process_at_ms FOR UPDATE SKIP LOCKED LIMIT 500)
-      RETURNING id LOOP
+    FOR v IN SELECT id FROM job WHERE queue = v_queue AND state = 'delayed'
+      AND process_at_ms <= v_now ORDER BY process_at_ms FOR UPDATE SKIP LOCKED LIMIT 500 LOOP
+      UPDATE job SET state = 'waiting', delay_ms = 0, seq = nextval('job_seq')
+        WHERE queue = v_queue AND id = v.id;
       UPDATE offload_job SET due_us = NULL WHERE queue = v_queue AND id = v.id;
       PERFORM publish_event(v_queue, 'waiting', jsonb_build_object('jobId', v.id,
         'prev', 'delayed'));
@@ -311,27 +322,33 @@ BEGIN
         ORDER BY priority, seq FOR UPDATE SKIP LOCKED LIMIT v_room) j
         ORDER BY j.priority, j.seq LIMIT v_room);
       EXIT WHEN v_ids = '{}';
-      -- Of jobs that a producer of BullMQ's has put, there is none.
-      INSERT INTO offload_job (queue, id) SELECT v_queue, u.id FROM unnest(v_ids) u(id)
-        WHERE NOT EXISTS (SELECT 1 FROM offload_job o WHERE o.queue = v_queue AND o.id = u.id)
-        ON CONFLICT DO NOTHING;
-      FOR v IN SELECT id FROM offload_job WHERE queue = v_queue AND id = ANY (v_ids)
-        AND deadline_ms <= v_now LOOP
-        PERFORM offload_expire(v_queue, v.id);
-        v_ids := array_remove(v_ids, v.id);
+      SELECT array_agg(u.id) FILTER (WHERE o.id IS NULL),
+        array_agg(u.id) FILTER (WHERE o.deadline_ms <= v_now),
+        array_agg(u.id) FILTER (WHERE o.progress IS NOT NULL OR o.due_us IS NOT NULL)
+        INTO v_new, v_expired, v_stale FROM unnest(v_ids) u(id) LEFT JOIN LATERAL (
+        SELECT * FROM offload_job WHERE queue = v_queue AND offload_job.id = u.id LIMIT 1) o ON true;
+      -- A producer of BullMQ's has put them.
+      FOREACH v_id IN ARRAY COALESCE(v_new, '{}') LOOP
+        INSERT INTO offload_job (queue, id) VALUES (v_queue, v_id) ON CONFLICT DO NOTHING;
       END LOOP;
-      UPDATE offload_job SET progress = NULL, due_us = NULL WHERE queue = v_queue
-        AND id = ANY (v_ids) AND (progress IS NOT NULL OR due_us IS NOT NULL);
+      FOREACH v_id IN ARRAY COALESCE(v_expired, '{}') LOOP
+        PERFORM offload_expire(v_queue, v_id);
+        v_ids := array_remove(v_ids, v_id);
+      END LOOP;
+      FOREACH v_id IN ARRAY COALESCE(v_stale, '{}') LOOP
+        UPDATE offload_job SET progress = NULL, due_us = NULL WHERE queue = v_queue AND id = v_id;
+      END LOOP;
       WITH begun AS (UPDATE job SET state = 'active', lock_token = p_token || '.' || v_number + u.n,
         locked_until_ms = v_now + p_lease, processed_at_ms = v_now, processed_by = p_worker,
         progress = NULL, attempts_started = attempts_started + 1
-        FROM unnest(v_ids) WITH ORDINALITY u(id, n)
-        WHERE job.queue = v_queue AND job.id = u.id
+        FROM unnest(array_fill(v_queue, ARRAY[cardinality(v_ids)]), v_ids) WITH ORDINALITY
+        u(queue, id, n) WHERE job.queue = u.queue AND job.id = u.id
         RETURNING job AS j, u.n)
-        SELECT array_agg(jsonb_build_array((b.j).lock_token, offload_snapshot(b.j, o)) ORDER BY b.n),
+        SELECT array_agg(jsonb_build_array((b.j).lock_token, offload_snapshot(b.j, l.o))
+          ORDER BY b.n),
           array_agg(jsonb_build_object('jobId', (b.j).id, 'prev', 'waiting') ORDER BY b.n)
-        INTO v_begun, v_events FROM begun b JOIN offload_job o ON o.queue = (b.j).queue
-        AND o.id = (b.j).id;
+        INTO v_begun, v_events FROM begun b, LATERAL (SELECT o FROM offload_job o
+        WHERE o.queue = v_queue AND o.id = (b.j).id LIMIT 1) l;
       v_claimed := v_claimed || COALESCE(v_begun, '{}');
       v_number := v_number + cardinality(v_ids);
       PERFORM offload_publish(v_queue, 'active', v_events);
@@ -351,9 +368,10 @@ DECLARE
   v record;
   v_found jsonb := '{}';
 BEGIN
-  FOR v IN SELECT j.queue, j.id, u.n FROM unnest(p_queues, p_ids, p_tokens)
-    WITH ORDINALITY u(queue, id, token, n) JOIN job j ON j.queue = u.queue AND j.id = u.id
-    AND j.state = 'active' AND j.lock_token = u.token ORDER BY j.queue, j.id FOR UPDATE OF j LOOP
+  FOR v IN SELECT j.queue, j.id, u.n FROM (SELECT * FROM unnest(p_queues, p_ids, p_tokens)
+    WITH ORDINALITY t(queue, id, token, n) ORDER BY t.queue, t.id) u, LATERAL (SELECT job.queue, job.id
+    FROM job WHERE job.queue = u.queue AND job.id = u.id AND state = 'active'
+    AND lock_token = u.token LIMIT 1 FOR UPDATE) j LOOP
     UPDATE job SET locked_until_ms = offload_now() + p_lease, stalled_marked = false
       WHERE queue = v.queue AND id = v.id;
     v_found := v_found || jsonb_build_object(v.n, (SELECT is_cancel_asked FROM offload_job

@@ -67,7 +67,7 @@ END $$;
 -- already. Return the numbers of the reports that were stored.
 CREATE OR REPLACE FUNCTION offload_complete(p_reports jsonb) RETURNS bigint[]
 LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v record;
   v_now bigint := offload_now();
@@ -105,7 +105,7 @@ END $$;
 CREATE OR REPLACE FUNCTION offload_finish_all(p_reports jsonb, p_worker text, p_lease bigint,
   p_limit integer, p_token text, p_functions text[], p_queues text[]) RETURNS jsonb
 LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v record;
   v_completed bigint[];
@@ -168,7 +168,7 @@ END $$;
 
 -- The decisions are those of `offload.jobs._decisions.lapse`.
 CREATE OR REPLACE FUNCTION offload_sweep(p_message text, p_type text) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
   v job;
   v_ours offload_job;
