@@ -7,6 +7,7 @@ import contextvars
 import gc
 import inspect
 import sys
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["AsyncioLoop", "Loop", "local", "running_loop"]
+__all__ = ["AsyncioLoop", "Loop", "frames_of_others", "local", "running_loop"]
 
 
 # To a dictionary of local variables that only its frame has: the frame's, ours, an argument.
@@ -176,6 +177,17 @@ def running_loop() -> Loop:
         return _TrioLoop(trio)
     message = "no event loop runs in this thread: watch one from inside async code"
     raise RuntimeError(message)
+
+
+def frames_of_others() -> dict[int, FrameType]:
+    """Return the innermost frame of each thread but this one, by its ident.
+
+    The caller's own would be in a variable of itself: a reference cycle, which keeps the frames of
+    all threads, and all that is in their variables, until the garbage collector comes.
+    """
+    frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented
+    del frames[threading.get_ident()]
+    return frames
 
 
 def local(frame: FrameType, name: str) -> Any:

@@ -27,6 +27,7 @@ from offload._cli.endpoints import endpoints
 from offload._cli.jobs_inspection import inspect_jobs
 from offload._cli.report import EndpointReport, FunctionReport, PoolReport, Report
 from offload._cli.schedule_checks import inspect_schedules
+from offload._heartbeat import frames_of_others
 from offload._pool.target import is_offloaded
 from offload.errors import OffloadError
 from offload.pool import Pool
@@ -168,7 +169,7 @@ def inspect_application(reference: str, *, factory: bool = False) -> Report:
 
 def _threads() -> list[str]:
     """Return the threads beside this one, each with the function that it was started with."""
-    frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented
+    frames = frames_of_others()
     return [
         f"{thread.name} ({_start_of(frames.get(thread.ident or 0))})"
         for thread in threading.enumerate()

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from offload._heartbeat import Loop, running_loop
+from offload._heartbeat import Loop, frames_of_others, running_loop
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -195,13 +195,12 @@ class LoopBlockDetector:
 
     def _look(self, now: float) -> None:
         """Note where the loop's thread is, and the others."""
-        frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented
+        frames = frames_of_others()
         frame = frames.pop(self._loop_thread, None)
         if frame is None or not self._loop.is_turning(frame):
             # Between two runs of a loop, as a test runner has them, nothing is being held.
             self._samples.append(_Sample(now))
             return
-        frames.pop(threading.get_ident(), None)
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         others = {names.get(each, str(each)): _stack(frames[each]) for each in frames}
         self._samples.append(_Sample(now, _stack(frame), others))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from offload._heartbeat import frames_of_others
 from offload.watchdog import _kernel
 from offload.watchdog._requests import context_of_thread, scope_of_context, scope_of_stack
 from offload.watchdog._stack import is_loop_waiting, stack_of
@@ -96,7 +96,7 @@ class Looker:
             caller: the code that calls the heartbeat.
             was_kept: whether somebody had the GIL: where the other threads are is noted as well.
         """
-        frames = _frames()
+        frames = frames_of_others()
         frame = frames.get(self._loop_thread)
         if frame is None or not self._loop.is_turning(frame):
             # Between two runs of a loop, as a test runner has them, nothing is being held.
@@ -111,7 +111,7 @@ class Looker:
 
     def others(self) -> tuple[Other, ...]:
         """Return where the threads are that are neither the loop's nor the watcher's."""
-        return self._others(_frames())
+        return self._others(frames_of_others())
 
     def _others(self, frames: dict[int, FrameType]) -> tuple[Other, ...]:
         known = {thread.ident: thread for thread in threading.enumerate()}
@@ -129,14 +129,9 @@ class Looker:
 
 def look_round(now: float) -> Round:
     """Note what all threads have used, and where they are."""
-    places = {_place(frame) for frame in _frames().values()}
+    places = {_place(frame) for frame in frames_of_others().values()}
     return Round(now, _kernel.threads(), places, _kernel.machine())
 
 
 def _place(frame: FrameType) -> tuple[int, int]:
     return (id(frame), frame.f_lasti)
-
-
-def _frames() -> dict[int, FrameType]:
-    """Return the innermost frame of each thread, by its ident."""
-    return sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented

@@ -426,7 +426,10 @@ def turn_after_late_beat(watcher: Any, late: float, cpu: float) -> None:
     reading = watcher._meter.read()
     computed = reading._replace(cpu=reading.cpu + cpu)
     watcher._beats.append(_Beat(watcher._due, watcher._due + late, computed))
-    watcher._turn()
+    # It looks at the loop's thread from its own.
+    turning = threading.Thread(target=watcher._turn)
+    turning.start()
+    turning.join()
     watcher._meter.close()
 
 
