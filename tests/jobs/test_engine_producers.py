@@ -1,5 +1,6 @@
 """Every engine: enqueueing, looking, cancelling. What a producer may rely on."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -79,6 +80,19 @@ async def test_record_has_all_that_was_put(engine, other):
     assert (record.result, record.error, record.progress) == (None, None, None)
     assert (record.started_at, record.ended_at, record.due_at) == (None, None, None)
     assert record.history == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000 + "]" * 100_000, '"a\\u0000b"', "[1e999]"], ids=["deep", "null", "huge"]
+)
+async def test_any_json_text_is_kept(engine, text):
+    """A store that cannot read it keeps it all the same: it is the worker program's matter."""
+    job = replace(new_job(), arguments=text)
+    await engine.put([job])
+    held = await claim(engine)
+    assert (await engine.finish(held, Complete(text))).is_stored
+    record = await look(engine, job.id)
+    assert (record.arguments, record.result) == (text, text)
 
 
 async def test_put_is_idempotent_by_id(engine):

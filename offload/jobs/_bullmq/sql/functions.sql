@@ -13,8 +13,9 @@ BEGIN
   END IF;
   BEGIN
     RETURN p_text::jsonb;
-  EXCEPTION WHEN data_exception THEN
-    -- As of a character U+0000, which jsonb has not. Ours is in text.
+  EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    -- As of a character U+0000, which jsonb has not, or of a hundred thousand brackets. Ours is in
+    -- text.
     RETURN 'null'::jsonb;
   END;
 END $$;
