@@ -91,7 +91,7 @@ END $$;
 -- the plan was made, which a connection keeps; an id beside others in a list would not be looked up
 -- by one, but compared with each job of the queue.
 CREATE OR REPLACE FUNCTION offload_find(p_id text, p_raw text, OUT queue text, OUT id text)
-LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET jit = off AS $$
 BEGIN
   SELECT o.queue, o.id INTO queue, id FROM unnest(ARRAY[p_id, NULLIF(p_raw, '')])
     WITH ORDINALITY u(id, n), LATERAL (SELECT * FROM offload_job WHERE offload_job.id = u.id

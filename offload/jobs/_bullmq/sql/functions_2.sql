@@ -168,7 +168,7 @@ END $$;
 
 -- The decisions are those of `offload.jobs._decisions.lapse`.
 CREATE OR REPLACE FUNCTION offload_sweep(p_message text, p_type text) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   v job;
   v_ours offload_job;
