@@ -296,7 +296,7 @@ class _Firing:
 
     def start(self) -> None:
         """Begin to fire."""
-        _logger.info("scheduler: %d schedules", len(self._scheduler))
+        _logger.info("scheduler: schedules %d", len(self._scheduler))
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:

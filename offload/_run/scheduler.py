@@ -49,7 +49,7 @@ async def fire(scheduler: Scheduler, ready: Callable[[], None]) -> None:
 
 async def _fire(scheduler: Scheduler, ready: Callable[[], None], stopped: asyncio.Event) -> None:
     async with Program(scheduler=scheduler, role=Role.SCHEDULER).running():
-        _logger.info("scheduler: %d schedules", len(scheduler))
+        _logger.info("scheduler: schedules %d", len(scheduler))
         ready()
         await stopped.wait()
         _logger.info("scheduler: fires no more")

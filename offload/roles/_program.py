@@ -159,7 +159,7 @@ class Program:
             _logger.info("role %s: not started here: running of jobs, which role worker does", role)
         if scheduler is not None and Role.SCHEDULER not in role:
             _logger.info(
-                "role %s: not started here: %d schedules, which role scheduler fires",
+                "role %s: not started here: schedules (%d), which role scheduler fires",
                 role,
                 len(scheduler),
             )

@@ -170,7 +170,7 @@ async def test_web_fires_no_schedule(pool, log, monkeypatch):
         assert not scheduler.is_running
         assert current_role() == Role.WEB
     assert [record.getMessage() for record in log.records] == [
-        "role web: not started here: 1 schedules, which role scheduler fires"
+        "role web: not started here: schedules (1), which role scheduler fires"
     ]
 
 
@@ -181,7 +181,7 @@ async def test_role_scheduler_fires_what_is_declared(declared, log):
         assert declared.is_running
     async with Program().running():
         assert not declared.is_running
-    assert "1 schedules" in log.text
+    assert "schedules (1)" in log.text
 
 
 @asyncio_alone

@@ -179,7 +179,7 @@ def start_seconds(start, folder, *arguments):
     for _ in range(2):
         environment = {"PYTHONDONTWRITEBYTECODE": "", "ROLES_FOLDER": str(folder)}
         run = start(APP, *arguments, **environment)
-        run.says("worker program .* functions|scheduler: 2 schedules")
+        run.says(r"worker program .* functions \d|scheduler: schedules 2")
         seconds = run.cpu_seconds()
         run.signal(signal.SIGTERM)
         assert run.end() == 0

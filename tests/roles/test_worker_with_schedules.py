@@ -72,7 +72,7 @@ def eventually(condition):
 def test_it_fires_and_runs_and_ends_what_it_has_begun(program, tmp_path):
     """Fires as jobs and in memory run; at SIGTERM what runs in memory has time to end."""
     both = program("--scheduler", "both")
-    both.says("scheduler: 2 schedules")
+    both.says("scheduler: schedules 2")
     eventually(lambda: written(tmp_path, "stored") >= 2)
     before = written(tmp_path, "begun")
     eventually(lambda: written(tmp_path, "begun") > before)

@@ -384,7 +384,7 @@ class WorkerProgram:
 
     def _log_start(self, parts: Parts) -> None:
         _logger.info(
-            "worker program %s: %d functions, queues %s, %d slots, lease %g s",
+            "worker program %s: functions %d, queues %s, slots %d, lease %g s",
             self.name,
             len(self._functions),
             ", ".join(sorted(parts.queues)),
