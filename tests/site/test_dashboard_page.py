@@ -181,12 +181,15 @@ def test_limits_are_set_by_keyboard(browser, dashboards):
         expect(page.locator("#said")).to_contain_text("has new limits: max_workers=3")
         expect(page.locator("[data-of=busy]")).to_contain_text("of 3")
         expect(page.locator("[data-of=queued]")).to_contain_text("no limit")
+        # The form has what holds now by the time that it has the focus.
         page.click("[data-of=limits-box] summary")
+        expect(page.locator("[name=max_workers]")).to_be_focused()
         page.fill("[name=max_workers]", "1")
         page.click("[data-of=limits] button")
         # As many as `min_workers` there must be.
         expect(page.locator("#said")).to_contain_text("min_workers (2) must not exceed")
         page.click("[data-of=limits-box] summary")
+        expect(page.locator("[name=max_workers]")).to_be_focused()
         page.fill("[name=max_workers]", "2")
         page.fill("[name=max_queued]", "1000")
         page.click("[data-of=limits] button")
