@@ -186,7 +186,7 @@ def frames_of_others() -> dict[int, FrameType]:
     all threads, and all that is in their variables, until the garbage collector comes.
     """
     frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented
-    del frames[threading.get_ident()]
+    frames.pop(threading.get_ident(), None)
     return frames
 
 

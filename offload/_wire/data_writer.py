@@ -175,8 +175,13 @@ class _Writer:
             self._segment(items, numbers, start)
         return items, numbers
 
-    def _runs(self, values: list[Any], depth: int) -> Iterator[tuple[list[Any], bool]]:
-        """Yield values as runs, and of each whether JSON holds it as it is; count such a run."""
+    def _runs(
+        self, values: list[Any], depth: int, names: list[str] | None = None
+    ) -> Iterator[tuple[list[Any], bool]]:
+        """Yield values as runs, and of each whether JSON holds it as it is; count such a run.
+
+        With the names of the values, these are counted as well.
+        """
         if len(values) <= _FEW:
             yield values, False
             return
@@ -184,6 +189,8 @@ class _Writer:
         while at < len(values):
             run = values[at : at + step]
             size = plain_size(run, _SEGMENT_CHARACTERS, MOST_DEPTH - depth)
+            if size is not None and names is not None:
+                size += len(run) * LEAST_CHARACTERS + sum(map(len, names[at : at + step]))
             if size is not None and size > _SEGMENT_CHARACTERS and len(run) > 1:
                 step = max(len(run) // 4, 1)
                 continue
@@ -260,14 +267,22 @@ class _Writer:
         start, tree = self._pending, self.tree
         numbers: list[int] = []
         made: dict[str, Any] = {}
-        keys = iter(value)
+        names = list(value)
+        end = 0
         key = ""
         try:
-            for run, is_plain in self._runs(list(value.values()), depth):
-                for inner in run:
-                    key = next(keys)
+            for run, is_plain in self._runs(list(value.values()), depth, names):
+                entries = zip(names[end : end + len(run)], run, strict=True)
+                end += len(run)
+                if is_plain:
+                    made.update(entries)
+                    if self._pending - start > _SEGMENT_CHARACTERS:
+                        self._segment(made, numbers, start)
+                        made = {}
+                    continue
+                for key, inner in entries:
                     self._pending += len(key) + LEAST_CHARACTERS
-                    made[key] = inner if is_plain else tree(inner, depth)
+                    made[key] = tree(inner, depth)
                     if self._pending - start > _SEGMENT_CHARACTERS:
                         self._segment(made, numbers, start)
                         made = {}

@@ -139,6 +139,13 @@ class TestValues:
         assert made == value
         assert types_in(made) == types_in(value)
 
+    def test_names_count_as_their_values_do(self):
+        """Many texts that are six times as long in JSON are in parts that a reader takes."""
+        value = {"\x01" * 236 + f"{number:03}": "\x01" * 252 for number in range(64)}
+        value["\x01" * 4090] = "\x01" * 16380
+        value |= {f"x{number}": "\x01" * 16000 for number in range(70)}
+        assert back(value) == value
+
     def test_parts_are_small(self):
         """No part of a large value holds the GIL for long while it is parsed."""
         parts = encode_data([{"n": n, "text": "\x01" * 50} for n in range(50_000)]).parts
