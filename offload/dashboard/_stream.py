@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
 from starlette.responses import Response
 
-from offload._asgi.streams import cancel_when_left, server_ends
+from offload._asgi.streams import send_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -48,23 +47,14 @@ class EventStream(Response):
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
-        if scope["method"] != "HEAD":
-            async with anyio.create_task_group() as group:
-                group.start_soon(cancel_when_left, receive, group.cancel_scope)
-                with suppress(OSError):
-                    await self._send_samples(send)
-                group.cancel_scope.cancel()
-        # How servers from version 2.4 of the specification on say that nobody is there.
-        with suppress(OSError):
-            await send({"type": "http.response.body", "body": b""})
+        await send_stream(self._send_samples, scope, receive, send)
 
-    async def _send_samples(self, send: Send) -> None:
+    async def _send_samples(self, send_part: Callable[[bytes], Awaitable[None]]) -> None:
         number = 0
         end = anyio.current_time() + _STREAM_SECONDS
         head = _RETRY
-        while anyio.current_time() < end and not server_ends():
+        while anyio.current_time() < end:
             sample = await self._feed.after(number)
             number = sample.number
-            body = head + sample.event
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send_part(head + sample.event)
             head = b""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from starlette.responses import Response
 
-from offload._asgi.streams import cancel_when_left, cancel_when_server_ends
+from offload._asgi.streams import send_stream
 from offload.jobs import JobNotFoundError, JobsUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
@@ -32,8 +33,7 @@ _RETRY: Final = b"retry: 1000\n\n"
 class JobEventsResponse(Response):
     """An event for each change of a job, until it has ended, the client leaves or the server ends.
 
-    Without the last a server that is told to end would wait for the job: it waits for its
-    responses, and the job may be one of hours that runs elsewhere.
+    The job may be one of hours that runs elsewhere.
 
     Args:
         job: who may see it has been asked.
@@ -52,21 +52,9 @@ class JobEventsResponse(Response):
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
-        if scope["method"] != "HEAD":
-            async with anyio.create_task_group() as group:
-                group.start_soon(cancel_when_left, receive, group.cancel_scope)
-                group.start_soon(cancel_when_server_ends, group.cancel_scope)
-                with suppress(OSError):
-                    await self._send_events(send)
-                group.cancel_scope.cancel()
-        # How servers from version 2.4 of the specification on say that nobody is there.
-        with suppress(OSError):
-            await send({"type": "http.response.body", "body": b""})
+        await send_stream(self._send_events, scope, receive, send)
 
-    async def _send_events(self, send: Send) -> None:
-        async def send_part(body: bytes) -> None:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-
+    async def _send_events(self, send_part: Callable[[bytes], Awaitable[None]]) -> None:
         await send_part(_RETRY)
         try:
             async with self._job.events() as events:
