@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from offload._workers.backend import Exit
 
 __all__ = [
+    "FORGERY_ADVICE",
     "bad_result",
     "check_reply",
     "closed_error",
@@ -51,6 +52,8 @@ __all__ = [
     "task_timeout_error",
 ]
 
+# Of what no worker of ours says.
+FORGERY_ADVICE = "Look for code in it that writes to descriptors which are not its own"
 _RUNS_ON = (
     "it is still running and its result will be discarded: this executor cannot stop a running task"
 )
@@ -290,8 +293,8 @@ def check_reply(kind: int, detail: Any, target: Target) -> None:
         )
     if not known:
         raise ResultError(
-            f"{target.name} ran, but its worker sent a reply that no worker sends. Look for "
-            "code in it that writes to file descriptors of others",
+            f"{target.name} ran, but its worker sent a reply that no worker sends. "
+            f"{FORGERY_ADVICE}",
             function=target.name,
         )
 

@@ -12,7 +12,7 @@ import pickle
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from offload._pool.call_errors import check_reply, raise_reply
+from offload._pool.call_errors import FORGERY_ADVICE, check_reply, raise_reply
 from offload._typed_json.coder import MismatchError
 from offload._typed_json.results import coder_of_result, is_compiled
 from offload._wire.data_errors import made_again
@@ -65,8 +65,8 @@ async def data_value(frame: Frame, target: Target, limit: int | None) -> Any:
     except DataError as error:
         sender.refuse(f"it sent what is no data: {error}")
         message = (
-            f"{target.name} ran, but its worker sent what is no data, and is killed: {error}. Look "
-            "for code in it that writes to descriptors which are not its own"
+            f"{target.name} ran, but its worker sent what is no data, and is killed: {error}. "
+            f"{FORGERY_ADVICE}"
         )
         raise ResultError(message, function=target.name) from None
     except Exception as error:
