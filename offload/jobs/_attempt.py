@@ -304,8 +304,9 @@ def _check(reply: Any, reference: str, max_bytes: int | None) -> None:
     Raises:
         ResultError: it is not.
     """
+    from offload._pool.call_errors import FORGERY_ADVICE
     from offload.errors import ResultError
-    from offload.jobs._values import storable
+    from offload.jobs._texts import storable
 
     kinds = tuple(map(type, reply)) if type(reply) is tuple else ()
     is_result = kinds == (str, int) and storable(reply[0]) == reply[0]
@@ -313,8 +314,5 @@ def _check(reply: Any, reference: str, max_bytes: int | None) -> None:
         return
     if kinds == (str, str, str, bool, int):
         return
-    message = (
-        f"{reference} ran, but its worker replied what no attempt replies. Look for code in it "
-        "that writes to descriptors which are not its own"
-    )
+    message = f"{reference} ran, but its worker replied what no attempt replies. {FORGERY_ADVICE}"
     raise ResultError(message, function=reference)
