@@ -2,6 +2,7 @@
 
 Source:
     proc_pid_schedstat(5): time on CPU, time waiting on a run queue, both in ns.
+    proc_stat(5): time of all CPUs by kind, in clock ticks.
     https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.stat) and
     https://docs.kernel.org/scheduler/sched-bwc.html (v1).
 """
@@ -12,8 +13,17 @@ import contextlib
 import functools
 import os
 
-__all__ = ["number_in", "schedstat", "throttled_seconds"]
+__all__ = [
+    "STEAL",
+    "number_in",
+    "schedstat",
+    "seconds_by_kind",
+    "stolen_seconds",
+    "throttled_seconds",
+]
 
+# Position of what the hypervisor gave to others, among the seconds by kind.
+STEAL = 7
 _CGROUPS = "/sys/fs/cgroup"
 
 
@@ -27,6 +37,21 @@ def schedstat(text: bytes) -> tuple[float | None, float | None]:
     if not slices:
         return None, None
     return cpu / 1e9, waited / 1e9
+
+
+def seconds_by_kind(line: str) -> list[float]:
+    """Return the seconds of all CPUs, or of one, from a line "cpu" of /proc/stat."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return [int(value) / ticks for value in line.split()[1:]]
+
+
+def stolen_seconds() -> float:
+    """Return the seconds in which the host ran something else on CPUs of this machine."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            return seconds_by_kind(file.readline())[STEAL]
+    except (AttributeError, IndexError, OSError, ValueError):
+        return 0.0
 
 
 def throttled_seconds() -> float | None:

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from os.path import join
 from typing import TYPE_CHECKING
 
+from offload._cpu_time import STEAL, seconds_by_kind
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["Process", "Reading", "listeners", "pss_bytes", "read", "usage"]
 
-# Positions in the line "cpu" of /proc/stat, after its name. Guest time is in user time already.
-_USER, _NICE, _SYSTEM, _IRQ, _SOFT_IRQ, _STEAL = 0, 1, 2, 5, 6, 7
+# Positions among the seconds by kind. Guest time is in user time already.
+_USER, _NICE, _SYSTEM, _IRQ, _SOFT_IRQ = 0, 1, 2, 5, 6
 _LISTENING = "0A"
 
 
@@ -90,11 +92,11 @@ def read(root: str = "/proc") -> Reading | None:
     """Return the counters of now; None where they are not known."""
     try:
         with open(join(root, "stat"), encoding="ascii") as file:
-            lines = [line.split() for line in file if line.startswith("cpu")]
+            lines = [line for line in file if line.startswith("cpu")]
         ticks = os.sysconf("SC_CLK_TCK")
-        values = [int(value) / ticks for value in lines[0][1:]]
+        values = seconds_by_kind(lines[0])
         busy = sum(values[index] for index in (_USER, _NICE, _SYSTEM, _IRQ, _SOFT_IRQ))
-        steal = values[_STEAL]
+        steal = values[STEAL]
         names = [name for name in os.listdir(root) if name.isdecimal()]
     except (AttributeError, IndexError, OSError, ValueError):
         return None

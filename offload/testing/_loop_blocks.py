@@ -12,6 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from offload._cpu_time import stolen_seconds
 from offload._heartbeat import Loop, frames_of_others, running_loop
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ class LoopBlockDetector:
         cpu = None if self._cpu_clock is None else time.clock_gettime(self._cpu_clock)
         now = time.perf_counter()
         if is_judged or now - self._stolen[0] > _STEAL_SECONDS:
-            self._stolen = now, _stolen()
+            self._stolen = now, stolen_seconds()
         return _Figures(now, _waited_for_cpu(), cpu, lateness, self._stolen[1])
 
 
@@ -304,12 +305,3 @@ def _waited_for_cpu() -> dict[str, float] | None:
         return None
     # Where nobody ever waited, nobody counts.
     return waited if any(waited.values()) else None
-
-
-def _stolen() -> float:
-    """Return the seconds that the host has run something else than the CPUs of this machine."""
-    try:
-        with open("/proc/stat", "rb") as file:
-            return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0

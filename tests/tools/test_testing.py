@@ -217,7 +217,7 @@ class TestNoFalseAlarm:
     async def test_what_the_host_takes_is_no_block(self, monkeypatch):
         """A virtual machine that stands still for a while holds no loop."""
         stolen = [0.0]
-        monkeypatch.setattr("offload.testing._loop_blocks._stolen", lambda: stolen[0])
+        monkeypatch.setattr("offload.testing._loop_blocks.stolen_seconds", lambda: stolen[0])
         with LoopBlockDetector(THRESHOLD, raises=False) as detector:
             await anyio.sleep(0.02)
             time.sleep(LONG)  # noqa: ASYNC251 - as if the machine had been asleep
