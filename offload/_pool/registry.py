@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -160,7 +159,8 @@ class Registry(Generic[T]):
         atexit.register(self._at_exit)
         sys.meta_path.insert(0, _ImportWatch(code_on_disk, self._renew))
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=partial(self._after_fork, code_on_disk))
+            os.register_at_fork(after_in_child=code_on_disk.begin_anew)
+            os.register_at_fork(after_in_child=self._after_fork)
 
     def _at_exit(self) -> None:
         from concurrent.futures import wait
@@ -169,8 +169,7 @@ class Registry(Generic[T]):
         # The supervisors would see to it by themselves; waiting a moment makes the end orderly.
         wait(ends, timeout=2.0)
 
-    def _after_fork(self, code: CodeOnDisk) -> None:
-        code.begin_anew()
+    def _after_fork(self) -> None:
         for pool in list(self._everyone):
             pool.forget_workers()
 
