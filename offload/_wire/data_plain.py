@@ -77,7 +77,7 @@ def plain_size(  # noqa: PLR0911 - one for each reason
         if not entries:
             return size
         keys = list(chain.from_iterable(dicts))
-        if keys and (set(map(type, keys)) != {str} or "$" in keys):
+        if keys and not _are_texts(keys):
             return None
         size += sum(map(len, keys)) + len(keys) * LEAST_CHARACTERS
         level = list(chain.from_iterable(lists))
@@ -97,9 +97,12 @@ def _are_short(ints: list[int]) -> bool:
 
 def are_names(keys: Collection[Any]) -> bool:
     """Return whether some keys can be those of an object of JSON, as it stands for a dict."""
-    return not keys or (
-        set(map(type, keys)) == {str} and "$" not in keys and max(map(len, keys)) <= LONG_TEXT
-    )
+    return not keys or (_are_texts(keys) and max(map(len, keys)) <= LONG_TEXT)
+
+
+def _are_texts(keys: Collection[Any]) -> bool:
+    """Return whether keys are all texts, and none the one that marks what JSON has not."""
+    return set(map(type, keys)) == {str} and "$" not in keys
 
 
 def number_format(values: list[Any]) -> str | None:

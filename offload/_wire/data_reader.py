@@ -31,6 +31,8 @@ __all__ = ["DataError", "read_data"]
 _SIZE = struct.Struct("<Q")
 # A writer of ours makes them a tenth as large.
 _MOST_SEGMENT_BYTES = 256 * 1024
+# Of JSON in one go. More than is ever read on an event loop, where nothing must wait for the GIL.
+_UNBROKEN_BYTES = 12 * 1024
 # Of brackets in JSON: up to four for a level of values.
 _MOST_NESTED = 4 * (MOST_DEPTH + 2)
 _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
@@ -70,12 +72,15 @@ def _read(source: Source) -> tuple[int, Any]:
         raise DataError("its parts are not as large as it says")
     reader = _Reader([source.read(size) for size in sizes[:buffers]])
     value: Any = _MISSING
+    unbroken = 0
     for size in sizes[buffers:]:
         if size > _MOST_SEGMENT_BYTES:
             raise DataError(f"a part of it has {size:,} bytes")
         value = reader.segment(source.read(size))
-        if segments > 1:  # in a thread: let others have the GIL, if they wait for it
-            time.sleep(0)
+        unbroken += size
+        if unbroken > _UNBROKEN_BYTES:
+            time.sleep(0)  # let others have the GIL, if they wait for it
+            unbroken = 0
     if value is _MISSING or reader.unused():
         raise DataError("there is no value in it, or more than one")
     return form, value
