@@ -271,9 +271,8 @@ class Supervisor:
         return True
 
     def _start(self, number: int, fds: list[int]) -> None:
-        # Not before the first, which a call awaits; but with walls, a worker may not read it.
         if self._is_cold and (self._pids or self._settings["walls"]):
-            self._warm()
+            self._warm()  # which, with walls, a worker may not be allowed to read any more
         try:
             pid = os.fork()
         except OSError as error:
