@@ -137,6 +137,7 @@ async def test_calls_of_every_kind(pool: Pool) -> None:
 )
 async def test_what_is_no_data_is_the_functions_error(pool: Pool, kind: str, path: str) -> None:
     """It says where it is, what it is, and what to do; the worker goes on."""
+    await until(lambda: not pool.statistics().starting)
     pids = {each.pid for each in pool.statistics().workers}
     with pytest.raises(ResultError) as why:
         await pool.run(functions.no_data, kind)
